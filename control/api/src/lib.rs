@@ -1,0 +1,1 @@
+//! Placeholder head; the room is described in docs/architecture.md.
