@@ -1,1 +1,16 @@
-//! Placeholder head; the room is described in docs/architecture.md.
+//! How a process lives: named tasks, shutdown, logs, metrics, health, certificates.
+//!
+//! Used by `oarlock-control` and `oarlock-agent` alike. Never here: domain words (pod, node, service).
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod files;
+pub mod logging;
+pub mod metrics;
+pub mod pki;
+mod shutdown;
+mod tasks;
+
+pub use shutdown::shutdown_signal;
+pub use tasks::{TaskFailure, Tasks};
