@@ -23,8 +23,11 @@ const MAX_CONNECTIONS: usize = 32;
 /// What is well and what is not, by component. Clones share the same state.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
-    checks: Arc<Mutex<Vec<(&'static str, Result<(), String>)>>>,
+    checks: Arc<Mutex<Vec<Check>>>,
 }
+
+/// A component's name and why it is not well.
+type Check = (&'static str, Result<(), String>);
 
 impl Health {
     /// Records the state of a component; the first call also adds it. A process is ready when every component is.
