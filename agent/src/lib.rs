@@ -1,1 +1,5 @@
-//! stub
+//! The node agent: runs pods through Docker, gives them a network, and compiles Services into eBPF maps.
+//!
+//! In: the control plane's session. Out: containers, links, BPF maps, statuses. It decides nothing about the cluster.
+
+pub mod net;

@@ -1,6 +1,7 @@
 //! Certificates over real TLS connections on loopback: who is let in, who is seen, who is refused.
 
 #![expect(clippy::disallowed_methods, reason = "a test's server side is a plain task")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests panic, as tests do")]
 
 use std::sync::Arc;
 

@@ -1,0 +1,83 @@
+//! The pod network of a node: a veth pair a pod, a /32 route to it, routes to the pods of other nodes.
+//!
+//! In: which pod (by the process that holds its network namespace), which podCIDR, which other nodes. Out: netlink requests;
+//! the only user of rtnetlink. No bridge, no iptables; every decision about packets is the dataplane's.
+
+mod ipam;
+mod netns;
+mod pod_veth;
+mod routes;
+mod state;
+mod sysctl;
+
+use std::net::Ipv4Addr;
+
+use async_trait::async_trait;
+
+pub use pod_veth::Network;
+pub use routes::NodeRoute;
+
+/// The pod whose network is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodNetRequest {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.namespace`, for messages.
+    pub namespace: String,
+    /// `metadata.name`, for messages.
+    pub name: String,
+    /// The process (the pause container's) whose network namespace is the pod's, in this process' pid namespace.
+    pub pid: u32,
+}
+
+/// What the pod got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodNetResult {
+    /// The pod's address.
+    pub ip: Ipv4Addr,
+    /// The name of the pod's link on the node's side.
+    pub interface: String,
+}
+
+/// Why a pod has no network. The text is for `kubectl describe pod` (FailedCreatePodSandBox).
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The control plane has not given this node a range of pod addresses yet.
+    #[error("node has no podCIDR yet: the control plane assigns it when the node is registered")]
+    NoPodCidr,
+    /// Every address of the podCIDR is in use.
+    #[error("no free address in podCIDR {cidr}: {used} are in use")]
+    Exhausted {
+        /// The range.
+        cidr: ipnet::Ipv4Net,
+        /// How many are taken.
+        used: usize,
+    },
+    /// The kernel refused a request.
+    #[error("cannot {what}: {source}")]
+    Netlink {
+        /// What was tried, with the link's name.
+        what: String,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+    /// A file, namespace or sysctl could not be used.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried, with the path.
+        what: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// The network of pods, as those who run pods see it.
+#[async_trait]
+pub trait PodNetwork: Send + Sync {
+    /// Gives the pod an address and a link. A second call for the same uid repairs what the first left undone and answers
+    /// the same address.
+    async fn add(&self, pod: &PodNetRequest) -> Result<PodNetResult, NetError>;
+
+    /// Takes link, route and address away; a pod that has none is no error.
+    async fn remove(&self, uid: &str) -> Result<(), NetError>;
+}
