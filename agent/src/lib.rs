@@ -2,4 +2,9 @@
 //!
 //! In: the control plane's session. Out: containers, links, BPF maps, statuses. It decides nothing about the cluster.
 
+pub mod config;
+pub mod desired;
 pub mod net;
+mod node_object;
+mod outbox;
+mod session;

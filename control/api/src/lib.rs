@@ -1,1 +1,21 @@
-//! Placeholder head; the room is described in docs/architecture.md.
+//! What things are: the resource catalogue, schemas, selectors, quantities, and the protocol between control plane and
+//! agents. No I/O, no clock, no async functions of our own.
+
+#![forbid(unsafe_code)]
+
+pub use k8s_openapi as k8s;
+
+/// What `/version` and the nodes say (`gitVersion`).
+pub const SERVER_VERSION: &str = concat!("v1.33.0+oarlock.", env!("CARGO_PKG_VERSION"));
+
+/// The protocol between control plane and agents, generated from `proto/node.proto`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; the .proto file documents it"
+)]
+pub mod node {
+    include!("gen/oarlock.node.v1.rs");
+}

@@ -9,7 +9,7 @@ mod tls;
 
 pub use ca::{Ca, CertifiedKey, Identity, new_request};
 pub use join::fetch_ca;
-pub use tls::{client_config, peer_identity, server_config};
+pub use tls::{client_config, life_left, peer_identity, server_config};
 
 /// Why certificates could not be made, read or trusted.
 #[derive(Debug, thiserror::Error)]

@@ -120,6 +120,15 @@ fn the_ca_and_what_it_signed_survive_a_restart() {
 }
 
 #[test]
+fn a_new_certificate_has_nearly_all_its_life_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::load_or_create(folder.path()).unwrap();
+    let left = pki::life_left(&ca.issue_client(&admin()).unwrap().certificate_pem).unwrap();
+    assert!((0.99..=1.0).contains(&left), "{left}");
+    assert_eq!(pki::life_left("no certificate"), None);
+}
+
+#[test]
 fn a_ca_that_lost_its_key_is_not_replaced_silently() {
     let folder = tempfile::tempdir().unwrap();
     Ca::load_or_create(folder.path()).unwrap();

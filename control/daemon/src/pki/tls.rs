@@ -65,6 +65,19 @@ pub fn peer_identity(certificate_der: &[u8]) -> Option<Identity> {
     (!user.is_empty()).then_some(Identity { user, groups })
 }
 
+/// How much of a certificate's life is left now, from 1.0 (just made) to 0.0 (over); `None` when it does not parse.
+#[must_use]
+pub fn life_left(certificate_pem: &str) -> Option<f64> {
+    let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).ok()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+    let (start, end) = (certificate.validity().not_before, certificate.validity().not_after);
+    let life = (end.timestamp() - start.timestamp()).max(1);
+    let left = end.timestamp() - x509_parser::time::ASN1Time::now().timestamp();
+    #[expect(clippy::cast_precision_loss, reason = "seconds of a life, and only a fraction is asked for")]
+    let fraction = left as f64 / life as f64;
+    Some(fraction.clamp(0.0, 1.0))
+}
+
 /// The DNS names and addresses of a certificate, as text.
 pub(super) fn subject_alternative_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };

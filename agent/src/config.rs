@@ -1,0 +1,168 @@
+//! The agent's settings: parsed once from flags and environment, then only values travel.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use oarlock_daemon::logging::Format;
+
+/// The node agent of Oarlock: runs the pods that the control plane binds to this node through Docker, gives them a network,
+/// and answers Services in eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "oarlock-agent", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What is logged, in the syntax of RUST_LOG: info, or info,oarlock_agent=debug.
+    #[arg(long, env = "OARLOCK_LOG", default_value = "info", global = true)]
+    pub log: String,
+    /// How log lines look: text, json, or auto (text on a terminal).
+    #[arg(long, env = "OARLOCK_LOG_FORMAT", default_value = "auto", global = true)]
+    pub log_format: Format,
+}
+
+/// The agent's commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Join the cluster and run pods until told to end. Ending leaves pods running and traffic flowing.
+    Run(Box<RunConfig>),
+    /// Say what this host lacks to be a node, and how to mend it.
+    Check(CheckConfig),
+    /// Bring images to this node's Docker without a registry.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Look at the eBPF dataplane, or load it by hand.
+    #[command(subcommand)]
+    Dataplane(DataplaneCommand),
+}
+
+/// What `run` needs to know.
+#[derive(Debug, Clone, Args)]
+pub struct RunConfig {
+    /// The node's name in the cluster: a DNS-1123 subdomain.
+    #[arg(long, env = "OARLOCK_NODE_NAME")]
+    pub node_name: String,
+    /// The control plane's address for agents, for example https://10.0.0.1:6444.
+    #[arg(long, env = "OARLOCK_SERVER")]
+    pub server: String,
+    /// A file that holds a join token; needed until the node has its certificate.
+    #[arg(long, env = "OARLOCK_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The cluster's CA certificate. One of --ca-file and --ca-hash is needed until the node has joined.
+    #[arg(long, env = "OARLOCK_CA_FILE", conflicts_with = "ca_hash")]
+    pub ca_file: Option<PathBuf>,
+    /// The hash of the cluster's CA certificate, sha256:<hex>, as `oarlock-control token` prints it.
+    #[arg(long, env = "OARLOCK_CA_HASH")]
+    pub ca_hash: Option<String>,
+    /// Where the agent keeps certificates, volumes and its own state.
+    #[arg(long, env = "OARLOCK_DATA_DIR", default_value = "/var/lib/oarlock/agent")]
+    pub data_dir: PathBuf,
+    /// The node's address that other nodes and clients use (InternalIP).
+    #[arg(long, env = "OARLOCK_NODE_IP")]
+    pub node_ip: IpAddr,
+    /// The link that carries the node's traffic to other nodes and clients. May be given several times.
+    #[arg(long = "uplink", env = "OARLOCK_UPLINK", required = true, value_delimiter = ',')]
+    pub uplinks: Vec<String>,
+    /// Where Docker listens.
+    #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
+    pub docker_host: String,
+    /// The cgroup under which this node's containers live, and to which its socket programs are attached
+    /// [default: /oarlock/<node name>].
+    #[arg(long, env = "OARLOCK_CGROUP_PARENT")]
+    pub cgroup_parent: Option<String>,
+    /// Where the BPF file system is mounted; programs and maps are pinned under <bpffs>/oarlock/<node name>.
+    #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// Answer ClusterIPs for packets that come from outside the cluster, too. Off by default: the addresses of Services are
+    /// the cluster's own.
+    #[arg(long, env = "OARLOCK_ACCEPT_EXTERNAL_CLUSTER_IP")]
+    pub accept_external_cluster_ip: bool,
+    /// The image of the container that holds each pod's namespaces.
+    #[arg(long, env = "OARLOCK_PAUSE_IMAGE", default_value = "oarlock/pause:0.1.0")]
+    pub pause_image: String,
+    /// Where /healthz, /readyz and /metrics are answered over plain HTTP.
+    #[arg(long, env = "OARLOCK_METRICS_BIND_ADDRESS", default_value = "127.0.0.1:10255")]
+    pub metrics_bind_address: SocketAddr,
+    /// How many pods this node takes.
+    #[arg(long, env = "OARLOCK_MAX_PODS", default_value_t = 110)]
+    pub max_pods: u32,
+}
+
+impl RunConfig {
+    /// The cgroup of the node, relative to the root of the hierarchy.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        self.cgroup_parent.clone().unwrap_or_else(|| format!("/oarlock/{}", self.node_name))
+    }
+}
+
+/// What `check` looks at.
+#[derive(Debug, Args)]
+pub struct CheckConfig {
+    /// Where Docker listens.
+    #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
+    pub docker_host: String,
+    /// Where the BPF file system is mounted.
+    #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}
+
+/// Commands about images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Import images from archives as `docker save` writes them.
+    Import {
+        /// Where Docker listens.
+        #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
+        docker_host: String,
+        /// The archives.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Commands about the dataplane of one node.
+#[derive(Debug, Subcommand)]
+pub enum DataplaneCommand {
+    /// Load the programs and attach them to a link, without a control plane. For looking around.
+    Load {
+        /// The link.
+        #[arg(long)]
+        iface: String,
+    },
+    /// Print the Services and endpoints as the kernel's maps hold them.
+    Dump(PinnedConfig),
+    /// Compare the kernel's maps with each other and say what does not fit. Exits non-zero if something does not.
+    Verify(PinnedConfig),
+}
+
+/// Where a node's pinned state is.
+#[derive(Debug, Args)]
+pub struct PinnedConfig {
+    /// The node's name.
+    #[arg(long, env = "OARLOCK_NODE_NAME")]
+    pub node_name: String,
+    /// Where the BPF file system is mounted.
+    #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_cgroup_follows_the_node_name() {
+        let words =
+            "oarlock-agent run --node-name n1 --server https://x:6444 --node-ip 10.0.0.1 --uplink eth0";
+        let Command::Run(run) = Cli::parse_from(words.split(' ')).command else { panic!("not run") };
+        assert_eq!(run.cgroup(), "/oarlock/n1");
+    }
+}

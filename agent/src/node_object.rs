@@ -1,0 +1,229 @@
+//! This node as the cluster sees it: labels, addresses, capacity, versions, conditions. Pure but for reading /proc and /etc.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use oarlock_api::k8s::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+    NodeSystemInfo,
+};
+use oarlock_api::k8s::apimachinery::pkg::api::resource::Quantity;
+use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeFacts {
+    pub(crate) name: String,
+    pub(crate) ip: IpAddr,
+    pub(crate) max_pods: u32,
+    pub(crate) metrics_port: u16,
+    pub(crate) cpus: usize,
+    pub(crate) memory_bytes: u64,
+    pub(crate) disk_bytes: u64,
+    pub(crate) kernel: String,
+    pub(crate) os_image: String,
+    pub(crate) machine_id: String,
+    pub(crate) boot_id: String,
+    /// How each uplink is served: `eth0=xdp-native`. Shown as an annotation.
+    pub(crate) dataplane_modes: String,
+}
+
+/// What may change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NodeState {
+    /// Docker's version; empty when it does not answer.
+    pub(crate) docker_version: String,
+    /// Why the node cannot run pods; empty when it can.
+    pub(crate) not_ready: Vec<String>,
+    /// Images present: names and size in bytes.
+    pub(crate) images: Vec<(Vec<String>, i64)>,
+}
+
+impl NodeFacts {
+    /// Reads the host.
+    pub(crate) fn read(
+        name: &str,
+        ip: IpAddr,
+        max_pods: u32,
+        metrics_port: u16,
+        data_dir: &std::path::Path,
+    ) -> Self {
+        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        Self {
+            name: name.to_owned(),
+            ip,
+            max_pods,
+            metrics_port,
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: memory_bytes(&text("/proc/meminfo")).unwrap_or(0),
+            disk_bytes: disk_bytes(data_dir).unwrap_or(0),
+            kernel: text("/proc/sys/kernel/osrelease"),
+            os_image: os_image(&text("/etc/os-release")).unwrap_or_else(|| "Linux".to_owned()),
+            machine_id: text("/etc/machine-id"),
+            boot_id: text("/proc/sys/kernel/random/boot_id"),
+            dataplane_modes: String::new(),
+        }
+    }
+
+    /// The whole object, for registering.
+    pub(crate) fn object(&self, state: &NodeState, now: Timestamp) -> Node {
+        let labels = [
+            ("kubernetes.io/hostname", self.name.as_str()),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", architecture()),
+            ("beta.kubernetes.io/os", "linux"),
+            ("beta.kubernetes.io/arch", architecture()),
+        ];
+        let annotations = [("dataplane.oarlock.io/modes", self.dataplane_modes.as_str())];
+        Node {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                labels: Some(owned(&labels)),
+                annotations: Some(owned(&annotations)).filter(|_| !self.dataplane_modes.is_empty()),
+                ..ObjectMeta::default()
+            },
+            spec: None,
+            status: Some(self.status(state, now)),
+        }
+    }
+
+    /// The status alone, for reports.
+    pub(crate) fn status(&self, state: &NodeState, now: Timestamp) -> NodeStatus {
+        let resources = BTreeMap::from([
+            ("cpu".to_owned(), Quantity(self.cpus.to_string())),
+            ("memory".to_owned(), Quantity(format!("{}Ki", self.memory_bytes / 1024))),
+            ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", self.disk_bytes / 1024))),
+            ("pods".to_owned(), Quantity(self.max_pods.to_string())),
+        ]);
+        let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
+        let images = state
+            .images
+            .iter()
+            .map(|(names, size)| ContainerImage { names: Some(names.clone()), size_bytes: Some(*size) });
+        NodeStatus {
+            addresses: Some(vec![
+                address("InternalIP", self.ip.to_string()),
+                address("Hostname", self.name.clone()),
+            ]),
+            allocatable: Some(resources.clone()),
+            capacity: Some(resources),
+            conditions: Some(conditions(state, now)),
+            daemon_endpoints: Some(NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.metrics_port) }),
+            }),
+            images: Some(images.collect()).filter(|images: &Vec<_>| !images.is_empty()),
+            node_info: Some(self.info(state)),
+            ..NodeStatus::default()
+        }
+    }
+
+    fn info(&self, state: &NodeState) -> NodeSystemInfo {
+        let version = oarlock_api::SERVER_VERSION.to_owned();
+        NodeSystemInfo {
+            architecture: architecture().to_owned(),
+            boot_id: self.boot_id.clone(),
+            container_runtime_version: format!("docker://{}", state.docker_version),
+            kernel_version: self.kernel.clone(),
+            kube_proxy_version: version.clone(),
+            kubelet_version: version,
+            machine_id: self.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: self.os_image.clone(),
+            system_uuid: self.machine_id.clone(),
+            ..NodeSystemInfo::default()
+        }
+    }
+}
+
+fn conditions(state: &NodeState, now: Timestamp) -> Vec<NodeCondition> {
+    let condition = |kind: &str, status: bool, reason: &str, message: String| NodeCondition {
+        type_: kind.to_owned(),
+        status: if status { "True" } else { "False" }.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        last_heartbeat_time: Some(Time(now)),
+        last_transition_time: Some(Time(now)),
+    };
+    let ready = if state.not_ready.is_empty() {
+        condition("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned())
+    } else {
+        condition("Ready", false, "KubeletNotReady", state.not_ready.join("; "))
+    };
+    vec![
+        condition(
+            "MemoryPressure",
+            false,
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available".to_owned(),
+        ),
+        condition(
+            "DiskPressure",
+            false,
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure".to_owned(),
+        ),
+        condition(
+            "PIDPressure",
+            false,
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available".to_owned(),
+        ),
+        ready,
+    ]
+}
+
+/// The architecture in Go's words, which Kubernetes uses.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn owned(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+fn memory_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn disk_bytes(path: &std::path::Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(path).ok()?;
+    Some(stat.blocks() * stat.fragment_size())
+}
+
+fn os_image(os_release: &str) -> Option<String> {
+    let value = os_release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="))?;
+    Some(value.trim_matches('"').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_from_the_texts_of_the_host() {
+        assert_eq!(memory_bytes("MemTotal:       24041000 kB\nMemFree: 1 kB"), Some(24_041_000 * 1024));
+        assert_eq!(
+            os_image("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12\""),
+            Some("Debian GNU/Linux 12".into())
+        );
+    }
+
+    #[test]
+    fn a_node_that_lacks_something_is_not_ready_and_says_what() {
+        let facts = NodeFacts::read("n1", "10.0.0.1".parse().unwrap(), 110, 10255, std::path::Path::new("/"));
+        let state = NodeState { not_ready: vec!["docker does not answer".into()], ..NodeState::default() };
+        let status = facts.status(&state, Timestamp::UNIX_EPOCH);
+        let ready = status.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
+        assert_eq!(
+            (ready.status.as_str(), ready.message.as_deref()),
+            ("False", Some("docker does not answer"))
+        );
+        assert!(facts.disk_bytes > 0 && facts.memory_bytes > 0);
+    }
+}

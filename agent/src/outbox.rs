@@ -1,0 +1,249 @@
+//! What the agent has to tell the control plane: the latest state per subject, so that nothing grows while it is away.
+//!
+//! In: statuses, events, departures from anywhere in the agent. Out: messages, one at a time. A new session sends every
+//! latest status again; only events may be lost, oldest first, and their loss is counted.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use oarlock_api::node::agent_message::Message;
+use oarlock_api::node::{Ack, EventReport, NodeStatus, PodGone, PodStatus};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// Events kept while the control plane is away.
+const MAX_EVENTS: usize = 1000;
+
+/// The outbox. Shared by reference.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    inner: Mutex<Inner>,
+    bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    node_status: Option<Bytes>,
+    pods: BTreeMap<String, Subject>,
+    events: VecDeque<EventReport>,
+    lost_events: u64,
+    acked: u64,
+    unsent: Unsent,
+}
+
+#[derive(Debug, Default)]
+struct Unsent {
+    node_status: bool,
+    ack: bool,
+    pods: BTreeSet<String>,
+}
+
+/// A pod as last reported: its status, and whether it has left for good.
+#[derive(Debug)]
+struct Subject {
+    namespace: String,
+    name: String,
+    status: Option<Bytes>,
+    gone: bool,
+}
+
+impl Outbox {
+    /// The node's status, JSON-encoded.
+    pub fn node_status(&self, status: Bytes) {
+        let mut inner = self.inner.lock();
+        if inner.node_status.as_ref() != Some(&status) {
+            inner.node_status = Some(status);
+            inner.unsent.node_status = true;
+            drop(inner);
+            self.bell.notify_one();
+        }
+    }
+
+    /// A pod's status, JSON-encoded. The same status twice is sent once.
+    pub fn pod_status(&self, namespace: &str, name: &str, uid: &str, status: Bytes) {
+        self.report(namespace, name, uid, |subject| {
+            let news = subject.status.as_ref() != Some(&status);
+            subject.status = Some(status);
+            news
+        });
+    }
+
+    /// The pod's containers and network are gone: its object may be removed.
+    pub fn pod_gone(&self, namespace: &str, name: &str, uid: &str) {
+        self.report(namespace, name, uid, |subject| {
+            subject.gone = true;
+            true
+        });
+    }
+
+    /// An event for `kubectl describe`.
+    pub fn event(&self, event: EventReport) {
+        let mut inner = self.inner.lock();
+        if inner.events.len() >= MAX_EVENTS {
+            inner.events.pop_front();
+            inner.lost_events += 1;
+        }
+        inner.events.push_back(event);
+        drop(inner);
+        self.bell.notify_one();
+    }
+
+    /// The agent has applied everything up to this version of the running session.
+    pub fn ack(&self, version: u64) {
+        let mut inner = self.inner.lock();
+        if inner.acked != version {
+            inner.acked = version;
+            inner.unsent.ack = true;
+            drop(inner);
+            self.bell.notify_one();
+        }
+    }
+
+    /// Forgets pods that the control plane does not know any more: nobody would listen.
+    pub fn retain_pods(&self, is_known: impl Fn(&str) -> bool) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        inner.pods.retain(|uid, _| is_known(uid));
+        inner.unsent.pods.retain(|uid| inner.pods.contains_key(uid));
+    }
+
+    /// A new session knows nothing: everything but past events and acks is to be said again.
+    pub fn say_all_again(&self) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        inner.unsent = Unsent {
+            node_status: inner.node_status.is_some(),
+            ack: false,
+            pods: inner.pods.keys().cloned().collect(),
+        };
+        inner.acked = 0;
+        self.bell.notify_one();
+    }
+
+    /// How many events were lost because the control plane was away for too long.
+    pub fn lost_events(&self) -> u64 {
+        self.inner.lock().lost_events
+    }
+
+    /// The next message; waits until there is one. Cancel-safe: a message is taken only when it is returned.
+    pub async fn next(&self) -> Message {
+        loop {
+            let rung = self.bell.notified();
+            if let Some(message) = self.inner.lock().take() {
+                return message;
+            }
+            rung.await;
+        }
+    }
+
+    fn report(&self, namespace: &str, name: &str, uid: &str, change: impl FnOnce(&mut Subject) -> bool) {
+        let mut inner = self.inner.lock();
+        let subject = inner.pods.entry(uid.to_owned()).or_insert_with(|| Subject {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            status: None,
+            gone: false,
+        });
+        if change(subject) {
+            inner.unsent.pods.insert(uid.to_owned());
+            drop(inner);
+            self.bell.notify_one();
+        }
+    }
+}
+
+impl Inner {
+    fn take(&mut self) -> Option<Message> {
+        if self.unsent.node_status {
+            self.unsent.node_status = false;
+            let status = self.node_status.clone().unwrap_or_default();
+            return Some(Message::NodeStatus(NodeStatus { status }));
+        }
+        while let Some(uid) = self.unsent.pods.pop_first() {
+            if let Some(message) = self.pods.get(&uid).and_then(|subject| subject.message(&uid)) {
+                return Some(message);
+            }
+        }
+        if let Some(event) = self.events.pop_front() {
+            return Some(Message::Event(event));
+        }
+        if self.unsent.ack {
+            self.unsent.ack = false;
+            return Some(Message::Ack(Ack { version: self.acked }));
+        }
+        None
+    }
+}
+
+impl Subject {
+    fn message(&self, uid: &str) -> Option<Message> {
+        let (namespace, name, uid) = (self.namespace.clone(), self.name.clone(), uid.to_owned());
+        if self.gone {
+            return Some(Message::PodGone(PodGone { namespace, name, uid }));
+        }
+        let status = self.status.clone()?;
+        Some(Message::PodStatus(PodStatus { namespace, name, uid, status }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(outbox: &Outbox) -> Vec<String> {
+        let mut inner = outbox.inner.lock();
+        std::iter::from_fn(|| inner.take())
+            .map(|message| match message {
+                Message::PodStatus(s) => format!("{}={}", s.name, String::from_utf8_lossy(&s.status)),
+                Message::PodGone(g) => format!("{} gone", g.name),
+                Message::Event(e) => e.reason,
+                Message::Ack(a) => format!("ack {}", a.version),
+                Message::NodeStatus(_) => "node".into(),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_the_latest_status_is_sent_and_a_repeated_one_is_not() {
+        let outbox = Outbox::default();
+        for status in ["1", "2", "2"] {
+            outbox.pod_status("d", "a", "u1", Bytes::from(status));
+        }
+        assert_eq!(drain(&outbox), ["a=2"]);
+        outbox.pod_status("d", "a", "u1", Bytes::from("2"));
+        assert!(drain(&outbox).is_empty());
+        outbox.pod_gone("d", "a", "u1");
+        assert_eq!(drain(&outbox), ["a gone"]);
+    }
+
+    #[test]
+    fn a_new_session_hears_everything_but_pods_that_are_unknown() {
+        let outbox = Outbox::default();
+        outbox.node_status(Bytes::from("{}"));
+        outbox.pod_status("d", "a", "u1", Bytes::from("1"));
+        outbox.pod_status("d", "b", "u2", Bytes::from("1"));
+        outbox.ack(7);
+        assert_eq!(drain(&outbox), ["node", "a=1", "b=1", "ack 7"]);
+        outbox.retain_pods(|uid| uid != "u1");
+        outbox.say_all_again();
+        assert_eq!(drain(&outbox), ["node", "b=1"]);
+    }
+
+    #[test]
+    fn events_are_bounded_and_their_loss_is_counted() {
+        let outbox = Outbox::default();
+        for i in 0..MAX_EVENTS + 3 {
+            outbox.event(EventReport { reason: i.to_string(), ..EventReport::default() });
+        }
+        assert_eq!(outbox.lost_events(), 3);
+        assert_eq!(drain(&outbox).first().map(String::as_str), Some("3"));
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_something_is_said() {
+        let outbox = std::sync::Arc::new(Outbox::default());
+        let (waiting, ()) = tokio::join!(outbox.next(), async { outbox.ack(1) });
+        assert_eq!(waiting, Message::Ack(Ack { version: 1 }));
+    }
+}
