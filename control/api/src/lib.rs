@@ -3,6 +3,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod catalogue;
+pub mod meta;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+
 pub use k8s_openapi as k8s;
 
 /// What `/version` and the nodes say (`gitVersion`).

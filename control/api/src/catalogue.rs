@@ -1,0 +1,296 @@
+//! The kinds that are served: data, not code. One row a kind; whoever serves, stores, prints or checks an object starts
+//! from its row.
+//!
+//! Rows are `&'static` so that they can be compared by address and kept in keys; kinds that arrive at run time (custom
+//! resources, later) are leaked into the same shape.
+
+use std::fmt;
+
+/// Verbs of a resource that can do everything.
+pub const ALL_VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// Verbs of resources without deletecollection (namespaces, services), as upstream's discovery has them.
+const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
+
+/// A subresource as discovery shows it.
+#[derive(Debug)]
+pub struct Subresource {
+    /// The last path segment: `status`, `scale`, `log`.
+    pub name: &'static str,
+    /// The kind that it takes and answers.
+    pub kind: &'static str,
+    /// Group and version of that kind where they differ from the resource's.
+    pub group_version: Option<(&'static str, &'static str)>,
+    /// What may be done with it.
+    pub verbs: &'static [&'static str],
+}
+
+/// A served kind.
+pub struct Kind {
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// The version that is served and stored.
+    pub version: &'static str,
+    /// CamelCase name of one object.
+    pub kind: &'static str,
+    /// Plural name in paths.
+    pub plural: &'static str,
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// What kubectl may type instead.
+    pub short_names: &'static [&'static str],
+    /// Groups of kinds (`all`).
+    pub categories: &'static [&'static str],
+    /// What may be done.
+    pub verbs: &'static [&'static str],
+    /// What hangs below an object.
+    pub subresources: &'static [Subresource],
+    /// Whether `metadata.generation` counts changes of `spec`.
+    pub has_generation: bool,
+}
+
+impl Kind {
+    /// `v1` or `apps/v1`.
+    #[must_use]
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// `deployments.apps`, or `pods` in the core group: how error messages name a resource.
+    #[must_use]
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// `DeploymentList`.
+    #[must_use]
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
+    }
+
+    /// The singular name: the kind in lower case.
+    #[must_use]
+    pub fn singular(&self) -> String {
+        self.kind.to_lowercase()
+    }
+
+    /// Whether objects have this subresource.
+    #[must_use]
+    pub fn has_subresource(&self, name: &str) -> bool {
+        self.subresources.iter().any(|s| s.name == name)
+    }
+
+    /// The prefix of all keys of this kind in the store, with a slash at its end.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        let group = if self.group.is_empty() { "core" } else { self.group };
+        format!("/registry/{group}/{}/", self.plural)
+    }
+
+    /// The store key of one object; `namespace` is empty for kinds of the cluster.
+    #[must_use]
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        let prefix = self.prefix();
+        if self.namespaced { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.qualified(), self.version)
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        (self.group, self.version, self.plural) == (other.group, other.version, other.plural)
+    }
+}
+
+impl Eq for Kind {}
+
+impl std::hash::Hash for Kind {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.group, self.plural).hash(state);
+    }
+}
+
+const fn status(kind: &'static str) -> Subresource {
+    Subresource { name: "status", kind, group_version: None, verbs: STATUS_VERBS }
+}
+
+const SCALE: Subresource = Subresource {
+    name: "scale",
+    kind: "Scale",
+    group_version: Some(("autoscaling", "v1")),
+    verbs: STATUS_VERBS,
+};
+
+const fn core(kind: &'static str, plural: &'static str, short_names: &'static [&'static str]) -> Kind {
+    Kind {
+        group: "",
+        version: "v1",
+        kind,
+        plural,
+        namespaced: true,
+        short_names,
+        categories: &[],
+        verbs: ALL_VERBS,
+        subresources: &[],
+        has_generation: false,
+    }
+}
+
+/// core/v1 Namespace.
+pub static NAMESPACES: Kind = Kind {
+    namespaced: false,
+    verbs: NO_COLLECTION,
+    subresources: &[
+        Subresource { name: "finalize", kind: "Namespace", group_version: None, verbs: &["update"] },
+        status("Namespace"),
+    ],
+    ..core("Namespace", "namespaces", &["ns"])
+};
+/// core/v1 Node.
+pub static NODES: Kind =
+    Kind { namespaced: false, subresources: &[status("Node")], ..core("Node", "nodes", &["no"]) };
+/// core/v1 Pod.
+pub static PODS: Kind = Kind {
+    categories: &["all"],
+    subresources: &[
+        Subresource { name: "binding", kind: "Binding", group_version: None, verbs: &["create"] },
+        Subresource { name: "log", kind: "Pod", group_version: None, verbs: &["get"] },
+        status("Pod"),
+    ],
+    has_generation: true,
+    ..core("Pod", "pods", &["po"])
+};
+/// core/v1 Service.
+pub static SERVICES: Kind = Kind {
+    categories: &["all"],
+    verbs: NO_COLLECTION,
+    subresources: &[status("Service")],
+    ..core("Service", "services", &["svc"])
+};
+/// core/v1 Endpoints.
+pub static ENDPOINTS: Kind = core("Endpoints", "endpoints", &["ep"]);
+/// core/v1 ConfigMap.
+pub static CONFIG_MAPS: Kind = core("ConfigMap", "configmaps", &["cm"]);
+/// core/v1 Secret.
+pub static SECRETS: Kind = core("Secret", "secrets", &[]);
+/// core/v1 Event.
+pub static EVENTS: Kind = core("Event", "events", &["ev"]);
+/// core/v1 ServiceAccount.
+pub static SERVICE_ACCOUNTS: Kind = core("ServiceAccount", "serviceaccounts", &["sa"]);
+/// apps/v1 Deployment.
+pub static DEPLOYMENTS: Kind = Kind {
+    group: "apps",
+    categories: &["all"],
+    subresources: &[SCALE, status("Deployment")],
+    has_generation: true,
+    ..core("Deployment", "deployments", &["deploy"])
+};
+/// apps/v1 ReplicaSet.
+pub static REPLICA_SETS: Kind = Kind {
+    group: "apps",
+    categories: &["all"],
+    subresources: &[SCALE, status("ReplicaSet")],
+    has_generation: true,
+    ..core("ReplicaSet", "replicasets", &["rs"])
+};
+/// coordination.k8s.io/v1 Lease.
+pub static LEASES: Kind = Kind { group: "coordination.k8s.io", ..core("Lease", "leases", &[]) };
+/// discovery.k8s.io/v1 EndpointSlice.
+pub static ENDPOINT_SLICES: Kind =
+    Kind { group: "discovery.k8s.io", has_generation: true, ..core("EndpointSlice", "endpointslices", &[]) };
+
+/// Every built-in kind, in the order of discovery: core first, then groups by name.
+pub static KINDS: &[&Kind] = &[
+    &CONFIG_MAPS,
+    &ENDPOINTS,
+    &EVENTS,
+    &NAMESPACES,
+    &NODES,
+    &PODS,
+    &SECRETS,
+    &SERVICE_ACCOUNTS,
+    &SERVICES,
+    &DEPLOYMENTS,
+    &REPLICA_SETS,
+    &LEASES,
+    &ENDPOINT_SLICES,
+];
+
+/// The kinds that one server knows. Today the built-in ones; kinds added at run time come in here.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    kinds: Vec<&'static Kind>,
+}
+
+impl Catalogue {
+    /// All built-in kinds.
+    #[must_use]
+    pub fn builtin() -> Self {
+        Self { kinds: KINDS.to_vec() }
+    }
+
+    /// All kinds, in the order of discovery.
+    #[must_use]
+    pub fn kinds(&self) -> &[&'static Kind] {
+        &self.kinds
+    }
+
+    /// The kind of a path `/apis/<group>/<version>/.../<plural>`.
+    #[must_use]
+    pub fn by_plural(&self, group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+        self.kinds.iter().copied().find(|k| k.plural == plural && k.group == group && k.version == version)
+    }
+
+    /// The kind of an object's `apiVersion` and `kind`.
+    #[must_use]
+    pub fn by_kind(&self, api_version: &str, kind: &str) -> Option<&'static Kind> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        self.kinds.iter().copied().find(|k| k.kind == kind && k.group == group && k.version == version)
+    }
+
+    /// The kind and the namespace and name of a store key; `None` for keys that are no objects of known kinds.
+    #[must_use]
+    pub fn by_key<'k>(&self, key: &'k str) -> Option<(&'static Kind, &'k str, &'k str)> {
+        let mut parts = key.strip_prefix("/registry/")?.splitn(4, '/');
+        let (group, plural, third, fourth) = (parts.next()?, parts.next()?, parts.next()?, parts.next());
+        let group = if group == "core" { "" } else { group };
+        let kind = self.kinds.iter().copied().find(|k| k.plural == plural && k.group == group)?;
+        match (kind.namespaced, fourth) {
+            (true, Some(name)) => Some((kind, third, name)),
+            (false, None) => Some((kind, "", third)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_leads_back_to_its_kind() {
+        let catalogue = Catalogue::builtin();
+        for kind in catalogue.kinds() {
+            let namespace = if kind.namespaced { "ns" } else { "" };
+            let key = kind.key(namespace, "a.b");
+            assert_eq!(catalogue.by_key(&key), Some((*kind, namespace, "a.b")), "{key}");
+            assert_eq!(catalogue.by_kind(&kind.api_version(), kind.kind), Some(*kind));
+            assert_eq!(catalogue.by_plural(kind.group, kind.version, kind.plural), Some(*kind));
+        }
+        for foreign in
+            ["/registry/core/pods/only-namespace", "/claims/nodeports/1/TCP", "/registry/x/y/z", ""]
+        {
+            assert_eq!(catalogue.by_key(foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Label and field selectors: parsing, matching, and upstream's error texts.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::meta;
+
+/// How a requirement compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    /// The value is one of the set.
+    In,
+    /// The value is none of the set, or the key is absent.
+    NotIn,
+    /// The key is present.
+    Exists,
+    /// The key is absent.
+    DoesNotExist,
+}
+
+/// One requirement of a label selector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requirement {
+    key: String,
+    operator: Operator,
+    values: Vec<String>,
+}
+
+/// A label selector: all requirements must hold. Without any it selects everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selector {
+    requirements: Vec<Requirement>,
+}
+
+/// Why a selector does not parse.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SelectorError(String);
+
+impl Requirement {
+    /// A checked requirement.
+    ///
+    /// # Errors
+    /// A key or value that no label can have, or a number of values that does not fit the operator.
+    pub fn new(key: &str, operator: Operator, values: Vec<String>) -> Result<Self, SelectorError> {
+        meta::check_qualified_name(key)
+            .map_err(|e| SelectorError(format!("key: Invalid value: {key:?}: {e}")))?;
+        let wants_values = matches!(operator, Operator::In | Operator::NotIn);
+        if wants_values == values.is_empty() {
+            let why = if wants_values {
+                "for 'in', 'notin' operators, values set can't be empty"
+            } else {
+                "values set must be empty for exists and does not exist"
+            };
+            return Err(SelectorError(format!("values: Invalid value: {values:?}: {why}")));
+        }
+        for value in &values {
+            meta::check_label_value(value)
+                .map_err(|e| SelectorError(format!("values[0][{key}]: Invalid value: {value:?}: {e}")))?;
+        }
+        Ok(Self { key: key.to_owned(), operator, values })
+    }
+
+    fn matches<'v>(&self, value: Option<&'v str>) -> bool {
+        let listed = |v: &'v str| self.values.iter().any(|wanted| wanted == v);
+        match self.operator {
+            Operator::In => value.is_some_and(listed),
+            Operator::NotIn => !value.is_some_and(listed),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+impl Selector {
+    /// Parses the form of query parameters and of `kubectl -l`: `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
+    ///
+    /// # Errors
+    /// Text that upstream refuses, too.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut parser = Parser { rest: text };
+        let mut requirements = Vec::new();
+        parser.skip_space();
+        if parser.rest.is_empty() {
+            return Ok(Self::default());
+        }
+        loop {
+            requirements.push(parser.requirement()?);
+            parser.skip_space();
+            if parser.rest.is_empty() {
+                return Ok(Self { requirements });
+            }
+            if !parser.eat(",") {
+                return Err(parser.unexpected("',' or the end"));
+            }
+        }
+    }
+
+    /// All of these labels with these values: the selector of Services and ReplicationControllers.
+    #[must_use]
+    pub fn from_map(map: &Map<String, Value>) -> Self {
+        let requirements = map.iter().map(|(key, value)| Requirement {
+            key: key.clone(),
+            operator: Operator::In,
+            values: vec![value.as_str().unwrap_or("").to_owned()],
+        });
+        Self { requirements: requirements.collect() }
+    }
+
+    /// A `metav1.LabelSelector`. An empty one selects everything, an absent one nothing: `None`.
+    ///
+    /// # Errors
+    /// An unknown operator, or a requirement that no label can meet.
+    pub fn from_label_selector(selector: Option<&Value>) -> Result<Option<Self>, SelectorError> {
+        let Some(selector) = selector.filter(|s| !s.is_null()) else { return Ok(None) };
+        let labels = selector.get("matchLabels").and_then(Value::as_object);
+        let mut all = labels.map(Self::from_map).unwrap_or_default();
+        for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+            let text = |field: &str| expression.get(field).and_then(Value::as_str).unwrap_or("");
+            let operator = match text("operator") {
+                "In" => Operator::In,
+                "NotIn" => Operator::NotIn,
+                "Exists" => Operator::Exists,
+                "DoesNotExist" => Operator::DoesNotExist,
+                other => {
+                    return Err(SelectorError(format!("{other:?} is not a valid label selector operator")));
+                }
+            };
+            let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
+            let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
+            all.requirements.push(Requirement::new(text("key"), operator, values)?);
+        }
+        Ok(Some(all))
+    }
+
+    /// Whether it selects everything.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    /// Whether labels, asked by `lookup`, meet every requirement.
+    pub fn matches_with<'v>(&self, mut lookup: impl FnMut(&str) -> Option<&'v str>) -> bool {
+        self.requirements.iter().all(|r| r.matches(lookup(&r.key)))
+    }
+
+    /// Whether an object's labels meet every requirement.
+    #[must_use]
+    pub fn matches(&self, labels: Option<&Map<String, Value>>) -> bool {
+        self.matches_with(|key| labels.and_then(|l| l.get(key)).and_then(Value::as_str))
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, r) in self.requirements.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            match (r.operator, r.values.as_slice()) {
+                (Operator::In, [one]) => write!(f, "{comma}{}={one}", r.key)?,
+                (Operator::In, many) => write!(f, "{comma}{} in ({})", r.key, many.join(","))?,
+                (Operator::NotIn, [one]) => write!(f, "{comma}{}!={one}", r.key)?,
+                (Operator::NotIn, many) => write!(f, "{comma}{} notin ({})", r.key, many.join(","))?,
+                (Operator::Exists, _) => write!(f, "{comma}{}", r.key)?,
+                (Operator::DoesNotExist, _) => write!(f, "{comma}!{}", r.key)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Parser<'t> {
+    rest: &'t str,
+}
+
+impl<'t> Parser<'t> {
+    fn skip_space(&mut self) {
+        self.rest = self.rest.trim_start();
+    }
+
+    fn eat(&mut self, token: &str) -> bool {
+        self.skip_space();
+        match self.rest.strip_prefix(token) {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn word(&mut self) -> &'t str {
+        self.skip_space();
+        let end =
+            self.rest.find(|c: char| c.is_whitespace() || "=!(),<>".contains(c)).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        word
+    }
+
+    fn unexpected(&mut self, expected: &str) -> SelectorError {
+        self.skip_space();
+        let found: String = self.rest.chars().take(20).collect();
+        SelectorError(format!("unable to parse requirement: found '{found}', expected: {expected}"))
+    }
+
+    fn requirement(&mut self) -> Result<Requirement, SelectorError> {
+        if self.eat("!") {
+            let key = self.word();
+            return Requirement::new(key, Operator::DoesNotExist, Vec::new());
+        }
+        let key = self.word();
+        if key.is_empty() {
+            return Err(self.unexpected("identifier or '!'"));
+        }
+        if self.eat("!=") {
+            return Requirement::new(key, Operator::NotIn, vec![self.word().to_owned()]);
+        }
+        if self.eat("==") || self.eat("=") {
+            return Requirement::new(key, Operator::In, vec![self.word().to_owned()]);
+        }
+        self.skip_space();
+        if self.rest.is_empty() || self.rest.starts_with(',') {
+            return Requirement::new(key, Operator::Exists, Vec::new());
+        }
+        let operator = match self.word() {
+            "in" => Operator::In,
+            "notin" => Operator::NotIn,
+            other => {
+                let expected = "in, notin, =, ==, !=";
+                return Err(SelectorError(format!(
+                    "unable to parse requirement: found '{other}', expected: {expected}"
+                )));
+            }
+        };
+        let values = self.set()?;
+        Requirement::new(key, operator, values)
+    }
+
+    fn set(&mut self) -> Result<Vec<String>, SelectorError> {
+        if !self.eat("(") {
+            return Err(self.unexpected("'('"));
+        }
+        let mut values = Vec::new();
+        loop {
+            values.push(self.word().to_owned());
+            if self.eat(")") {
+                return Ok(values);
+            }
+            if !self.eat(",") {
+                return Err(self.unexpected("',' or ')'"));
+            }
+        }
+    }
+}
+
+/// A field selector: `metadata.name=web,status.phase!=Running`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldSelector {
+    terms: Vec<(String, bool, String)>,
+}
+
+impl FieldSelector {
+    /// Parses it.
+    ///
+    /// # Errors
+    /// A term without an operator.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut terms = Vec::new();
+        for term in text.split(',').filter(|t| !t.is_empty()) {
+            let (key, equal, value) = if let Some((key, value)) = term.split_once("!=") {
+                (key, false, value)
+            } else if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
+                (key, true, value)
+            } else {
+                return Err(SelectorError(format!("invalid selector: '{text}'; can't understand '{term}'")));
+            };
+            terms.push((key.trim().to_owned(), equal, value.trim().to_owned()));
+        }
+        Ok(Self { terms })
+    }
+
+    /// Whether it selects everything.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.terms.is_empty()
+    }
+
+    /// The names of the fields that it looks at.
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
+        self.terms.iter().map(|(key, _, _)| key.as_str())
+    }
+
+    /// The value that a field must have, if it is asked for by equality.
+    #[must_use]
+    pub fn required(&self, field: &str) -> Option<&str> {
+        self.terms.iter().find(|(key, equal, _)| *equal && key == field).map(|(_, _, value)| value.as_str())
+    }
+
+    /// Whether an object meets every term; `lookup` gives a field's value as text (absent is empty).
+    pub fn matches_with(&self, mut lookup: impl FnMut(&str) -> String) -> bool {
+        self.terms.iter().all(|(key, equal, value)| (lookup(key) == *value) == *equal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn selects(selector: &str, labels: &Value) -> bool {
+        Selector::parse(selector).unwrap().matches(labels.as_object())
+    }
+
+    #[test]
+    fn every_form_of_requirement_selects_as_kubernetes_does() {
+        let labels = json!({"name": "mysql", "env": "dev"});
+        for yes in [
+            "",
+            "name=mysql",
+            "name==mysql",
+            "name=mysql,env!=production",
+            "name notin (tomcat),env!=production",
+            "name in (mysql, tomcat)",
+            "env",
+            "!absent",
+            "absent!=x",
+            "absent notin (x)",
+            " name = mysql ",
+        ] {
+            assert!(selects(yes, &labels), "{yes}");
+        }
+        for no in
+            ["name=", "name!=mysql", "!env", "absent", "name in (a,b)", "absent=x", "name notin (mysql)"]
+        {
+            assert!(!selects(no, &labels), "{no}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in
+            ["=", "a=b,", "a in", "a in b", "a in (b", "a in (b c)", "a b", "a=b c", "-a", "a=-", "a>1", ",a"]
+        {
+            assert!(Selector::parse(bad).is_err(), "{bad}");
+        }
+        assert!(FieldSelector::parse("metadata.name").is_err());
+    }
+
+    #[test]
+    fn label_selector_objects_distinguish_empty_from_absent() {
+        assert_eq!(Selector::from_label_selector(None).unwrap(), None);
+        assert!(Selector::from_label_selector(Some(&json!({}))).unwrap().unwrap().is_everything());
+        let selector = json!({"matchLabels": {"a": "1"}, "matchExpressions": [
+            {"key": "b", "operator": "In", "values": ["x", "y"]}, {"key": "c", "operator": "DoesNotExist"}]});
+        let selector = Selector::from_label_selector(Some(&selector)).unwrap().unwrap();
+        assert!(selector.matches(json!({"a": "1", "b": "y"}).as_object()));
+        assert!(!selector.matches(json!({"a": "1", "b": "y", "c": ""}).as_object()));
+        assert!(
+            Selector::from_label_selector(Some(
+                &json!({"matchExpressions": [{"key": "b", "operator": "Gt"}]})
+            ))
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn field_selectors_compare_for_equality_only() {
+        let selector = FieldSelector::parse("metadata.name=web,status.phase!=Running").unwrap();
+        let object =
+            |field: &str| if field == "metadata.name" { "web".to_owned() } else { "Pending".to_owned() };
+        assert!(selector.matches_with(object));
+        assert_eq!(selector.required("metadata.name"), Some("web"));
+        assert_eq!(selector.required("status.phase"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,60}") {
+            let _ = Selector::parse(&text);
+            let _ = FieldSelector::parse(&text);
+        }
+
+        #[test]
+        fn a_printed_selector_parses_to_itself(
+            keys in proptest::collection::vec(("[a-z]{1,8}", 0..4u8, proptest::collection::vec("[a-z0-9]{1,5}", 1..4)), 1..5)
+        ) {
+            let requirements = keys.into_iter().map(|(key, operator, values)| match operator {
+                0 => Requirement::new(&key, Operator::In, values),
+                1 => Requirement::new(&key, Operator::NotIn, values),
+                2 => Requirement::new(&key, Operator::Exists, vec![]),
+                _ => Requirement::new(&key, Operator::DoesNotExist, vec![]),
+            }.unwrap()).collect();
+            let selector = Selector { requirements };
+            prop_assert_eq!(Selector::parse(&selector.to_string()).unwrap(), selector);
+        }
+    }
+}
