@@ -6,6 +6,7 @@
 pub mod catalogue;
 pub mod meta;
 pub mod quantity;
+pub mod schema;
 pub mod selector;
 pub mod status;
 

@@ -1,0 +1,137 @@
+//! The special scalars of Kubernetes: what text they accept, and how they are written.
+//!
+//! In: text or numbers. Out: the reason why it is none, in the words of upstream, or the canonical text.
+
+use jiff::Timestamp;
+
+/// `resource.ErrFormatWrong`.
+const QUANTITY_ERROR: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+
+/// Why a text is no quantity.
+pub(super) fn quantity_error(text: &str) -> Option<&'static str> {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let suffix = unsigned.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let number = &unsigned[..unsigned.len() - suffix.len()];
+    let number_is_good = number.bytes().any(|c| c.is_ascii_digit()) && number.matches('.').count() <= 1;
+    let exponent =
+        suffix.strip_prefix(['e', 'E']).map(|digits| digits.strip_prefix(['+', '-']).unwrap_or(digits));
+    let suffix_is_good = matches!(
+        suffix,
+        "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei"
+    ) || exponent
+        .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()));
+    (!number_is_good || !suffix_is_good).then_some(QUANTITY_ERROR)
+}
+
+/// Why a text is no time.
+pub(super) fn time_error(text: &str, layout: &str) -> Option<String> {
+    text.parse::<Timestamp>()
+        .is_err()
+        .then(|| format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))
+}
+
+/// Why a text is no duration in Go's notation.
+pub(super) fn duration_error(text: &str) -> Option<String> {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let mut rest = unsigned;
+    while !rest.is_empty() && rest != "0" {
+        let unit = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        let units = ["ns", "us", "µs", "ms", "s", "m", "h"];
+        // `ms` before `m` and `s`: the first that fits is the longest.
+        let after = units.iter().find_map(|name| unit.strip_prefix(name));
+        match after {
+            Some(after) if unit.len() < rest.len() => rest = after,
+            _ => return Some(format!("time: invalid duration {text:?}")),
+        }
+    }
+    unsigned.is_empty().then(|| format!("time: invalid duration {text:?}"))
+}
+
+/// RFC 3339 in UTC with seconds, as `metav1.Time` writes it.
+pub(super) fn time_text(seconds: i64) -> Option<String> {
+    Some(Timestamp::from_second(seconds).ok()?.to_string())
+}
+
+/// RFC 3339 in UTC with microseconds, as `metav1.MicroTime` writes it.
+pub(super) fn micro_time_text(seconds: i64, nanos: i32) -> Option<String> {
+    let time = Timestamp::new(seconds, nanos).ok()?;
+    Some(time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
+}
+
+/// Go's notation of a duration: `1h0m5.5s`, `1.5ms`.
+pub(super) fn duration_text(nanoseconds: i64) -> String {
+    let sign = if nanoseconds < 0 { "-" } else { "" };
+    let total = nanoseconds.unsigned_abs();
+    if total == 0 {
+        return "0s".to_owned();
+    }
+    for (limit, unit, name) in [(1_000, 1, "ns"), (1_000_000, 1_000, "µs"), (1_000_000_000, 1_000_000, "ms")]
+    {
+        if total < limit {
+            return format!("{sign}{}{name}", fraction(total, unit));
+        }
+    }
+    let seconds = fraction(total % 60_000_000_000, 1_000_000_000);
+    let minutes = total / 60_000_000_000;
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{sign}{seconds}s"),
+        (0, minutes) => format!("{sign}{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{sign}{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+/// `value / unit` in decimal without trailing zeros; `unit` is a power of ten.
+fn fraction(value: u64, unit: u64) -> String {
+    let digits = unit.ilog10() as usize;
+    let rest = format!("{:0digits$}", value % unit);
+    let rest = if unit == 1 { "" } else { rest.trim_end_matches('0') };
+    if rest.is_empty() { (value / unit).to_string() } else { format!("{}.{rest}", value / unit) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_go_writes_them() {
+        let cases = [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_500, "1.5µs"),
+            (2_000_000, "2ms"),
+            (1_500_000_000, "1.5s"),
+            (60_000_000_000, "1m0s"),
+            (3_605_500_000_000, "1h0m5.5s"),
+            (-60_000_000_000, "-1m0s"),
+        ];
+        for (nanoseconds, text) in cases {
+            assert_eq!(duration_text(nanoseconds), text);
+            assert_eq!(duration_error(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_without_unit_are_refused() {
+        for text in ["", "5", "s", "1x", "1m-", "-"] {
+            assert!(duration_error(text).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn quantities_follow_the_grammar() {
+        for text in ["0", "1", "-1.5", "100m", "1Gi", "2e3", "1E", "5E-2", ".5", "5.", "+1k"] {
+            assert_eq!(quantity_error(text), None, "{text}");
+        }
+        for text in ["", "abc", "1gi", "1 Gi", "1..5", "--1", "1e", ".", "1Kii", "m"] {
+            assert!(quantity_error(text).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_with_seconds_or_microseconds() {
+        assert_eq!(time_text(0).as_deref(), Some("1970-01-01T00:00:00Z"));
+        assert_eq!(micro_time_text(1, 1_500).as_deref(), Some("1970-01-01T00:00:01.000001Z"));
+        assert_eq!(time_text(i64::MAX), None);
+    }
+}
