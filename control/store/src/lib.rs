@@ -7,8 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+mod embedded;
 mod error;
 
+pub use embedded::{Embedded, Retention};
 pub use error::{Error, Result};
 
 use std::time::Duration;
