@@ -229,10 +229,14 @@ fn is_shown(field: &Field, value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty() || field.pointer,
-        Value::Bool(false) => field.pointer || field.required,
+        // `additionalProperties: false` says much.
+        Value::Bool(false) => field.pointer || field.required || field.kind == Type::PropsOrBool,
         Value::Number(number) => {
             field.pointer || field.required || field.kind == Type::IntOrString || number.as_f64() != Some(0.0)
         }
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests;
