@@ -6,25 +6,26 @@ use std::path::Path;
 use oarlock_api::schema::{Schema, is_protobuf};
 use serde_json::Value;
 
-fn fixtures() -> Vec<(String, Vec<u8>, Value)> {
+/// Name, what was sent, and what was printed.
+type Fixture = (String, Vec<u8>, Value);
+
+fn fixtures() -> std::io::Result<Vec<Fixture>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kubectl-1.33");
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "pb") {
-            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-            let expected =
-                serde_json::from_slice(&std::fs::read(path.with_extension("json")).unwrap()).unwrap();
-            found.push((name, std::fs::read(&path).unwrap(), expected));
+            let expected = serde_json::from_slice(&std::fs::read(path.with_extension("json"))?)?;
+            found.push((path.display().to_string(), std::fs::read(&path)?, expected));
         }
     }
-    found
+    Ok(found)
 }
 
 #[test]
 fn recorded_bodies_decode_into_what_kubectl_prints() {
     let schema = Schema::builtin();
-    let fixtures = fixtures();
+    let fixtures = fixtures().unwrap();
     assert_eq!(fixtures.len(), 16);
     for (name, bytes, mut expected) in fixtures {
         assert!(is_protobuf(&bytes));
@@ -37,7 +38,7 @@ fn recorded_bodies_decode_into_what_kubectl_prints() {
 #[test]
 fn recorded_bodies_pass_the_strict_check() {
     let schema = Schema::builtin();
-    for (name, bytes, _) in fixtures() {
+    for (name, bytes, _) in fixtures().unwrap() {
         let body = schema.decode_body(&bytes).unwrap();
         assert_eq!(schema.check(body.message, &body.object), Default::default(), "{name}");
     }
@@ -46,7 +47,7 @@ fn recorded_bodies_pass_the_strict_check() {
 #[test]
 fn recorded_bodies_that_are_cut_or_damaged_are_refused_or_differ_but_never_panic() {
     let schema = Schema::builtin();
-    for (_, bytes, _) in fixtures() {
+    for (_, bytes, _) in fixtures().unwrap() {
         for cut in 0..bytes.len() {
             // A cut between two fields of the envelope is a shorter, valid body.
             let _ = schema.decode_body(&bytes[..cut]);

@@ -122,7 +122,7 @@ impl Maker<'_> {
         let schema = self.schema;
         let mut object = Map::new();
         for field in schema.fields(message).iter().filter(|field| field.tag != 0) {
-            if depth == 0 && field.message().is_some() || self.next() % 3 == 0 {
+            if depth == 0 && field.message().is_some() || self.next().is_multiple_of(3) {
                 continue;
             }
             let value = match field.shape {
