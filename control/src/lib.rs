@@ -1,1 +1,5 @@
-//! stub
+//! The control plane: Kubernetes API server, watch cache, reconciler, agent sessions.
+
+#![forbid(unsafe_code)]
+
+pub mod cache;

@@ -1,0 +1,284 @@
+//! Every object once, as its encoded bytes plus the few facts that selectors and indexes need.
+//!
+//! In: one watch over the store's whole prefix, so that the cache's revision is exact. Out: lists, lookups, and watches that
+//! hold a position in a bounded ring of changes: a thousand watchers cost one encoding, a slow one costs nothing and is
+//! told to list again.
+
+mod follow;
+mod object;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use oarlock_api::catalogue::{Catalogue, Kind};
+use oarlock_store::{Record, Revision};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+pub use follow::PREFIX;
+pub use object::{Object, ObjectKey};
+
+/// Changes kept for watchers.
+const RING: usize = 20_000;
+/// And at most this many bytes of encoded objects held only by the ring.
+const RING_BYTES: usize = 32 << 20;
+
+/// One change of one object.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// It was created (`old` is none) or modified.
+    Put {
+        /// As it is now.
+        new: Arc<Object>,
+        /// As it was.
+        old: Option<Arc<Object>>,
+    },
+    /// It was removed.
+    Delete {
+        /// As it was last.
+        old: Arc<Object>,
+        /// When it went.
+        revision: Revision,
+    },
+}
+
+impl Change {
+    /// When it happened.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put { new, .. } => new.revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+
+    /// The object that changed, as it is or was last.
+    #[must_use]
+    pub fn object(&self) -> &Arc<Object> {
+        match self {
+            Self::Put { new, .. } => new,
+            Self::Delete { old, .. } => old,
+        }
+    }
+}
+
+/// The history that a watch asks for is not held any more: list, and watch from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too old resource version: {asked} ({oldest})", asked = .asked.0, oldest = .oldest.0)]
+pub struct Expired {
+    /// The revision that the watcher had seen.
+    pub asked: Revision,
+    /// The oldest one from which changes are still held.
+    pub oldest: Revision,
+}
+
+/// The cache. Shared by reference; filled by [`Cache::run`].
+#[derive(Debug)]
+pub struct Cache {
+    catalogue: Arc<Catalogue>,
+    state: RwLock<State>,
+    revision: watch::Sender<Revision>,
+}
+
+type Table = BTreeMap<(String, String), Arc<Object>>;
+
+#[derive(Debug, Default)]
+struct State {
+    tables: HashMap<&'static Kind, Table>,
+    ring: VecDeque<Arc<Change>>,
+    ring_bytes: usize,
+    /// Changes after this revision are in the ring.
+    oldest: Revision,
+    revision: Revision,
+}
+
+impl Cache {
+    /// An empty cache; it becomes ready when [`Cache::run`] has listed the store.
+    #[must_use]
+    pub fn new(catalogue: Arc<Catalogue>) -> Arc<Self> {
+        Arc::new(Self { catalogue, state: RwLock::default(), revision: watch::Sender::new(Revision(0)) })
+    }
+
+    /// The kinds that it holds.
+    #[must_use]
+    pub fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.catalogue
+    }
+
+    /// The store's revision that it shows; 0 before the first list.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        *self.revision.borrow()
+    }
+
+    /// Waits until the cache shows `revision` or later. False when that took longer than `bound`.
+    pub async fn wait_for(&self, revision: Revision, bound: Duration) -> bool {
+        let mut seen = self.revision.subscribe();
+        let reached = seen.wait_for(|present| *present >= revision);
+        tokio::time::timeout(bound, reached).await.is_ok_and(|r| r.is_ok())
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        let state = self.state.read();
+        state.tables.get(kind)?.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// All objects of a kind, or those of one namespace, sorted by namespace and name, and the revision that they show.
+    #[must_use]
+    pub fn list(&self, kind: &'static Kind, namespace: Option<&str>) -> (Vec<Arc<Object>>, Revision) {
+        let state = self.state.read();
+        let Some(table) = state.tables.get(kind) else { return (Vec::new(), state.revision) };
+        let objects = match namespace {
+            None => table.values().cloned().collect(),
+            Some(namespace) => {
+                let from = (namespace.to_owned(), String::new());
+                table
+                    .range(from..)
+                    .take_while(|((n, _), _)| n == namespace)
+                    .map(|(_, o)| Arc::clone(o))
+                    .collect()
+            }
+        };
+        (objects, state.revision)
+    }
+
+    /// How many objects of each kind there are.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&'static Kind, usize)> {
+        let state = self.state.read();
+        self.catalogue
+            .kinds()
+            .iter()
+            .map(|kind| (*kind, state.tables.get(*kind).map_or(0, BTreeMap::len)))
+            .collect()
+    }
+
+    /// The changes after a revision, of one kind or of all.
+    ///
+    /// # Errors
+    /// When the ring does not reach back so far.
+    pub fn watch(
+        self: &Arc<Self>,
+        kind: Option<&'static Kind>,
+        after: Revision,
+    ) -> Result<CacheWatch, Expired> {
+        let revision = self.revision.subscribe();
+        let state = self.state.read();
+        if after < state.oldest {
+            return Err(Expired { asked: after, oldest: state.oldest });
+        }
+        drop(state);
+        Ok(CacheWatch { cache: Arc::clone(self), kind, seen: after, revision })
+    }
+
+    /// Applies records and removals of one revision, in order.
+    fn apply(&self, changes: Vec<Applied>, revision: Revision) {
+        {
+            let mut state = self.state.write();
+            for change in changes {
+                state.apply(&self.catalogue, change);
+            }
+            state.revision = revision;
+            state.trim();
+        }
+        self.revision.send_replace(revision);
+    }
+}
+
+/// What the store said.
+#[derive(Debug)]
+enum Applied {
+    Put(Record),
+    Delete(String, Revision),
+}
+
+impl State {
+    fn apply(&mut self, catalogue: &Catalogue, change: Applied) {
+        let key = match &change {
+            Applied::Put(record) => record.key.as_str(),
+            Applied::Delete(key, _) => key.as_str(),
+        };
+        // Other keys (claims, leases of replicas) only move the revision.
+        let Some((kind, namespace, name)) = catalogue.by_key(key) else { return };
+        let place = (namespace.to_owned(), name.to_owned());
+        let change = match change {
+            Applied::Put(record) => {
+                let key = ObjectKey { kind, namespace: place.0.clone(), name: place.1.clone() };
+                let new = match Object::decode(key, &record) {
+                    Ok(object) => Arc::new(object),
+                    Err(error) => {
+                        tracing::error!(key = %record.key, %error, "an object in the store does not parse; skipped");
+                        return;
+                    }
+                };
+                let old = self.tables.entry(kind).or_default().insert(place, Arc::clone(&new));
+                Change::Put { new, old }
+            }
+            Applied::Delete(_, revision) => {
+                let Some(old) = self.tables.get_mut(kind).and_then(|table| table.remove(&place)) else {
+                    return;
+                };
+                Change::Delete { old, revision }
+            }
+        };
+        self.ring_bytes += change.object().encoded.len();
+        self.ring.push_back(Arc::new(change));
+    }
+
+    fn trim(&mut self) {
+        while self.ring.len() > RING || self.ring_bytes > RING_BYTES {
+            let Some(first) = self.ring.pop_front() else { return };
+            self.ring_bytes -= first.object().encoded.len();
+            self.oldest = self.oldest.max(first.revision());
+        }
+    }
+}
+
+/// A position in the changes.
+#[derive(Debug)]
+pub struct CacheWatch {
+    cache: Arc<Cache>,
+    kind: Option<&'static Kind>,
+    seen: Revision,
+    revision: watch::Receiver<Revision>,
+}
+
+impl CacheWatch {
+    /// Everything up to here was returned or does not concern the watch: the revision for bookmarks.
+    #[must_use]
+    pub fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    /// The next changes, at least one. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the reader was so slow that the ring moved past it.
+    pub async fn next(&mut self) -> Result<Vec<Arc<Change>>, Expired> {
+        loop {
+            let (changes, revision) = self.ready()?;
+            self.seen = revision;
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
+            if self.revision.wait_for(|r| *r > self.seen).await.is_err() {
+                // The cache is gone: the process is ending.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn ready(&self) -> Result<(Vec<Arc<Change>>, Revision), Expired> {
+        let state = self.cache.state.read();
+        if self.seen < state.oldest {
+            return Err(Expired { asked: self.seen, oldest: state.oldest });
+        }
+        let from = state.ring.partition_point(|change| change.revision() <= self.seen);
+        let ours = |change: &&Arc<Change>| self.kind.is_none_or(|kind| change.object().key.kind == kind);
+        let changes = state.ring.range(from..).filter(ours).cloned().collect();
+        Ok((changes, state.revision.max(self.seen)))
+    }
+}

@@ -1,0 +1,216 @@
+//! Keeping the cache equal to the store: list once, then follow; on any doubt list again and apply the differences.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use oarlock_daemon::admin::Health;
+use oarlock_store::{Event, ListOptions, Record, Revision, Store};
+use tokio_util::sync::CancellationToken;
+
+use super::{Applied, Cache};
+
+/// Everything that we keep in the store lies under this prefix.
+pub const PREFIX: &str = "/registry/";
+/// Records fetched at once: a bound on memory, not on the list.
+const PAGE: usize = 5_000;
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Cache {
+    /// Follows the store until the token is cancelled. The store being away is reported in `health` and retried for ever;
+    /// reads go on with what is there.
+    pub async fn run(self: Arc<Self>, store: Arc<dyn Store>, health: Health, token: CancellationToken) {
+        health.set("store", Err("not listed yet".to_owned()));
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = self.follow_for_ever(&*store, &health) => {}
+        }
+    }
+
+    async fn follow_for_ever(&self, store: &dyn Store, health: &Health) {
+        loop {
+            let Err(error) = self.follow(store, health).await;
+            tracing::warn!(%error, "the watch over the store broke; listing again");
+            health.set("store", Err(error.to_string()));
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn follow(
+        &self,
+        store: &dyn Store,
+        health: &Health,
+    ) -> Result<std::convert::Infallible, oarlock_store::Error> {
+        let revision = self.relist(store).await?;
+        let mut watch = store.watch(PREFIX, revision).await?;
+        health.set("store", Ok(()));
+        while let Some(batch) = watch.next().await {
+            let batch = batch?;
+            let changes = batch.events.into_iter().map(applied).collect();
+            self.apply(changes, batch.revision);
+        }
+        Err(oarlock_store::Error::Unavailable("the watch ended".to_owned()))
+    }
+
+    /// Lists everything at one revision and applies what differs, oldest change first.
+    async fn relist(&self, store: &dyn Store) -> Result<Revision, oarlock_store::Error> {
+        let mut records: Vec<Record> = Vec::new();
+        let mut options = ListOptions { limit: PAGE, ..ListOptions::default() };
+        let revision = loop {
+            let page = store.list(PREFIX, options.clone()).await?;
+            records.extend(page.records);
+            options.at = Some(page.revision);
+            options.start = records.last().map(|last| format!("{}\0", last.key));
+            if !page.more {
+                break page.revision;
+            }
+        };
+        if revision <= self.revision() && self.revision() != Revision(0) {
+            // A store that went back in time (a backup was restored) must not be hidden from watchers.
+            if revision < self.revision() {
+                tracing::error!(was = self.revision().0, is = revision.0, "the store's revision went back");
+            }
+        }
+        let changes = self.differences(records, revision);
+        if self.revision() == Revision(0) {
+            // What was there at start is no history.
+            self.state.write().oldest = revision;
+        }
+        self.apply(changes, revision);
+        if self.state.read().oldest == revision {
+            let mut state = self.state.write();
+            state.ring.clear();
+            state.ring_bytes = 0;
+        }
+        Ok(revision)
+    }
+
+    fn differences(&self, records: Vec<Record>, revision: Revision) -> Vec<Applied> {
+        let state = self.state.read();
+        let mut gone: std::collections::HashSet<String> = state
+            .tables
+            .iter()
+            .flat_map(|(kind, table)| table.keys().map(|(namespace, name)| kind.key(namespace, name)))
+            .collect();
+        let mut changed = Vec::new();
+        for record in records {
+            gone.remove(&record.key);
+            let present = self.catalogue.by_key(&record.key).and_then(|(kind, namespace, name)| {
+                state.tables.get(kind)?.get(&(namespace.to_owned(), name.to_owned())).map(|o| o.revision)
+            });
+            if present != Some(record.modified) {
+                changed.push(record);
+            }
+        }
+        changed.sort_by_key(|record| record.modified);
+        let mut gone: Vec<String> = gone.into_iter().collect();
+        gone.sort();
+        changed
+            .into_iter()
+            .map(Applied::Put)
+            .chain(gone.into_iter().map(|key| Applied::Delete(key, revision)))
+            .collect()
+    }
+}
+
+fn applied(event: Event) -> Applied {
+    match event {
+        Event::Put { record, .. } => Applied::Put(record),
+        Event::Delete { previous, revision } => Applied::Delete(previous.key, revision),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Change;
+    use bytes::Bytes;
+    use oarlock_api::catalogue::{CONFIG_MAPS, Catalogue};
+    use oarlock_daemon::Tasks;
+    use oarlock_store::{Embedded, Op, Retention};
+
+    struct Fixture {
+        store: Arc<dyn Store>,
+        cache: Arc<Cache>,
+        tasks: Tasks,
+        _folder: tempfile::TempDir,
+    }
+
+    async fn fixture() -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> =
+            Arc::new(Embedded::open(&folder.path().join("s"), Retention::default()).unwrap());
+        let cache = Cache::new(Arc::new(Catalogue::builtin()));
+        let tasks = Tasks::new();
+        put(&*store, "first", "0").await;
+        tasks.spawn("cache", Arc::clone(&cache).run(Arc::clone(&store), Health::default(), tasks.token()));
+        assert!(cache.wait_for(Revision(2), Duration::from_secs(5)).await);
+        Fixture { store, cache, tasks, _folder: folder }
+    }
+
+    async fn write(store: &dyn Store, op: Op) -> Revision {
+        match store.txn(vec![], vec![op]).await.unwrap() {
+            oarlock_store::Outcome::Committed(revision) => revision,
+            oarlock_store::Outcome::Conflict(_) => panic!("no compare"),
+        }
+    }
+
+    async fn put(store: &dyn Store, name: &str, value: &str) -> Revision {
+        let text = format!(
+            r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"v":"{value}"}}}}"#
+        );
+        write(store, Op::Put(CONFIG_MAPS.key("d", name), Bytes::from(text), None)).await
+    }
+
+    fn said(changes: &[Arc<Change>]) -> Vec<String> {
+        let value = |o: &crate::cache::Object| o.value()["data"]["v"].as_str().unwrap().to_owned();
+        changes
+            .iter()
+            .map(|change| match &**change {
+                Change::Put { new, old: None } => format!("+{}={}", new.key.name, value(new)),
+                Change::Put { new, old: Some(old) } => {
+                    format!("{}: {} -> {}", new.key.name, value(old), value(new))
+                }
+                Change::Delete { old, .. } => format!("-{}", old.key.name),
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn the_cache_follows_the_store_and_watchers_see_every_change() {
+        let f = fixture().await;
+        let start = f.cache.revision();
+        let mut watch = f.cache.watch(Some(&CONFIG_MAPS), start).unwrap();
+        put(&*f.store, "a", "1").await;
+        put(&*f.store, "a", "2").await;
+        write(&*f.store, Op::Put("/registry/claims/x".into(), Bytes::from_static(b"y"), None)).await;
+        let last = write(&*f.store, Op::Delete(CONFIG_MAPS.key("d", "first"))).await;
+        assert!(f.cache.wait_for(last, Duration::from_secs(5)).await);
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            seen.extend(said(&watch.next().await.unwrap()));
+        }
+        assert_eq!(seen, ["+a=1", "a: 1 -> 2", "-first"]);
+        assert_eq!(watch.seen(), last);
+        let again = f.cache.watch(None, start).unwrap().next().await.unwrap();
+        assert_eq!(said(&again), seen, "any kept revision can be watched from");
+        let (objects, revision) = f.cache.list(&CONFIG_MAPS, Some("d"));
+        assert_eq!((objects.len(), revision), (1, last));
+        assert!(f.cache.watch(None, Revision(1)).is_err(), "what was there at start is no history");
+        f.tasks.shut_down();
+        f.tasks.finish(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_second_list_yields_only_what_differs() {
+        let f = fixture().await;
+        let mut watch = f.cache.watch(None, f.cache.revision()).unwrap();
+        f.tasks.shut_down();
+        f.tasks.finish(Duration::from_secs(5)).await.unwrap();
+        put(&*f.store, "a", "1").await;
+        write(&*f.store, Op::Delete(CONFIG_MAPS.key("d", "first"))).await;
+        put(&*f.store, "a", "2").await;
+        f.cache.relist(&*f.store).await.unwrap();
+        assert_eq!(said(&watch.next().await.unwrap()), ["+a=2", "-first"]);
+    }
+}
