@@ -5,6 +5,7 @@
 
 pub mod catalogue;
 pub mod meta;
+pub mod openapi;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
