@@ -55,6 +55,7 @@ pub(crate) fn apply(facts: &[Fact], tables: &mut [Table]) -> Result<(), String> 
                         field.list_type = Some(ListType::Map(value.split(',').map(str::to_owned).collect()))
                     }
                     "pointer" => field.pointer = true,
+                    "optional" => field.required = false,
                     other => return Err(format!("facts.txt: unknown topic {other}")),
                 }
             }

@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::protobuf::{DecodeError, Reader};
+use super::scalar::cut;
 use super::{MessageRef, Schema};
 
 /// In front of every body of `application/vnd.kubernetes.protobuf`.
@@ -44,11 +45,13 @@ impl Schema {
     pub(super) fn decode_body_at(&self, body: &[u8], depth: usize) -> Result<Body, DecodeError> {
         let envelope = Envelope::read(body.strip_prefix(MAGIC).ok_or(DecodeError::NoMagic)?)?;
         let Envelope { api_version, kind, raw, .. } = envelope;
-        let unknown =
-            || DecodeError::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() };
+        let unknown = || DecodeError::UnknownKind {
+            api_version: cut(api_version).to_owned(),
+            kind: cut(kind).to_owned(),
+        };
         let message = self.kind_of(api_version, kind).ok_or_else(unknown)?;
         if !envelope.content_encoding.is_empty() {
-            return Err(DecodeError::Encoding(envelope.content_encoding.to_owned()));
+            return Err(DecodeError::Encoding(cut(envelope.content_encoding).to_owned()));
         }
         let mut object = match envelope.content_type {
             "application/json" => serde_json::from_slice(raw).map_err(DecodeError::Json)?,

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::scalar::{duration_error, quantity_error, time_error};
+use super::scalar::{cut, duration_error, quantity_error, time_error};
 use super::{Field, MessageRef, Schema, Shape, Type};
 
 /// More findings than anybody reads; keeps hostile bodies from growing the answer.
@@ -122,8 +122,7 @@ impl Walk<'_> {
             let length = self.path.full.len();
             push(&mut self.path.full, name);
             match schema.field(message, name) {
-                None if self.report.unknown.len() < MOST => self.report.unknown.push(self.path.full.clone()),
-                None => {}
+                None => self.unknown(),
                 Some(field) => {
                     let go_length = self.path.go.len();
                     let owner = std::mem::replace(&mut self.path.owner, schema.message(message).name);
@@ -189,7 +188,7 @@ impl Walk<'_> {
                 }
             }
             (Type::IntOrString, other) => self.int_or_string(other),
-            (Type::Quantity, Value::String(text)) => self.wrong_if(quantity_error(text).map(str::to_owned)),
+            (Type::Quantity, Value::String(text)) => self.wrong_if(quantity_error(text)),
             (Type::Duration, Value::String(text)) => self.wrong_if(duration_error(text)),
             (Type::Time, Value::String(text)) => self.wrong_if(time_error(text, TIME_LAYOUT)),
             (Type::MicroTime, Value::String(text)) => self.wrong_if(time_error(text, MICRO_TIME_LAYOUT)),
@@ -224,9 +223,15 @@ impl Walk<'_> {
         }
     }
 
+    fn unknown(&mut self) {
+        if self.report.unknown.len() < MOST {
+            self.report.unknown.push(cut(&self.path.full).to_owned());
+        }
+    }
+
     fn wrong(&mut self, message: String) {
         if self.report.wrong_type.len() < MOST {
-            self.report.wrong_type.push(WrongType { path: self.path.full.clone(), message });
+            self.report.wrong_type.push(WrongType { path: cut(&self.path.full).to_owned(), message });
         }
     }
 }

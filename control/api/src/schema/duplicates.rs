@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::scalar::cut;
+
 /// More findings than anybody reads; keeps hostile bodies from growing the answer.
 const MOST: usize = 100;
 
@@ -43,6 +45,13 @@ impl<'de> DeserializeSeed<'de> for &mut Finder {
 }
 
 impl Finder {
+    /// Notes that the key at this path was there before.
+    fn found(&mut self) {
+        if self.duplicates.len() < MOST {
+            self.duplicates.push(format!("duplicate field {:?}", cut(&self.path)));
+        }
+    }
+
     /// Does something one step further down the path.
     fn below<T>(&mut self, step: fmt::Arguments<'_>, inner: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.path.len();
@@ -67,8 +76,8 @@ impl<'de> Visitor<'de> for &mut Finder {
             let dot = if self.path.is_empty() { "" } else { "." };
             let is_new = !seen.contains(&key);
             self.below(format_args!("{dot}{key}"), |finder| {
-                if !is_new && finder.duplicates.len() < MOST {
-                    finder.duplicates.push(format!("duplicate field {:?}", finder.path));
+                if !is_new {
+                    finder.found();
                 }
                 map.next_value_seed(&mut *finder)
             })?;
@@ -185,6 +194,21 @@ mod tests {
             yaml_duplicates(text),
             [r#"duplicate field "spec.replicas""#, r#"duplicate field "list[0].a""#]
         );
+    }
+
+    #[test]
+    fn findings_stay_small_whatever_the_body_holds() {
+        let key = "k".repeat(100_000);
+        let many = r#""a":1,"#.repeat(1_000);
+        let long_path = format!(r#"{{"{key}":{{{many}"b":1}}}}"#);
+        let found = json_duplicates(long_path.as_bytes());
+        assert!(found.len() == MOST && found.iter().all(|finding| finding.len() < 600));
+        assert_eq!(json_duplicates(format!(r#"{{{many}"b":1}}"#).as_bytes()).len(), MOST);
+        let mut laughs = "a0: &a0 [lol]\n".to_owned();
+        for level in 1..40 {
+            laughs += &format!("a{level}: &a{level} [*a{0}, *a{0}, *a{0}]\n", level - 1);
+        }
+        assert!(yaml_duplicates(&laughs).is_empty());
     }
 
     #[test]

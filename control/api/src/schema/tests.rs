@@ -69,6 +69,18 @@ fn kinds_are_found_by_group_and_version() {
 }
 
 #[test]
+fn everything_that_the_catalogue_serves_is_in_the_table() {
+    for row in crate::catalogue::KINDS {
+        kind(&row.api_version(), row.kind);
+        kind(&row.api_version(), &row.list_kind());
+        for sub in row.subresources {
+            let (group, version) = sub.group_version.unwrap_or((row.group, row.version));
+            assert!(schema().kind(group, version, sub.kind).is_some(), "{}/{}", row.plural, sub.name);
+        }
+    }
+}
+
+#[test]
 fn parts_of_kinds_and_foreign_versions_are_no_kinds() {
     assert_eq!(schema().kind("", "v1", "PodSpec"), None);
     assert_eq!(schema().kind("apps", "v1", "Pod"), None);
@@ -319,4 +331,23 @@ fn names_that_camel_case_would_miss_are_right() {
     ] {
         facts(api_version, name, path);
     }
+}
+
+#[test]
+fn findings_stay_small_whatever_the_body_holds() {
+    let fields = |value: Value| (0..1_000).map(|n| (format!("x{n}"), value.clone())).collect::<Value>();
+    assert_eq!(unknown("v1", "Pod", &fields(json!(1))).len(), 100);
+    let key = "k".repeat(100_000);
+    let crd = json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": {"properties": {key: fields(json!(1))}}}}]}});
+    let found = unknown("apiextensions.k8s.io/v1", "CustomResourceDefinition", &crd);
+    assert!(found.len() == 100 && found.iter().all(|path| path.len() <= 500));
+    let late = wrong("v1", "Pod", &json!({"metadata": {"creationTimestamp": "é".repeat(100_000)}}));
+    assert!(late[0].len() < 1_500, "{}", late[0].len());
+}
+
+#[test]
+fn references_by_name_may_leave_the_name_out_as_upstream_allows() {
+    let field = facts("v1", "Pod", "spec.containers.env.valueFrom.secretKeyRef.name").1;
+    assert!(!field.required);
+    assert!(facts("v1", "Pod", "spec.containers.env.valueFrom.secretKeyRef.key").1.required);
 }
