@@ -4,12 +4,14 @@
 #![forbid(unsafe_code)]
 
 pub mod catalogue;
+pub mod defaults;
 pub mod meta;
 pub mod openapi;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod validate;
 
 pub use k8s_openapi as k8s;
 

@@ -1,0 +1,158 @@
+//! What Kubernetes fills in when the user does not say it. On JSON, in place, idempotent.
+//!
+//! Source: k8s.io/kubernetes/pkg/apis/{core,apps,discovery}/v1/defaults.go.
+
+mod pod;
+mod service;
+
+use serde_json::{Map, Value, json};
+
+use crate::catalogue::{
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, PODS, REPLICA_SETS, SECRETS, SERVICES,
+};
+use crate::meta::{map_at, map_of, name};
+
+/// Fills in the defaults of an object of this kind.
+pub fn apply(kind: &Kind, object: &mut Value) {
+    let kind_is = |other: &'static Kind| *kind == *other;
+    if kind_is(&PODS) {
+        pod::pod(map_of(object));
+    } else if kind_is(&SERVICES) {
+        service::service(map_at(map_of(object), "spec"));
+    } else if kind_is(&DEPLOYMENTS) {
+        deployment(map_at(map_of(object), "spec"));
+    } else if kind_is(&REPLICA_SETS) {
+        replica_set(map_of(object));
+    } else if kind_is(&NAMESPACES) {
+        namespace(object);
+    } else if kind_is(&SECRETS) {
+        secret(map_of(object));
+    } else if kind_is(&ENDPOINTS) {
+        endpoints(object);
+    } else if kind_is(&ENDPOINT_SLICES) {
+        for port in items(map_of(object), "ports") {
+            set(port, "name", json!(""));
+            set(port, "protocol", json!("TCP"));
+        }
+    }
+}
+
+/// Sets a field that is absent or null.
+fn set(map: &mut Map<String, Value>, key: &str, value: Value) {
+    if map.get(key).is_none_or(Value::is_null) {
+        map.insert(key.to_owned(), value);
+    }
+}
+
+/// The maps in a list; everything else in it is validation's business.
+fn items<'v>(map: &'v mut Map<String, Value>, key: &str) -> impl Iterator<Item = &'v mut Map<String, Value>> {
+    map.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+fn deployment(spec: &mut Map<String, Value>) {
+    set(spec, "replicas", json!(1));
+    set(spec, "revisionHistoryLimit", json!(10));
+    set(spec, "progressDeadlineSeconds", json!(600));
+    let strategy = map_at(spec, "strategy");
+    set(strategy, "type", json!("RollingUpdate"));
+    if strategy["type"] == "RollingUpdate" {
+        let rolling = map_at(strategy, "rollingUpdate");
+        set(rolling, "maxUnavailable", json!("25%"));
+        set(rolling, "maxSurge", json!("25%"));
+    }
+    template(spec);
+}
+
+fn replica_set(object: &mut Map<String, Value>) {
+    let spec = map_at(object, "spec");
+    set(spec, "replicas", json!(1));
+    template(spec);
+}
+
+fn template(spec: &mut Map<String, Value>) {
+    if let Some(template) = spec.get_mut("template").and_then(Value::as_object_mut) {
+        let metadata = map_at(template, "metadata");
+        set(metadata, "creationTimestamp", Value::Null);
+        pod::spec(map_at(template, "spec"));
+    }
+}
+
+fn namespace(object: &mut Value) {
+    let name = name(object).to_owned();
+    let object = map_of(object);
+    let spec = map_at(object, "spec");
+    if !spec.contains_key("finalizers") {
+        spec.insert("finalizers".to_owned(), json!(["kubernetes"]));
+    }
+    if !name.is_empty() {
+        map_at(map_at(object, "metadata"), "labels")
+            .insert("kubernetes.io/metadata.name".to_owned(), json!(name));
+    }
+}
+
+fn secret(object: &mut Map<String, Value>) {
+    use base64::Engine as _;
+    set(object, "type", json!("Opaque"));
+    // stringData is written only: it ends in data.
+    if let Some(Value::Object(strings)) = object.shift_remove("stringData") {
+        let data = map_at(object, "data");
+        for (key, value) in strings {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(value.as_str().unwrap_or(""));
+            data.insert(key, json!(encoded));
+        }
+    }
+}
+
+fn endpoints(object: &mut Value) {
+    for subset in items(map_of(object), "subsets") {
+        for port in items(subset, "ports") {
+            set(port, "protocol", json!("TCP"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::KINDS;
+
+    #[test]
+    fn defaults_are_idempotent_for_every_kind() {
+        let object = json!({
+            "metadata": {"name": "a"},
+            "stringData": {"k": "v"},
+            "spec": {"ports": [{"port": 80}], "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}},
+                     "containers": [{"name": "c", "image": "i:1", "ports": [{"containerPort": 80}]}]},
+        });
+        for kind in KINDS {
+            let mut once = object.clone();
+            apply(kind, &mut once);
+            let mut twice = once.clone();
+            apply(kind, &mut twice);
+            assert_eq!(once, twice, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_deployment_is_what_kube_apiserver_would_write() {
+        let mut object =
+            json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "nginx"}]}}}});
+        apply(&DEPLOYMENTS, &mut object);
+        let spec = &object["spec"];
+        assert_eq!(spec["replicas"], 1);
+        assert_eq!(
+            spec["strategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}})
+        );
+        let container = &spec["template"]["spec"]["containers"][0];
+        assert_eq!(container["imagePullPolicy"], "Always", "no tag means latest");
+        assert_eq!(container["terminationMessagePath"], "/dev/termination-log");
+    }
+
+    #[test]
+    fn secrets_keep_string_data_as_data_only() {
+        let mut object = json!({"stringData": {"k": "v"}, "data": {"k": "b2xk"}});
+        apply(&SECRETS, &mut object);
+        assert_eq!(object, json!({"data": {"k": "dg=="}, "type": "Opaque"}));
+    }
+}

@@ -1,0 +1,163 @@
+//! Defaults of pods and of pod templates.
+
+use serde_json::{Map, Value, json};
+
+use super::{items, set};
+use crate::meta::map_at;
+
+/// A pod: its spec, and requests that follow limits.
+pub(super) fn pod(object: &mut Map<String, Value>) {
+    let pod_spec = map_at(object, "spec");
+    spec(pod_spec);
+    set(pod_spec, "enableServiceLinks", json!(true));
+    set(pod_spec, "preemptionPolicy", json!("PreemptLowerPriority"));
+    set(pod_spec, "priority", json!(0));
+    set(pod_spec, "serviceAccountName", json!("default"));
+    let account = pod_spec["serviceAccountName"].clone();
+    set(pod_spec, "serviceAccount", account);
+    tolerations(pod_spec);
+    for list in ["initContainers", "containers"] {
+        for container in items(pod_spec, list) {
+            requests_follow_limits(container);
+        }
+    }
+}
+
+/// What admission adds to every pod: five minutes on a node that is lost.
+fn tolerations(spec: &mut Map<String, Value>) {
+    let list = spec.entry("tolerations").or_insert_with(|| json!([]));
+    let Some(list) = list.as_array_mut() else { return };
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let covered = list.iter().any(|t| {
+            (t["key"] == key || t["key"].as_str().is_none_or(str::is_empty))
+                && (t["effect"] == "NoExecute" || t["effect"].as_str().is_none_or(str::is_empty))
+        });
+        if !covered {
+            list.push(
+                json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}),
+            );
+        }
+    }
+}
+
+/// A pod's spec, in a pod or in a template.
+pub(super) fn spec(spec: &mut Map<String, Value>) {
+    set(spec, "restartPolicy", json!("Always"));
+    set(spec, "terminationGracePeriodSeconds", json!(30));
+    set(spec, "dnsPolicy", json!("ClusterFirst"));
+    set(spec, "securityContext", json!({}));
+    set(spec, "schedulerName", json!("default-scheduler"));
+    for list in ["initContainers", "containers"] {
+        for one in items(spec, list) {
+            container(one);
+        }
+    }
+    for volume in items(spec, "volumes") {
+        self::volume(volume);
+    }
+}
+
+fn container(container: &mut Map<String, Value>) {
+    set(container, "resources", json!({}));
+    set(container, "terminationMessagePath", json!("/dev/termination-log"));
+    set(container, "terminationMessagePolicy", json!("File"));
+    let image = container.get("image").and_then(Value::as_str).unwrap_or("");
+    let policy = if tag(image) == "latest" { "Always" } else { "IfNotPresent" };
+    set(container, "imagePullPolicy", json!(policy));
+    for port in items(container, "ports") {
+        set(port, "protocol", json!("TCP"));
+    }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(probe) = container.get_mut(probe).and_then(Value::as_object_mut) {
+            set(probe, "timeoutSeconds", json!(1));
+            set(probe, "periodSeconds", json!(10));
+            set(probe, "successThreshold", json!(1));
+            set(probe, "failureThreshold", json!(3));
+            http_get(probe);
+        }
+    }
+    if let Some(lifecycle) = container.get_mut("lifecycle").and_then(Value::as_object_mut) {
+        for hook in ["postStart", "preStop"] {
+            if let Some(hook) = lifecycle.get_mut(hook).and_then(Value::as_object_mut) {
+                http_get(hook);
+            }
+        }
+    }
+    for variable in items(container, "env") {
+        let source = variable.get_mut("valueFrom").and_then(|v| v.get_mut("fieldRef"));
+        if let Some(field) = source.and_then(Value::as_object_mut) {
+            set(field, "apiVersion", json!("v1"));
+        }
+    }
+}
+
+fn http_get(handler: &mut Map<String, Value>) {
+    if let Some(get) = handler.get_mut("httpGet").and_then(Value::as_object_mut) {
+        set(get, "path", json!("/"));
+        set(get, "scheme", json!("HTTP"));
+    }
+}
+
+/// The tag of an image's name: `latest` when there is neither a tag nor a digest.
+fn tag(image: &str) -> &str {
+    if image.contains('@') {
+        return "";
+    }
+    let last = image.rsplit('/').next().unwrap_or("");
+    last.split_once(':').map_or("latest", |(_, tag)| tag)
+}
+
+fn requests_follow_limits(container: &mut Map<String, Value>) {
+    let resources = map_at(container, "resources");
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    let requests = map_at(resources, "requests");
+    for (name, limit) in limits {
+        set(requests, &name, limit);
+    }
+}
+
+fn volume(volume: &mut Map<String, Value>) {
+    const SOURCES: [(&str, &str); 3] =
+        [("secret", "defaultMode"), ("configMap", "defaultMode"), ("projected", "defaultMode")];
+    for (source, field) in SOURCES.iter().chain(&[("downwardAPI", "defaultMode")]) {
+        if let Some(source) = volume.get_mut(*source).and_then(Value::as_object_mut) {
+            set(source, field, json!(0o644));
+        }
+    }
+    if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
+        set(path, "type", json!(""));
+    }
+    if volume.len() == 1 && volume.contains_key("name") {
+        volume.insert("emptyDir".to_owned(), json!({}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pull_policy_follows_the_tag() {
+        for (image, expected) in [
+            ("nginx", "latest"),
+            ("nginx:1.2", "1.2"),
+            ("host:5000/a/b", "latest"),
+            ("host:5000/a/b:c", "c"),
+            ("a@sha256:00", ""),
+            ("nginx:latest", "latest"),
+        ] {
+            assert_eq!(tag(image), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_pod_gets_its_tolerations_once_and_requests_from_limits() {
+        let mut object =
+            json!({"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}});
+        let map = object.as_object_mut().unwrap();
+        pod(map);
+        pod(map);
+        assert_eq!(object["spec"]["tolerations"].as_array().unwrap().len(), 2);
+        assert_eq!(object["spec"]["containers"][0]["resources"]["requests"], json!({"cpu": "1"}));
+    }
+}

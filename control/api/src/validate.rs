@@ -1,0 +1,182 @@
+//! What is wrong with an object: upstream's field paths, reasons and messages. Pure; an empty list means that it is good.
+//!
+//! Source: k8s.io/kubernetes/pkg/apis/{core,apps}/validation. What this version cannot honour is refused here, too, so that
+//! no field is accepted and ignored.
+
+mod meta;
+mod pod;
+mod pod_support;
+mod service;
+mod workload;
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use serde_json::Value;
+
+use crate::catalogue::{CONFIG_MAPS, DEPLOYMENTS, Kind, NAMESPACES, PODS, REPLICA_SETS, SECRETS, SERVICES};
+use crate::status::Cause;
+
+/// Checks an object that is to be created.
+#[must_use]
+pub fn create(kind: &Kind, object: &Value) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    meta::check(&mut errors, kind, object);
+    checks(&mut errors, kind, object);
+    errors.causes
+}
+
+/// Checks an object that is to replace another.
+#[must_use]
+pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    meta::check(&mut errors, kind, new);
+    if old.get("spec") != new.get("spec") || !kind.has_subresource("status") {
+        checks(&mut errors, kind, new);
+    }
+    if *kind == PODS {
+        pod::check_update(&mut errors, old, new);
+    } else if *kind == DEPLOYMENTS || *kind == REPLICA_SETS {
+        errors.immutable("spec.selector", &old["spec"]["selector"], &new["spec"]["selector"]);
+    } else if *kind == SERVICES {
+        service::check_update(&mut errors, old, new);
+    } else if *kind == CONFIG_MAPS || *kind == SECRETS {
+        immutable_content(&mut errors, kind, old, new);
+    }
+    errors.causes
+}
+
+fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
+    if *kind == PODS {
+        pod::check_spec(errors, "spec", &object["spec"]);
+        pod_support::check(errors, "spec", &object["spec"]);
+    } else if *kind == DEPLOYMENTS {
+        workload::deployment(errors, &object["spec"]);
+    } else if *kind == REPLICA_SETS {
+        workload::replica_set(errors, &object["spec"]);
+    } else if *kind == SERVICES {
+        service::check(errors, &object["spec"]);
+    } else if *kind == CONFIG_MAPS || *kind == SECRETS {
+        data_keys(errors, object);
+    } else if *kind == NAMESPACES {
+        // Everything is in the metadata.
+    }
+}
+
+/// The findings, with upstream's words for each reason.
+#[derive(Debug, Default)]
+struct Errors {
+    causes: Vec<Cause>,
+}
+
+impl Errors {
+    fn push(&mut self, reason: &str, field: impl Into<String>, message: String) {
+        self.causes.push(Cause { reason: reason.to_owned(), message, field: field.into() });
+    }
+
+    fn required(&mut self, field: impl Into<String>, why: &str) {
+        let message =
+            if why.is_empty() { "Required value".to_owned() } else { format!("Required value: {why}") };
+        self.push("FieldValueRequired", field, message);
+    }
+
+    fn invalid(&mut self, field: impl Into<String>, value: impl Display, why: impl Display) {
+        self.push("FieldValueInvalid", field, format!("Invalid value: {value}: {why}"));
+    }
+
+    fn forbidden(&mut self, field: impl Into<String>, why: impl Display) {
+        self.push("FieldValueForbidden", field, format!("Forbidden: {why}"));
+    }
+
+    fn unsupported(&mut self, field: impl Into<String>) {
+        self.forbidden(field, "is not supported by this version of Oarlock");
+    }
+
+    fn duplicate(&mut self, field: impl Into<String>, value: impl Display) {
+        self.push("FieldValueDuplicate", field, format!("Duplicate value: {value}"));
+    }
+
+    /// One of a set of words.
+    fn one_of(&mut self, field: &str, value: &Value, words: &[&str]) {
+        match value.as_str() {
+            Some(word) if words.contains(&word) => {}
+            _ => {
+                let known: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
+                let message = format!("Unsupported value: {value}: supported values: {}", known.join(", "));
+                self.push("FieldValueNotSupported", field, message);
+            }
+        }
+    }
+
+    fn port(&mut self, field: impl Into<String>, value: &Value) {
+        if !value.as_i64().is_some_and(|port| (1..=65535).contains(&port)) {
+            self.invalid(field, value, "must be between 1 and 65535, inclusive");
+        }
+    }
+
+    fn not_negative(&mut self, field: &str, value: &Value) {
+        if value.as_i64().is_some_and(|n| n < 0) {
+            self.invalid(field, value, "must be greater than or equal to 0");
+        }
+    }
+
+    fn immutable(&mut self, field: &str, old: &Value, new: &Value) {
+        if old != new {
+            self.invalid(field, new, "field is immutable");
+        }
+    }
+
+    fn unique<'v>(&mut self, values: impl Iterator<Item = (String, &'v str)>) {
+        let mut seen = BTreeSet::new();
+        for (field, value) in values {
+            if !value.is_empty() && !seen.insert(value) {
+                self.duplicate(field, format!("{value:?}"));
+            }
+        }
+    }
+}
+
+fn list<'v>(object: &'v Value, field: &str) -> &'v [Value] {
+    object.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn text<'v>(object: &'v Value, field: &str) -> &'v str {
+    object.get(field).and_then(Value::as_str).unwrap_or("")
+}
+
+fn data_keys(errors: &mut Errors, object: &Value) {
+    for field in ["data", "binaryData"] {
+        for key in object.get(field).and_then(Value::as_object).into_iter().flat_map(|m| m.keys()) {
+            let good = !key.is_empty()
+                && key.len() <= 253
+                && key != "."
+                && key != ".."
+                && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+            if !good {
+                let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  \
+                    or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+                errors.invalid(format!("{field}[{key}]"), format!("{key:?}"), why);
+            }
+        }
+    }
+}
+
+fn immutable_content(errors: &mut Errors, kind: &Kind, old: &Value, new: &Value) {
+    if *kind == SECRETS && old["type"] != new["type"] {
+        errors.immutable("type", &old["type"], &new["type"]);
+    }
+    if old["immutable"] != Value::Bool(true) {
+        return;
+    }
+    if new["immutable"] != Value::Bool(true) {
+        errors.forbidden("immutable", "field is immutable when `immutable` is set");
+    }
+    for field in ["data", "binaryData"] {
+        if old.get(field) != new.get(field) {
+            errors.forbidden(field, "field is immutable when `immutable` is set");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

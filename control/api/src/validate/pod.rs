@@ -1,0 +1,275 @@
+//! Pods and the specs of pods in templates.
+
+use std::str::FromStr as _;
+
+use serde_json::{Value, json};
+
+use super::{Errors, list, text};
+use crate::meta as rules;
+use crate::quantity::Quantity;
+
+pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
+    let containers = list(spec, "containers");
+    if containers.is_empty() {
+        errors.required(format!("{path}.containers"), "");
+    }
+    let volumes: Vec<&str> = list(spec, "volumes").iter().map(|v| text(v, "name")).collect();
+    for (index, volume) in list(spec, "volumes").iter().enumerate() {
+        name(errors, &format!("{path}.volumes[{index}].name"), text(volume, "name"));
+    }
+    errors.unique(volumes.iter().enumerate().map(|(i, v)| (format!("{path}.volumes[{i}].name"), *v)));
+    let all = ["initContainers", "containers"].into_iter().flat_map(|field| {
+        list(spec, field).iter().enumerate().map(move |(i, c)| (format!("{path}.{field}[{i}]"), c))
+    });
+    let all: Vec<(String, &Value)> = all.collect();
+    errors.unique(all.iter().map(|(path, c)| (format!("{path}.name"), text(c, "name"))));
+    for (path, container) in &all {
+        check_container(errors, path, container, &volumes);
+    }
+    errors.one_of(
+        &format!("{path}.restartPolicy"),
+        &spec["restartPolicy"],
+        &["Always", "OnFailure", "Never"],
+    );
+    errors.one_of(
+        &format!("{path}.dnsPolicy"),
+        &spec["dnsPolicy"],
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    );
+    errors.not_negative(
+        &format!("{path}.terminationGracePeriodSeconds"),
+        &spec["terminationGracePeriodSeconds"],
+    );
+    if spec["activeDeadlineSeconds"].as_i64().is_some_and(|s| s < 1) {
+        let why = "must be between 1 and 2147483647, inclusive";
+        errors.invalid(format!("{path}.activeDeadlineSeconds"), &spec["activeDeadlineSeconds"], why);
+    }
+    for (field, check) in [
+        ("nodeName", rules::check_dns1123_subdomain as fn(&str) -> Result<(), String>),
+        ("hostname", rules::check_dns1123_label),
+        ("subdomain", rules::check_dns1123_label),
+        ("serviceAccountName", rules::check_dns1123_subdomain),
+    ] {
+        let value = text(spec, field);
+        if let Some(why) = Some(value).filter(|v| !v.is_empty()).and_then(|v| check(v).err()) {
+            errors.invalid(format!("{path}.{field}"), format!("{value:?}"), why);
+        }
+    }
+    super::meta::labels(errors, &format!("{path}.nodeSelector"), spec.get("nodeSelector"));
+}
+
+fn name(errors: &mut Errors, field: &str, name: &str) {
+    if name.is_empty() {
+        errors.required(field, "");
+    } else if let Err(why) = rules::check_dns1123_label(name) {
+        errors.invalid(field, format!("{name:?}"), why);
+    }
+}
+
+fn check_container(errors: &mut Errors, path: &str, container: &Value, volumes: &[&str]) {
+    name(errors, &format!("{path}.name"), text(container, "name"));
+    let image = text(container, "image");
+    if image.is_empty() {
+        errors.required(format!("{path}.image"), "");
+    } else if image.trim() != image {
+        errors.invalid(
+            format!("{path}.image"),
+            format!("{image:?}"),
+            "must not have leading or trailing whitespace",
+        );
+    }
+    let policies = ["Always", "IfNotPresent", "Never"];
+    errors.one_of(&format!("{path}.imagePullPolicy"), &container["imagePullPolicy"], &policies);
+    check_ports(errors, path, container);
+    check_env(errors, path, container);
+    check_mounts(errors, path, container, volumes);
+    check_resources(errors, &format!("{path}.resources"), &container["resources"]);
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(value) = container.get(probe).filter(|p| !p.is_null()) {
+            check_probe(errors, &format!("{path}.{probe}"), value);
+            if probe != "readinessProbe" && value["successThreshold"].as_i64().is_some_and(|t| t != 1) {
+                errors.invalid(
+                    format!("{path}.{probe}.successThreshold"),
+                    &value["successThreshold"],
+                    "must be 1",
+                );
+            }
+        }
+    }
+}
+
+fn check_ports(errors: &mut Errors, path: &str, container: &Value) {
+    for (i, port) in list(container, "ports").iter().enumerate() {
+        let path = format!("{path}.ports[{i}]");
+        if port.get("containerPort").is_none_or(|p| p.is_null() || *p == json!(0)) {
+            errors.required(format!("{path}.containerPort"), "");
+        } else {
+            errors.port(format!("{path}.containerPort"), &port["containerPort"]);
+        }
+        errors.one_of(&format!("{path}.protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
+        let name = text(port, "name");
+        if !name.is_empty() {
+            port_name(errors, &format!("{path}.name"), name);
+        }
+    }
+    let ports = list(container, "ports").iter().enumerate();
+    errors.unique(ports.map(|(i, p)| (format!("{path}.ports[{i}].name"), text(p, "name"))));
+}
+
+/// IANA_SVC_NAME: at most 15 lower-case letters, digits and single hyphens, at least one letter.
+pub(super) fn port_name(errors: &mut Errors, field: &str, name: &str) {
+    let good = name.len() <= 15
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name.bytes().any(|b| b.is_ascii_lowercase())
+        && !name.contains("--")
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if name.len() > 15 {
+        errors.invalid(field, format!("{name:?}"), "must be no more than 15 characters");
+    } else if !good {
+        let why = "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-), with at least one letter";
+        errors.invalid(field, format!("{name:?}"), why);
+    }
+}
+
+fn check_env(errors: &mut Errors, path: &str, container: &Value) {
+    for (i, variable) in list(container, "env").iter().enumerate() {
+        let name = text(variable, "name");
+        if name.is_empty() {
+            errors.required(format!("{path}.env[{i}].name"), "");
+        } else if name.contains('=') || !name.bytes().all(|b| b.is_ascii_graphic()) {
+            let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+            errors.invalid(format!("{path}.env[{i}].name"), format!("{name:?}"), why);
+        }
+        let from = variable.get("valueFrom").filter(|v| !v.is_null());
+        if from.is_some() && !text(variable, "value").is_empty() {
+            let why = "may not be specified when `value` is not empty";
+            errors.invalid(format!("{path}.env[{i}].valueFrom"), "\"\"", why);
+        }
+    }
+}
+
+fn check_mounts(errors: &mut Errors, path: &str, container: &Value, volumes: &[&str]) {
+    let mounts = list(container, "volumeMounts");
+    for (i, mount) in mounts.iter().enumerate() {
+        let (name, at) = (text(mount, "name"), text(mount, "mountPath"));
+        if name.is_empty() {
+            errors.required(format!("{path}.volumeMounts[{i}].name"), "");
+        } else if !volumes.contains(&name) {
+            errors.push(
+                "FieldValueNotFound",
+                format!("{path}.volumeMounts[{i}].name"),
+                format!("Not found: {name:?}"),
+            );
+        }
+        if at.is_empty() {
+            errors.required(format!("{path}.volumeMounts[{i}].mountPath"), "");
+        }
+    }
+    for (i, mount) in mounts.iter().enumerate() {
+        let at = text(mount, "mountPath");
+        if !at.is_empty() && mounts[..i].iter().any(|m| text(m, "mountPath") == at) {
+            errors.invalid(
+                format!("{path}.volumeMounts[{i}].mountPath"),
+                format!("{at:?}"),
+                "must be unique",
+            );
+        }
+    }
+}
+
+fn check_resources(errors: &mut Errors, path: &str, resources: &Value) {
+    let read = |value: &Value| {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Quantity::from_str(&text).ok()
+    };
+    for field in ["limits", "requests"] {
+        for (name, value) in resources.get(field).and_then(Value::as_object).into_iter().flatten() {
+            let at = format!("{path}.{field}[{name}]");
+            match read(value) {
+                None => errors.invalid(at, value, crate::quantity::ParseQuantityError),
+                Some(quantity) if quantity.is_negative() => {
+                    errors.invalid(at, value, "must be greater than or equal to 0");
+                }
+                Some(quantity) => {
+                    let limit = resources["limits"].get(name).and_then(read);
+                    if field == "requests" && limit.is_some_and(|limit| quantity > limit) {
+                        let limit = limit.map_or_else(String::new, |l| l.to_string());
+                        errors.invalid(
+                            at,
+                            value,
+                            format!("must be less than or equal to {name} limit of {limit}"),
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check_probe(errors: &mut Errors, path: &str, probe: &Value) {
+    let handlers: Vec<&str> = ["exec", "httpGet", "tcpSocket", "grpc"]
+        .into_iter()
+        .filter(|h| probe.get(h).is_some_and(|v| !v.is_null()))
+        .collect();
+    match handlers.as_slice() {
+        [] => errors.required(path, "must specify a handler type"),
+        [_] => {}
+        [_, more @ ..] => {
+            for handler in more {
+                errors.forbidden(format!("{path}.{handler}"), "may not specify more than 1 handler type");
+            }
+        }
+    }
+    for handler in ["httpGet", "tcpSocket"] {
+        if let Some(action) = probe.get(handler).filter(|h| !h.is_null()) {
+            match &action["port"] {
+                Value::String(name) => port_name(errors, &format!("{path}.{handler}.port"), name),
+                port => errors.port(format!("{path}.{handler}.port"), port),
+            }
+        }
+    }
+    for field in
+        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+    {
+        errors.not_negative(&format!("{path}.{field}"), &probe[field]);
+    }
+}
+
+/// What of a pod may change: images, deadlines, tolerations that are added, and shorter grace for a negative one.
+pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
+    let mut allowed = new["spec"].clone();
+    let old_spec = &old["spec"];
+    for field in ["initContainers", "containers"] {
+        let olds = list(old_spec, field);
+        if let Some(news) = allowed.get_mut(field).and_then(Value::as_array_mut) {
+            if news.len() != olds.len() {
+                errors.forbidden(format!("spec.{field}"), "pod updates may not add or remove containers");
+                return;
+            }
+            for (container, old) in news.iter_mut().zip(olds) {
+                container["image"] = old["image"].clone();
+            }
+        }
+    }
+    for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "nodeName"] {
+        let may_change = match field {
+            "tolerations" => list(old_spec, field).iter().all(|t| list(&new["spec"], field).contains(t)),
+            "activeDeadlineSeconds" => new["spec"][field].as_i64().is_some(),
+            "nodeName" => text(old_spec, field).is_empty() && !text(&new["spec"], field).is_empty(),
+            _ => old_spec[field].as_i64().is_some_and(|s| s < 0) && new["spec"][field] == json!(1),
+        };
+        if may_change {
+            match old_spec.get(field) {
+                Some(value) => allowed[field] = value.clone(),
+                None => drop(crate::meta::map_of(&mut allowed).shift_remove(field)),
+            }
+        }
+    }
+    if allowed != *old_spec {
+        let why = "pod updates may not change fields other than `spec.containers[*].image`,\
+            `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
+            tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+        errors.forbidden("spec", why);
+    }
+}

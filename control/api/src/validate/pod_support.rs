@@ -1,0 +1,136 @@
+//! What Kubernetes knows and this version cannot honour in pods: refused, never ignored.
+
+use serde_json::Value;
+
+use super::{Errors, list};
+
+/// Fields of the spec that change behaviour and are not built.
+const SPEC: &[&str] = &[
+    "ephemeralContainers",
+    "affinity",
+    "topologySpreadConstraints",
+    "runtimeClassName",
+    "overhead",
+    "readinessGates",
+    "schedulingGates",
+    "resourceClaims",
+    "hostUsers",
+    "setHostnameAsFQDN",
+    "shareProcessNamespace",
+    "priorityClassName",
+    "imagePullSecrets",
+    "os",
+    "resources",
+];
+const HOST: &[&str] = &["hostNetwork", "hostPID", "hostIPC"];
+const CONTAINER: &[&str] = &["restartPolicy", "resizePolicy", "volumeDevices"];
+const VOLUMES: &[&str] = &["name", "emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
+const PROJECTED: &[&str] = &["configMap", "secret", "downwardAPI"];
+const MOUNT: &[&str] = &["subPath", "subPathExpr", "mountPropagation", "recursiveReadOnly"];
+const POD_SECURITY: &[&str] = &[
+    "seLinuxOptions",
+    "seccompProfile",
+    "appArmorProfile",
+    "sysctls",
+    "runAsNonRoot",
+    "windowsOptions",
+    "fsGroupChangePolicy",
+    "supplementalGroupsPolicy",
+    "seLinuxChangePolicy",
+];
+const CONTAINER_SECURITY: &[&str] =
+    &["seLinuxOptions", "seccompProfile", "appArmorProfile", "procMount", "runAsNonRoot", "windowsOptions"];
+const RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
+
+/// Adds an error per field that is set and not honoured.
+pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
+    refuse(errors, path, spec, SPEC);
+    for field in HOST {
+        if spec.get(field) == Some(&Value::Bool(true)) {
+            errors.unsupported(format!("{path}.{field}"));
+        }
+    }
+    refuse(errors, &format!("{path}.securityContext"), &spec["securityContext"], POD_SECURITY);
+    for field in ["initContainers", "containers"] {
+        for (i, container) in list(spec, field).iter().enumerate() {
+            check_container(errors, &format!("{path}.{field}[{i}]"), container);
+        }
+    }
+    for (i, volume) in list(spec, "volumes").iter().enumerate() {
+        let path = format!("{path}.volumes[{i}]");
+        for source in set_fields(volume).filter(|source| !VOLUMES.contains(source)) {
+            errors.unsupported(format!("{path}.{source}"));
+        }
+        for (j, source) in list(&volume["projected"], "sources").iter().enumerate() {
+            for kind in set_fields(source).filter(|kind| !PROJECTED.contains(kind)) {
+                errors.unsupported(format!("{path}.projected.sources[{j}].{kind}"));
+            }
+        }
+    }
+}
+
+fn check_container(errors: &mut Errors, path: &str, container: &Value) {
+    refuse(errors, path, container, CONTAINER);
+    refuse(errors, &format!("{path}.securityContext"), &container["securityContext"], CONTAINER_SECURITY);
+    for (i, port) in list(container, "ports").iter().enumerate() {
+        for field in ["hostPort", "hostIP"] {
+            if is_set(&port[field]) {
+                errors.unsupported(format!("{path}.ports[{i}].{field}"));
+            }
+        }
+        if port["protocol"] == "SCTP" {
+            errors.unsupported(format!("{path}.ports[{i}].protocol"));
+        }
+    }
+    for (i, mount) in list(container, "volumeMounts").iter().enumerate() {
+        refuse(errors, &format!("{path}.volumeMounts[{i}]"), mount, MOUNT);
+    }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        refuse(
+            errors,
+            &format!("{path}.{probe}"),
+            &container[probe],
+            &["grpc", "terminationGracePeriodSeconds"],
+        );
+    }
+    refuse(errors, &format!("{path}.resources"), &container["resources"], &["claims"]);
+    refuse(errors, &format!("{path}.lifecycle"), &container["lifecycle"], &["stopSignal"]);
+    for field in ["limits", "requests"] {
+        for name in
+            container["resources"].get(field).and_then(Value::as_object).into_iter().flat_map(|m| m.keys())
+        {
+            if !RESOURCES.contains(&name.as_str()) {
+                errors.unsupported(format!("{path}.resources.{field}[{name}]"));
+            }
+        }
+    }
+}
+
+fn refuse(errors: &mut Errors, path: &str, object: &Value, fields: &[&str]) {
+    for field in fields {
+        if object.get(field).is_some_and(is_set) {
+            errors.unsupported(format!("{path}.{field}"));
+        }
+    }
+}
+
+fn set_fields(object: &Value) -> impl Iterator<Item = &str> {
+    object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(key, _)| key.as_str())
+}
+
+/// Whether a value says anything: zero values of Go say nothing.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) => true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
