@@ -5,12 +5,14 @@
 
 pub mod catalogue;
 pub mod defaults;
+pub mod fields;
 pub mod meta;
 pub mod openapi;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod validate;
 
 pub use k8s_openapi as k8s;

@@ -1,0 +1,171 @@
+//! What `kubectl get` prints: columns and cells per kind, with upstream's names, types and logic. Pure; now is an argument.
+//!
+//! Source: k8s.io/kubernetes/pkg/printers/internalversion/printers.go.
+
+mod core;
+mod pod;
+mod workload;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::catalogue::{
+    CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, Kind, LEASES, NAMESPACES, NODES, PODS,
+    REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+};
+use crate::meta;
+
+/// One column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    /// The title.
+    pub name: &'static str,
+    /// `string` or `integer`.
+    pub kind: &'static str,
+    /// `name` for the object's name.
+    pub format: &'static str,
+    /// 0 is always shown, 1 only with `-o wide`.
+    pub priority: i32,
+}
+
+const fn text(name: &'static str) -> Column {
+    Column { name, kind: "string", format: "", priority: 0 }
+}
+
+const fn wide(name: &'static str) -> Column {
+    Column { name, kind: "string", format: "", priority: 1 }
+}
+
+const fn number(name: &'static str) -> Column {
+    Column { name, kind: "integer", format: "", priority: 0 }
+}
+
+const NAME: Column = Column { name: "Name", kind: "string", format: "name", priority: 0 };
+const AGE: Column = text("Age");
+
+/// The columns of a kind.
+#[must_use]
+pub fn columns(kind: &Kind) -> &'static [Column] {
+    let table: &[(&Kind, &'static [Column])] = &[
+        (&PODS, pod::COLUMNS),
+        (&SERVICES, core::SERVICE),
+        (&NODES, core::NODE),
+        (&NAMESPACES, const { &[NAME, text("Status"), AGE] }),
+        (&ENDPOINTS, const { &[NAME, text("Endpoints"), AGE] }),
+        (&CONFIG_MAPS, const { &[NAME, text("Data"), AGE] }),
+        (&SECRETS, const { &[NAME, text("Type"), text("Data"), AGE] }),
+        (&SERVICE_ACCOUNTS, const { &[NAME, text("Secrets"), AGE] }),
+        (&EVENTS, core::EVENT),
+        (&DEPLOYMENTS, workload::DEPLOYMENT),
+        (&REPLICA_SETS, workload::REPLICA_SET),
+        (&LEASES, const { &[NAME, text("Holder"), AGE] }),
+        (&ENDPOINT_SLICES, const { &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE] }),
+    ];
+    table
+        .iter()
+        .find(|(k, _)| *k == kind)
+        .map_or(const { &[NAME, text("Created At")] }, |(_, columns)| columns)
+}
+
+/// The cells of one object, one a column.
+#[must_use]
+pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
+    let name = json!(meta::name(object));
+    let age = json!(age(object, now));
+    if *kind == PODS {
+        pod::cells(object, now)
+    } else if *kind == SERVICES {
+        core::service(object, now)
+    } else if *kind == NODES {
+        core::node(object, now)
+    } else if *kind == NAMESPACES {
+        vec![name, object["status"]["phase"].clone(), age]
+    } else if *kind == ENDPOINTS {
+        vec![name, json!(core::endpoints(object)), age]
+    } else if *kind == CONFIG_MAPS {
+        vec![name, json!(count(object, "data") + count(object, "binaryData")), age]
+    } else if *kind == SECRETS {
+        vec![name, object["type"].clone(), json!(count(object, "data")), age]
+    } else if *kind == SERVICE_ACCOUNTS {
+        vec![name, json!(object["secrets"].as_array().map_or(0, Vec::len)), age]
+    } else if *kind == EVENTS {
+        core::event(object, now)
+    } else if *kind == DEPLOYMENTS {
+        workload::deployment(object, now)
+    } else if *kind == REPLICA_SETS {
+        workload::replica_set(object, now)
+    } else if *kind == LEASES {
+        vec![name, json!(object["spec"]["holderIdentity"].as_str().unwrap_or("")), age]
+    } else if *kind == ENDPOINT_SLICES {
+        core::endpoint_slice(object, now)
+    } else {
+        vec![name, object["metadata"]["creationTimestamp"].clone()]
+    }
+}
+
+fn count(object: &Value, field: &str) -> usize {
+    object.get(field).and_then(Value::as_object).map_or(0, serde_json::Map::len)
+}
+
+fn age(object: &Value, now: Timestamp) -> String {
+    since(meta::text(object, "creationTimestamp"), now)
+}
+
+/// How long ago a time was; `<unknown>` when there is none.
+fn since(time: &str, now: Timestamp) -> String {
+    match meta::parse_time(time) {
+        Some(then) => human_duration(now.as_second() - then.as_second()),
+        None => "<unknown>".to_owned(),
+    }
+}
+
+/// `5s`, `3m20s`, `25m`, `3h12m`, `2d4h`, `12d`, `2y30d`: upstream's `HumanDuration`.
+#[must_use]
+pub fn human_duration(seconds: i64) -> String {
+    if seconds < -1 {
+        return "<invalid>".to_owned();
+    }
+    let seconds = seconds.max(0);
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    let days = hours / 24;
+    let pair = |first: i64, unit: &str, second: i64, rest: &str| {
+        if second == 0 { format!("{first}{unit}") } else { format!("{first}{unit}{second}{rest}") }
+    };
+    match () {
+        () if seconds < 120 => format!("{seconds}s"),
+        () if minutes < 10 => pair(minutes, "m", seconds % 60, "s"),
+        () if minutes < 180 => format!("{minutes}m"),
+        () if hours < 8 => pair(hours, "h", minutes % 60, "m"),
+        () if hours < 48 => format!("{hours}h"),
+        () if hours < 192 => pair(days, "d", hours % 24, "h"),
+        () if days < 730 => format!("{days}d"),
+        () if days < 2920 => pair(days / 365, "y", days % 365, "d"),
+        () => format!("{}y", days / 365),
+    }
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "<none>" } else { text }
+}
+
+fn word(value: &Value) -> String {
+    or_none(value.as_str().unwrap_or("")).to_owned()
+}
+
+fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
+    value.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// `a=b,c=d`, or `<none>`.
+fn map_text(map: Option<&Value>) -> String {
+    let pairs: Vec<String> = map
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or("")))
+        .collect();
+    or_none(&pairs.join(",")).to_owned()
+}
+
+#[cfg(test)]
+mod tests;
