@@ -3,3 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod patch;
+pub mod registry;

@@ -156,6 +156,12 @@ impl Status {
         Self::new(400, "BadRequest", message)
     }
 
+    /// 422: a JSON patch that does not fit the object.
+    #[must_use]
+    pub fn invalid_patch(message: impl Into<String>) -> Self {
+        Self::new(422, "Invalid", message)
+    }
+
     /// 401: who is asking is not known.
     #[must_use]
     pub fn unauthorized() -> Self {

@@ -1,0 +1,281 @@
+//! The verbs of the API without HTTP: used alike by the HTTP server, the reconciler and the agents' sessions.
+//!
+//! In: JSON objects and options. Out: JSON objects with their resourceVersion, or a Kubernetes [`Status`]. Every write is a
+//! compare-and-swap on what was read; nothing is ever written unconditionally.
+
+mod delete;
+mod prepare;
+mod scale;
+mod services;
+mod write;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use oarlock_api::catalogue::Kind;
+use oarlock_api::meta;
+use oarlock_api::status::Status;
+use oarlock_store::{Record, Store};
+use serde_json::{Value, json};
+
+use crate::cache::{Cache, Object};
+use crate::patch::Patch;
+
+pub use delete::{DeleteOptions, Deleted};
+
+/// How long a request waits for the store or for the cache to catch up with it.
+const BOUND: Duration = Duration::from_secs(10);
+/// How often a write without a version of its own is tried again when others write, too.
+const ATTEMPTS: usize = 16;
+
+/// Which part of an object a write is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sub {
+    /// The object but for its status.
+    Main,
+    /// `/status`: the status alone.
+    Status,
+    /// `/scale`: the number of replicas, as autoscaling/v1 Scale.
+    Scale,
+    /// `/finalize` of namespaces: `spec.finalizers` alone.
+    Finalize,
+}
+
+/// Options of creates, updates and patches.
+#[derive(Debug, Clone, Default)]
+pub struct WriteOptions {
+    /// Do everything but write (`dryRun=All`).
+    pub dry_run: bool,
+}
+
+/// What the registry allocates from.
+#[derive(Debug, Clone)]
+pub struct Ranges {
+    /// `--service-cluster-ip-range`.
+    pub services: Ipv4Net,
+    /// `--service-node-port-range`, both ends included.
+    pub node_ports: (u16, u16),
+    /// The address of the API server itself as pods see it: the first of the service range.
+    pub kubernetes_service: IpAddr,
+}
+
+/// The verbs. Shared by reference.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    ranges: Ranges,
+}
+
+/// An object as it was read, with what a compare-and-swap needs.
+struct Present {
+    record: Record,
+    value: Value,
+}
+
+impl Registry {
+    /// The verbs over a store and the cache that follows it.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, cache: Arc<Cache>, ranges: Ranges) -> Arc<Self> {
+        Arc::new(Self { store, cache, ranges })
+    }
+
+    /// The cache, for lists and watches.
+    #[must_use]
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// The store's present revision, reached by the cache, too: what a consistent list shows at least.
+    ///
+    /// # Errors
+    /// The store is away, or the cache does not catch up in time.
+    pub async fn catch_up(&self) -> Result<(), Status> {
+        // Any key does: the answer's revision is what matters.
+        let (_, revision) = bounded(self.store.get(crate::cache::PREFIX)).await?;
+        if self.cache.wait_for(revision, BOUND).await {
+            Ok(())
+        } else {
+            Err(Status::timeout("the watch cache does not catch up with the store; try again"))
+        }
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// `NotFound`, or the store is away.
+    pub async fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Value, Status> {
+        Ok(self.read(kind, namespace, name).await?.value)
+    }
+
+    /// All objects of a kind (of one namespace), as of now.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn list(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+    ) -> Result<Vec<Arc<Object>>, Status> {
+        self.catch_up().await?;
+        Ok(self.cache.list(kind, namespace).0)
+    }
+
+    /// Changes an object by a patch.
+    ///
+    /// # Errors
+    /// What the patch engine, validation or the store say.
+    pub async fn patch(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        sub: Sub,
+        patch: &Patch,
+        options: &WriteOptions,
+    ) -> Result<Value, Status> {
+        self.modify(kind, namespace, name, sub, options, |present| patch.apply(kind, sub, present)).await
+    }
+
+    /// Reads, changes and writes an object, again as long as others write in between. The change sees the whole object
+    /// (for [`Sub::Scale`]: the Scale) and returns what it should be.
+    ///
+    /// # Errors
+    /// What the change, validation or the store say.
+    pub async fn modify(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        sub: Sub,
+        options: &WriteOptions,
+        mut change: impl FnMut(Value) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
+        for _ in 0..ATTEMPTS {
+            let present = self.read(kind, namespace, name).await?;
+            let view =
+                if sub == Sub::Scale { scale::view(kind, &present.value)? } else { present.value.clone() };
+            let version = meta::resource_version(&view).to_owned();
+            let wanted = change(view)?;
+            let asked = meta::resource_version(&wanted);
+            if !asked.is_empty() && asked != version {
+                return Err(Status::modified(kind, name));
+            }
+            match self.write_over(kind, present, sub, wanted, options).await? {
+                Some(written) => return Ok(written),
+                None => tokio::task::yield_now().await,
+            }
+        }
+        Err(Status::modified(kind, name))
+    }
+
+    /// Replaces an object (`PUT`). A resourceVersion in it must be the present one; without one it is unconditional.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict`, `Invalid`, or the store is away.
+    pub async fn update(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        sub: Sub,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Value, Status> {
+        let body_name = meta::name(&object);
+        if body_name != name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({body_name}) does not match the name on the URL ({name})"
+            )));
+        }
+        self.modify(kind, namespace, name, sub, options, |_| Ok(object.clone())).await
+    }
+
+    /// Binds a pod to a node, as the scheduler does.
+    ///
+    /// # Errors
+    /// `Conflict` when it is bound already or is being deleted.
+    pub async fn bind(&self, namespace: &str, name: &str, uid: &str, node: &str) -> Result<Value, Status> {
+        let kind = &oarlock_api::catalogue::PODS;
+        for _ in 0..ATTEMPTS {
+            let mut present = self.read(kind, namespace, name).await?;
+            if !uid.is_empty() && meta::uid(&present.value) != uid {
+                return Err(Status::conflict(kind, name, "the pod was replaced by another of the same name"));
+            }
+            if meta::is_terminating(&present.value) {
+                return Err(Status::conflict(
+                    kind,
+                    name,
+                    &format!("pod {name} is being deleted, cannot be assigned to a host"),
+                ));
+            }
+            if let Some(node) = present.value["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
+                let why = format!("pod {name} is already assigned to node {node:?}");
+                return Err(Status::conflict(kind, name, &why));
+            }
+            let wanted = std::mem::take(&mut present.value);
+            let bound = bound(wanted, node, Timestamp::now());
+            if let Some(written) = self.commit_update(kind, &present.record, bound, Vec::new(), false).await?
+            {
+                return Ok(written);
+            }
+        }
+        Err(Status::modified(kind, name))
+    }
+
+    async fn read(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Present, Status> {
+        let (record, _) = bounded(self.store.get(&kind.key(namespace, name))).await?;
+        let record = record.ok_or_else(|| Status::not_found(kind, name))?;
+        let mut value: Value = serde_json::from_slice(&record.value)
+            .map_err(|e| Status::internal(format!("{} in the store does not parse: {e}", record.key)))?;
+        set_version(&mut value, record.modified.0);
+        Ok(Present { record, value })
+    }
+}
+
+/// The pod with its node and the condition that says so.
+fn bound(mut pod: Value, node: &str, now: Timestamp) -> Value {
+    pod["spec"]["nodeName"] = json!(node);
+    let condition = json!({
+        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time(now),
+    });
+    let status = meta::map_at(meta::map_of(&mut pod), "status");
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    if let Some(conditions) = conditions.as_array_mut() {
+        conditions.retain(|c| c["type"] != "PodScheduled");
+        conditions.push(condition);
+    }
+    pod
+}
+
+fn set_version(value: &mut Value, revision: u64) {
+    meta::metadata_mut(value).insert("resourceVersion".to_owned(), json!(revision.to_string()));
+}
+
+/// A call of the store that does not hang and whose failure is a Status.
+async fn bounded<T>(call: impl Future<Output = oarlock_store::Result<T>>) -> Result<T, Status> {
+    match tokio::time::timeout(BOUND, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(store_status(error)),
+        Err(_) => Err(Status::timeout("the store did not answer within 10 s; try again")),
+    }
+}
+
+/// A store's failure in the API's terms.
+pub(crate) fn store_status(error: oarlock_store::Error) -> Status {
+    use oarlock_store::Error;
+    match error {
+        Error::Compacted { .. } => {
+            Status::expired("The provided resource version is too old and has expired.")
+        }
+        Error::FutureRevision { requested, current } => Status::future_version(requested.0, current.0),
+        Error::TooLarge { limit, .. } => Status::too_large(limit),
+        Error::Unavailable(why) => Status::unavailable(format!("the store is unavailable: {why}")),
+        other @ (Error::LeaseNotFound(_) | Error::Corrupt(_)) => Status::internal(other),
+    }
+}
+
+#[cfg(test)]
+mod tests;

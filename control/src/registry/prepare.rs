@@ -1,0 +1,144 @@
+//! What the server owns in an object, set right on every create and update. Pure.
+
+use jiff::Timestamp;
+use oarlock_api::catalogue::{Kind, NAMESPACES, NODES, PODS, SERVICES};
+use oarlock_api::meta;
+use oarlock_api::status::{Cause, Status};
+use serde_json::{Map, Value, json};
+
+/// Metadata that clients cannot change.
+const OWNED: &[&str] = &[
+    "name",
+    "namespace",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "generateName",
+    "resourceVersion",
+];
+
+/// A 422 for one missing field.
+pub(super) fn required(kind: &Kind, name: &str, field: &str, why: &str) -> Status {
+    let cause = Cause {
+        reason: "FieldValueRequired".to_owned(),
+        message: format!("Required value: {why}"),
+        field: field.to_owned(),
+    };
+    Status::invalid(kind, name, vec![cause])
+}
+
+/// An object that is about to be created: type and server-owned metadata set, status as a new object has it.
+pub(super) fn create(kind: &Kind, namespace: &str, object: Value, now: Timestamp) -> Result<Value, Status> {
+    let Value::Object(mut object) = object else {
+        return Err(Status::bad_request("the body of the request is not an object"));
+    };
+    let mut metadata = match object.shift_remove("metadata") {
+        Some(Value::Object(metadata)) => metadata,
+        None | Some(Value::Null) => Map::new(),
+        Some(_) => return Err(Status::bad_request("metadata is not an object")),
+    };
+    if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    let stated = metadata.get("namespace").and_then(Value::as_str).unwrap_or("");
+    if kind.namespaced && !stated.is_empty() && stated != namespace {
+        return Err(Status::bad_request(format!(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )));
+    }
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "managedFields",
+        "selfLink",
+        "namespace",
+        "generation",
+    ] {
+        metadata.shift_remove(field);
+    }
+    if kind.namespaced {
+        metadata.insert("namespace".to_owned(), json!(namespace));
+    }
+    metadata.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
+    metadata.insert("creationTimestamp".to_owned(), json!(meta::time(now)));
+    if kind.has_generation {
+        metadata.insert("generation".to_owned(), json!(1));
+    }
+    if kind.has_subresource("status") && *kind != NODES {
+        object.insert("status".to_owned(), initial_status(kind));
+    }
+    Ok(assemble(kind, metadata, object))
+}
+
+fn initial_status(kind: &Kind) -> Value {
+    if *kind == PODS {
+        json!({"phase": "Pending"})
+    } else if *kind == NAMESPACES {
+        json!({"phase": "Active"})
+    } else if *kind == SERVICES {
+        json!({"loadBalancer": {}})
+    } else {
+        json!({})
+    }
+}
+
+/// A replaced object: what the server owns and the status are those of the present one.
+pub(super) fn update(kind: &Kind, present: &Value, wanted: Value) -> Value {
+    let mut wanted = match wanted {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    };
+    let mut metadata = match wanted.shift_remove("metadata") {
+        Some(Value::Object(metadata)) => metadata,
+        _ => Map::new(),
+    };
+    for field in OWNED {
+        match present["metadata"].get(field) {
+            Some(value) => drop(metadata.insert((*field).to_owned(), value.clone())),
+            None => drop(metadata.shift_remove(*field)),
+        }
+    }
+    for field in ["managedFields", "selfLink"] {
+        metadata.shift_remove(field);
+    }
+    if kind.has_subresource("status") {
+        match present.get("status") {
+            Some(status) => drop(wanted.insert("status".to_owned(), status.clone())),
+            None => drop(wanted.shift_remove("status")),
+        }
+    }
+    if *kind == NAMESPACES
+        && let Some(finalizers) = present["spec"].get("finalizers")
+    {
+        meta::map_at(&mut wanted, "spec").insert("finalizers".to_owned(), finalizers.clone());
+    }
+    assemble(kind, metadata, wanted)
+}
+
+/// The present object with another status.
+pub(super) fn update_status(present: &Value, mut wanted: Value) -> Value {
+    let mut next = present.clone();
+    let status = wanted.get_mut("status").map_or_else(|| json!({}), Value::take);
+    meta::map_of(&mut next).insert("status".to_owned(), status);
+    next
+}
+
+/// The present namespace with other `spec.finalizers`.
+pub(super) fn finalize(present: &Value, wanted: &Value) -> Value {
+    let mut next = present.clone();
+    let finalizers = wanted["spec"].get("finalizers").cloned().unwrap_or_else(|| json!([]));
+    meta::map_at(meta::map_of(&mut next), "spec").insert("finalizers".to_owned(), finalizers);
+    next
+}
+
+/// apiVersion, kind and metadata first: the order that the cache counts on.
+fn assemble(kind: &Kind, metadata: Map<String, Value>, rest: Map<String, Value>) -> Value {
+    let mut object = Map::with_capacity(rest.len() + 3);
+    object.insert("apiVersion".to_owned(), json!(kind.api_version()));
+    object.insert("kind".to_owned(), json!(kind.kind));
+    object.insert("metadata".to_owned(), Value::Object(metadata));
+    object.extend(rest.into_iter().filter(|(key, _)| key != "apiVersion" && key != "kind"));
+    Value::Object(object)
+}

@@ -1,0 +1,296 @@
+//! The verbs over a real embedded store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oarlock_api::catalogue::{CONFIG_MAPS, Catalogue, DEPLOYMENTS, Kind, NAMESPACES, NODES, PODS, SERVICES};
+use oarlock_api::status::Status;
+use oarlock_daemon::Tasks;
+use oarlock_daemon::admin::Health;
+use oarlock_store::{Embedded, Retention, Store};
+use serde_json::{Value, json};
+
+use super::{DeleteOptions, Deleted, Ranges, Registry, Sub, WriteOptions};
+use crate::cache::Cache;
+use crate::patch::Patch;
+
+struct Fixture {
+    registry: Arc<Registry>,
+    _tasks: Tasks,
+    _folder: tempfile::TempDir,
+}
+
+async fn fixture() -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> =
+        Arc::new(Embedded::open(&folder.path().join("s"), Retention::default()).unwrap());
+    let cache = Cache::new(Arc::new(Catalogue::builtin()));
+    let tasks = Tasks::new();
+    tasks.spawn("cache", Arc::clone(&cache).run(Arc::clone(&store), Health::default(), tasks.token()));
+    let ranges = Ranges {
+        services: "10.96.0.0/24".parse().unwrap(),
+        node_ports: (30000, 30003),
+        kubernetes_service: "10.96.0.1".parse().unwrap(),
+    };
+    let registry = Registry::new(store, cache, ranges);
+    let fixture = Fixture { registry, _tasks: tasks, _folder: folder };
+    fixture.create(&NAMESPACES, "", json!({"metadata": {"name": "d"}})).await.unwrap();
+    fixture
+}
+
+impl Fixture {
+    async fn create(&self, kind: &'static Kind, namespace: &str, object: Value) -> Result<Value, Status> {
+        self.registry.create(kind, namespace, object, &WriteOptions::default()).await
+    }
+
+    async fn patch(&self, kind: &'static Kind, name: &str, patch: Value) -> Result<Value, Status> {
+        let patch = Patch::Merge(patch);
+        self.registry.patch(kind, "d", name, Sub::Main, &patch, &WriteOptions::default()).await
+    }
+
+    async fn delete(&self, kind: &'static Kind, name: &str) -> Result<Deleted, Status> {
+        self.registry.delete(kind, "d", name, &DeleteOptions::default()).await
+    }
+}
+
+fn pod(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+}
+
+fn node_port(name: &str, port: Option<u16>) -> Value {
+    let mut object =
+        json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+    if let Some(port) = port {
+        object["spec"]["ports"][0]["nodePort"] = json!(port);
+    }
+    object
+}
+
+#[tokio::test]
+async fn a_created_object_has_what_the_server_owns() {
+    let f = fixture().await;
+    let mut object = pod("p");
+    object["status"] = json!({"phase": "Running"});
+    object["metadata"]["uid"] = json!("mine");
+    let created = f.create(&PODS, "d", object).await.unwrap();
+    assert_eq!(created["status"], json!({"phase": "Pending"}), "status is the node's");
+    assert_ne!(created["metadata"]["uid"], "mine");
+    assert_eq!(created["metadata"]["generation"], 1);
+    assert_eq!(f.registry.get(&PODS, "d", "p").await.unwrap(), created);
+    let again = f.create(&PODS, "d", pod("p")).await.unwrap_err();
+    assert_eq!((again.code, again.reason), (409, "AlreadyExists"));
+}
+
+#[tokio::test]
+async fn a_namespace_must_exist_and_names_can_be_generated() {
+    let f = fixture().await;
+    assert_eq!(
+        f.create(&PODS, "nowhere", pod("p")).await.unwrap_err().message,
+        "namespaces \"nowhere\" not found"
+    );
+    let object =
+        json!({"metadata": {"generateName": "web-"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let created = f.create(&PODS, "d", object).await.unwrap();
+    let name = created["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("web-") && name.len() == 9, "{name}");
+}
+
+#[tokio::test]
+async fn an_outdated_version_conflicts_and_an_equal_write_changes_nothing() {
+    let f = fixture().await;
+    let created =
+        f.create(&CONFIG_MAPS, "d", json!({"metadata": {"name": "c"}, "data": {"a": "1"}})).await.unwrap();
+    let update = |object: Value| {
+        f.registry.update(&CONFIG_MAPS, "d", "c", Sub::Main, object, &WriteOptions { dry_run: false })
+    };
+    let same = f
+        .registry
+        .update(&CONFIG_MAPS, "d", "c", Sub::Main, created.clone(), &WriteOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(same["metadata"]["resourceVersion"], created["metadata"]["resourceVersion"]);
+    let changed = f.patch(&CONFIG_MAPS, "c", json!({"data": {"a": "2"}})).await.unwrap();
+    assert_ne!(changed["metadata"]["resourceVersion"], created["metadata"]["resourceVersion"]);
+    let stale = f
+        .registry
+        .update(&CONFIG_MAPS, "d", "c", Sub::Main, created, &WriteOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!((stale.code, stale.reason), (409, "Conflict"));
+    assert!(stale.message.ends_with("please apply your changes to the latest version and try again"));
+}
+
+#[tokio::test]
+async fn status_and_spec_are_written_apart() {
+    let f = fixture().await;
+    f.create(&PODS, "d", pod("p")).await.unwrap();
+    let status =
+        json!({"metadata": {"name": "p"}, "spec": {"containers": []}, "status": {"phase": "Running"}});
+    let written =
+        f.registry.update(&PODS, "d", "p", Sub::Status, status, &WriteOptions::default()).await.unwrap();
+    assert_eq!(
+        (&written["status"]["phase"], &written["metadata"]["generation"]),
+        (&json!("Running"), &json!(1))
+    );
+    assert_eq!(written["spec"]["containers"][0]["image"], "i");
+    let image = json!({"spec": {"containers": [{"name": "c", "image": "j"}]}, "status": {"phase": "Failed"}});
+    let patch = Patch::Strategic(image);
+    let written =
+        f.registry.patch(&PODS, "d", "p", Sub::Main, &patch, &WriteOptions::default()).await.unwrap();
+    assert_eq!(
+        (&written["status"]["phase"], &written["metadata"]["generation"]),
+        (&json!("Running"), &json!(2))
+    );
+}
+
+#[tokio::test]
+async fn services_get_addresses_that_nobody_else_has() {
+    let f = fixture().await;
+    let one = f.create(&SERVICES, "d", node_port("a", Some(30001))).await.unwrap();
+    let ip = one["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    assert_eq!(one["spec"]["clusterIPs"], json!([ip]));
+    let taken = f.create(&SERVICES, "d", node_port("b", Some(30001))).await.unwrap_err();
+    assert!(
+        taken
+            .message
+            .contains("spec.ports[0].nodePort: Invalid value: 30001: provided port is already allocated"),
+        "{taken}"
+    );
+    let same_ip = json!({"metadata": {"name": "b"}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}});
+    let taken = f.create(&SERVICES, "d", same_ip.clone()).await.unwrap_err();
+    assert!(taken.message.contains("provided IP is already allocated"), "{taken}");
+    for name in ["c", "e", "g"] {
+        f.create(&SERVICES, "d", node_port(name, None)).await.unwrap();
+    }
+    assert!(
+        f.create(&SERVICES, "d", node_port("h", None)).await.unwrap_err().message.contains("range is full")
+    );
+    f.delete(&SERVICES, "a").await.unwrap();
+    f.create(&SERVICES, "d", same_ip).await.unwrap();
+    f.create(&SERVICES, "d", node_port("i", Some(30001))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_keeps_its_address_and_frees_its_port_with_its_type() {
+    let f = fixture().await;
+    let made = f.create(&SERVICES, "d", node_port("a", Some(30002))).await.unwrap();
+    let changed = f.patch(&SERVICES, "a", json!({"spec": {"type": "ClusterIP"}})).await.unwrap();
+    assert_eq!(changed["spec"]["clusterIP"], made["spec"]["clusterIP"]);
+    assert_eq!(changed["spec"]["ports"][0].get("nodePort"), None);
+    f.create(&SERVICES, "d", node_port("b", Some(30002))).await.unwrap();
+    let moved = f.patch(&SERVICES, "a", json!({"spec": {"clusterIP": "10.96.0.77"}})).await.unwrap_err();
+    assert!(moved.message.contains("may not change once set"), "{moved}");
+}
+
+#[tokio::test]
+async fn a_scheduled_pod_ends_gracefully_and_others_at_once() {
+    let f = fixture().await;
+    f.create(&PODS, "d", pod("free")).await.unwrap();
+    assert!(matches!(f.delete(&PODS, "free").await.unwrap(), Deleted::Gone(_)));
+    let made = f.create(&PODS, "d", pod("bound")).await.unwrap();
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    f.registry.bind("d", "bound", uid, "n1").await.unwrap();
+    assert_eq!(f.registry.bind("d", "bound", uid, "n2").await.unwrap_err().code, 409);
+    let Deleted::Terminating(ending) = f.delete(&PODS, "bound").await.unwrap() else { panic!("graceful") };
+    assert_eq!(ending["metadata"]["deletionGracePeriodSeconds"], 30);
+    let again = f.delete(&PODS, "bound").await.unwrap();
+    assert!(matches!(again, Deleted::Terminating(_)));
+    let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+    assert!(matches!(f.registry.delete(&PODS, "d", "bound", &now).await.unwrap(), Deleted::Gone(_)));
+    assert_eq!(f.registry.get(&PODS, "d", "bound").await.unwrap_err().reason, "NotFound");
+}
+
+#[tokio::test]
+async fn finalizers_hold_an_object_until_the_last_is_gone() {
+    let f = fixture().await;
+    let object = json!({"metadata": {"name": "c", "finalizers": ["example.com/a"]}});
+    f.create(&CONFIG_MAPS, "d", object).await.unwrap();
+    assert!(matches!(f.delete(&CONFIG_MAPS, "c").await.unwrap(), Deleted::Terminating(_)));
+    f.patch(&CONFIG_MAPS, "c", json!({"metadata": {"finalizers": null}})).await.unwrap();
+    assert_eq!(f.registry.get(&CONFIG_MAPS, "d", "c").await.unwrap_err().reason, "NotFound");
+}
+
+#[tokio::test]
+async fn a_namespace_ends_when_it_is_finalized_and_takes_nothing_new_before() {
+    let f = fixture().await;
+    let options = DeleteOptions::default();
+    let Deleted::Terminating(ending) = f.registry.delete(&NAMESPACES, "", "d", &options).await.unwrap()
+    else {
+        panic!("held by its finalizer")
+    };
+    assert_eq!(ending["status"]["phase"], "Terminating");
+    f.registry.catch_up().await.unwrap();
+    let refused = f.create(&PODS, "d", pod("p")).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason), (403, "Forbidden"));
+    let empty = json!({"metadata": {"name": "d"}, "spec": {"finalizers": []}});
+    f.registry.update(&NAMESPACES, "", "d", Sub::Finalize, empty, &WriteOptions::default()).await.unwrap();
+    assert_eq!(f.registry.get(&NAMESPACES, "", "d").await.unwrap_err().reason, "NotFound");
+    let kept = f.registry.delete(&NAMESPACES, "", "default", &options).await.unwrap_err();
+    assert_eq!(kept.code, 403);
+}
+
+#[tokio::test]
+async fn scale_shows_and_sets_replicas() {
+    let f = fixture().await;
+    let object = json!({"metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    f.create(&DEPLOYMENTS, "d", object).await.unwrap();
+    let patch = Patch::Merge(json!({"spec": {"replicas": 5}}));
+    let scale = f
+        .registry
+        .patch(&DEPLOYMENTS, "d", "web", Sub::Scale, &patch, &WriteOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        (&scale["kind"], &scale["spec"]["replicas"], &scale["status"]["selector"]),
+        (&json!("Scale"), &json!(5), &json!("a=b"))
+    );
+    let deployment = f.registry.get(&DEPLOYMENTS, "d", "web").await.unwrap();
+    assert_eq!(
+        (&deployment["spec"]["replicas"], &deployment["metadata"]["generation"]),
+        (&json!(5), &json!(2))
+    );
+}
+
+#[tokio::test]
+async fn a_dry_run_writes_nothing() {
+    let f = fixture().await;
+    let dry = WriteOptions { dry_run: true };
+    let made = f.registry.create(&PODS, "d", pod("p"), &dry).await.unwrap();
+    assert_eq!(made["spec"]["restartPolicy"], "Always", "defaults are shown");
+    assert_eq!(f.registry.get(&PODS, "d", "p").await.unwrap_err().reason, "NotFound");
+}
+
+#[tokio::test]
+async fn invalid_objects_and_wrong_names_are_refused() {
+    let f = fixture().await;
+    let bad = f.create(&NODES, "", json!({"metadata": {"name": "Not_A_Name"}})).await.unwrap_err();
+    assert_eq!((bad.code, bad.reason), (422, "Invalid"));
+    f.create(&PODS, "d", pod("p")).await.unwrap();
+    let other =
+        f.registry.update(&PODS, "d", "p", Sub::Main, pod("q"), &WriteOptions::default()).await.unwrap_err();
+    assert_eq!(other.message, "the name of the object (q) does not match the name on the URL (p)");
+    let uid = DeleteOptions { uid: Some("other".into()), ..DeleteOptions::default() };
+    assert_eq!(f.registry.delete(&PODS, "d", "p", &uid).await.unwrap_err().reason, "Conflict");
+}
+
+#[tokio::test]
+async fn concurrent_creators_never_share_an_address() {
+    let f = fixture().await;
+    let services: Vec<_> = (0..40)
+        .map(|i| {
+            let registry = Arc::clone(&f.registry);
+            async move {
+                let object =
+                    json!({"metadata": {"name": format!("s{i}")}, "spec": {"ports": [{"port": 80}]}});
+                registry.create(&SERVICES, "d", object, &WriteOptions::default()).await.unwrap()
+            }
+        })
+        .collect();
+    let made = tokio::time::timeout(Duration::from_secs(30), futures_util::future::join_all(services))
+        .await
+        .unwrap();
+    let ips: std::collections::BTreeSet<String> =
+        made.iter().map(|s| s["spec"]["clusterIP"].to_string()).collect();
+    assert_eq!(ips.len(), 40);
+}

@@ -1,0 +1,249 @@
+//! Creates and updates down to the transaction.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use oarlock_api::catalogue::{Kind, NAMESPACES, PODS};
+use oarlock_api::status::Status;
+use oarlock_api::{defaults, meta, validate};
+use oarlock_store::{Compare, Op, Outcome, Record};
+use serde_json::{Value, json};
+
+use super::services::Claim;
+use super::{ATTEMPTS, Present, Registry, Sub, WriteOptions, bounded, prepare, scale, set_version};
+
+/// Keys that a write takes and frees beside its object.
+pub(super) type Claims = Vec<ClaimOp>;
+
+/// One such key.
+#[derive(Debug, Clone)]
+pub(super) enum ClaimOp {
+    Take(Claim),
+    Free(Claim),
+}
+
+impl Registry {
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `Invalid`, `Forbidden` (a namespace that ends), `NotFound` (no such namespace), or the store is away.
+    pub async fn create(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Value, Status> {
+        let now = Timestamp::now();
+        let mut object = prepare::create(kind, namespace, object, now)?;
+        if kind.namespaced {
+            self.check_namespace(kind, namespace, meta::name(&object)).await?;
+        }
+        defaults::apply(kind, &mut object);
+        let generated = meta::name(&object).is_empty();
+        for _ in 0..ATTEMPTS {
+            let mut wanted = object.clone();
+            if generated {
+                let prefix = meta::text(&object, "generateName");
+                if prefix.is_empty() {
+                    let why = "name or generateName is required";
+                    return Err(prepare::required(kind, "", "metadata.name", why));
+                }
+                let name = meta::generate_name(prefix, rand::random());
+                meta::metadata_mut(&mut wanted).insert("name".to_owned(), json!(name));
+            }
+            let claims = self.allocate(kind, None, &mut wanted)?;
+            let causes = validate::create(kind, &wanted);
+            let name = meta::name(&wanted).to_owned();
+            if !causes.is_empty() {
+                return Err(Status::invalid(kind, &name, causes));
+            }
+            if options.dry_run {
+                let (present, _) = bounded(self.store.get(&kind.key(namespace, &name))).await?;
+                return if present.is_some() { Err(Status::already_exists(kind, &name)) } else { Ok(wanted) };
+            }
+            let key = kind.key(namespace, &name);
+            match self.commit(Compare::Absent(key.clone()), &key, &wanted, &claims).await? {
+                Committed::At(revision) => {
+                    set_version(&mut wanted, revision);
+                    return Ok(wanted);
+                }
+                Committed::Taken(claim) if claim.requested => return Err(claim.refusal(kind, &name)),
+                Committed::Taken(_) => {}
+                Committed::Changed if generated => {}
+                Committed::Changed => return Err(Status::already_exists(kind, &name)),
+            }
+        }
+        Err(Status::too_many_requests("no free name or address was found in time; try again", 1))
+    }
+
+    /// Writes `wanted` over `present`; `None` when somebody else wrote in between.
+    pub(super) async fn write_over(
+        &self,
+        kind: &'static Kind,
+        present: Present,
+        sub: Sub,
+        wanted: Value,
+        options: &WriteOptions,
+    ) -> Result<Option<Value>, Status> {
+        let name = meta::name(&present.value).to_owned();
+        let asked_uid = meta::uid(&wanted);
+        if !asked_uid.is_empty() && asked_uid != meta::uid(&present.value) && sub != Sub::Scale {
+            let why = format!(
+                "Precondition failed: UID in precondition: {asked_uid}, UID in object meta: {}",
+                meta::uid(&present.value)
+            );
+            return Err(Status::conflict(kind, &name, &why));
+        }
+        let mut next = match sub {
+            Sub::Main => prepare::update(kind, &present.value, wanted),
+            Sub::Status => prepare::update_status(&present.value, wanted),
+            Sub::Scale => scale::apply(kind, &present.value, &wanted)?,
+            Sub::Finalize => prepare::finalize(&present.value, &wanted),
+        };
+        if sub != Sub::Status {
+            defaults::apply(kind, &mut next);
+        }
+        let claims = self.allocate(kind, Some(&present.value), &mut next)?;
+        let causes = validate::update(kind, &present.value, &next);
+        if !causes.is_empty() {
+            return Err(Status::invalid(kind, &name, causes));
+        }
+        if kind.has_generation && next.get("spec") != present.value.get("spec") {
+            let generation = present.value["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
+            meta::metadata_mut(&mut next).insert("generation".to_owned(), json!(generation));
+        }
+        let written = self.commit_update(kind, &present.record, next, claims, options.dry_run).await?;
+        match written {
+            Some(written) if sub == Sub::Scale => scale::view(kind, &written).map(Some),
+            other => Ok(other),
+        }
+    }
+
+    /// The transaction of an update. What equals the present is not written; what may go, goes.
+    pub(super) async fn commit_update(
+        &self,
+        kind: &'static Kind,
+        record: &Record,
+        mut next: Value,
+        claims: Claims,
+        dry_run: bool,
+    ) -> Result<Option<Value>, Status> {
+        let compare = Compare::ModifiedAt(record.key.clone(), record.modified);
+        if may_go(kind, &next) {
+            if !dry_run && !self.commit_removal(kind, compare, &record.key, &next).await? {
+                return Ok(None);
+            }
+            return Ok(Some(next));
+        }
+        if encode(&next) == record.value || dry_run {
+            set_version(&mut next, record.modified.0);
+            return Ok(Some(next));
+        }
+        match self.commit(compare, &record.key, &next, &claims).await? {
+            Committed::At(revision) => {
+                set_version(&mut next, revision);
+                Ok(Some(next))
+            }
+            Committed::Taken(claim) if claim.requested => Err(claim.refusal(kind, meta::name(&next))),
+            Committed::Taken(_) | Committed::Changed => Ok(None),
+        }
+    }
+
+    /// Removes an object and everything it has claimed; false when somebody else wrote in between.
+    pub(super) async fn commit_removal(
+        &self,
+        kind: &'static Kind,
+        compare: Compare,
+        key: &str,
+        object: &Value,
+    ) -> Result<bool, Status> {
+        let freed = self.claims_of(kind, object).into_iter().map(|claim| Op::Delete(claim.key()));
+        let ops = std::iter::once(Op::Delete(key.to_owned())).chain(freed).collect();
+        let outcome = bounded(self.store.txn(vec![compare], ops)).await?;
+        Ok(matches!(outcome, Outcome::Committed(_)))
+    }
+
+    async fn commit(
+        &self,
+        compare: Compare,
+        key: &str,
+        object: &Value,
+        claims: &Claims,
+    ) -> Result<Committed, Status> {
+        let mut compares = vec![compare];
+        let mut ops = vec![Op::Put(key.to_owned(), encode(object), None)];
+        let mut taken = Vec::new();
+        let keeps: BTreeSet<String> =
+            claims.iter().filter_map(|op| matches!(op, ClaimOp::Take(_)).then(|| op.claim().key())).collect();
+        for op in claims {
+            match op {
+                ClaimOp::Take(claim) => {
+                    compares.push(Compare::Absent(claim.key()));
+                    ops.push(Op::Put(claim.key(), key.as_bytes().to_vec().into(), None));
+                    taken.push(claim);
+                }
+                ClaimOp::Free(claim) if keeps.contains(&claim.key()) => {}
+                ClaimOp::Free(claim) => ops.push(Op::Delete(claim.key())),
+            }
+        }
+        match bounded(self.store.txn(compares, ops)).await? {
+            Outcome::Committed(revision) => Ok(Committed::At(revision.0)),
+            Outcome::Conflict(present) => {
+                let clash = present.iter().skip(1).zip(taken).find(|(record, _)| record.is_some());
+                Ok(clash.map_or(Committed::Changed, |(_, claim)| Committed::Taken(claim.clone())))
+            }
+        }
+    }
+
+    async fn check_namespace(&self, kind: &Kind, namespace: &str, name: &str) -> Result<(), Status> {
+        let terminating = match self.cache.get(&NAMESPACES, "", namespace) {
+            Some(object) => meta::is_terminating(&object.value()),
+            // The cache may be behind: only the store knows that there is none.
+            None => meta::is_terminating(&self.read(&NAMESPACES, "", namespace).await?.value),
+        };
+        if terminating {
+            let why = format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            );
+            let message = format!("namespace {namespace} is being terminated");
+            let status = Status::forbidden(kind, name, &why);
+            return Err(status.with_cause("NamespaceTerminating", message, "metadata.namespace"));
+        }
+        Ok(())
+    }
+}
+
+impl ClaimOp {
+    fn claim(&self) -> &Claim {
+        match self {
+            Self::Take(claim) | Self::Free(claim) => claim,
+        }
+    }
+}
+
+enum Committed {
+    At(u64),
+    Taken(Claim),
+    Changed,
+}
+
+/// The stored form: apiVersion, kind and metadata first, without the resourceVersion.
+pub(super) fn encode(object: &Value) -> bytes::Bytes {
+    let mut stored = object.clone();
+    meta::metadata_mut(&mut stored).shift_remove("resourceVersion");
+    // A JSON value always serializes.
+    serde_json::to_vec(&stored).unwrap_or_default().into()
+}
+
+/// Whether an object that is being deleted has nothing left that holds it.
+fn may_go(kind: &Kind, object: &Value) -> bool {
+    if !meta::is_terminating(object) || meta::finalizers(object).next().is_some() {
+        return false;
+    }
+    if *kind == NAMESPACES {
+        return object["spec"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+    }
+    // A pod goes when its node confirms, by a delete without grace.
+    *kind != PODS || object["metadata"]["deletionGracePeriodSeconds"].as_i64() == Some(0)
+}
