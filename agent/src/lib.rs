@@ -4,7 +4,13 @@
 
 pub mod config;
 pub mod desired;
+pub mod image;
 pub mod net;
 mod node_object;
 mod outbox;
+mod plan;
+pub mod pods;
+pub mod runtime;
 mod session;
+mod status;
+mod volumes;

@@ -1,0 +1,290 @@
+//! From the definition of a container to what the runtime is to create: names, labels, limits, rights, mounts.
+
+use std::collections::BTreeMap;
+
+use oarlock_api::k8s::api::core::v1::{Container, Pod, PodSpec};
+use oarlock_api::quantity::Quantity;
+
+use super::expand::expand;
+use super::spec_hash;
+use crate::runtime::{Bind, ContainerSpec, Image, Resources, SANDBOX_NAME, label};
+
+/// What a container needs beside its definition.
+#[derive(Debug)]
+pub(crate) struct Setting<'a> {
+    pub(crate) attempt: u32,
+    pub(crate) backoff: u64,
+    pub(crate) sandbox: &'a str,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) image: &'a Image,
+    /// Host paths of volumes by volume name.
+    pub(crate) volumes: &'a BTreeMap<String, String>,
+    /// Host paths of the managed files.
+    pub(crate) hosts_file: String,
+    pub(crate) resolv_file: String,
+    pub(crate) termination_file: String,
+    pub(crate) cgroup_parent: String,
+    /// Whether scores below zero can be given to processes here.
+    pub(crate) may_lower_oom_score: bool,
+    /// The node's memory, for the out-of-memory score.
+    pub(crate) memory: i64,
+}
+
+/// The sandbox of a pod.
+pub(crate) fn sandbox(pod: &Pod, image: &str, attempt: u32, cgroup_parent: String, may_lower: bool) -> ContainerSpec {
+    let score = if may_lower { -998 } else { 0 };
+    ContainerSpec {
+        name: container_name(pod, SANDBOX_NAME, attempt),
+        labels: labels(pod, SANDBOX_NAME, attempt),
+        image: image.to_owned(),
+        hostname: Some(hostname(pod)),
+        cgroup_parent,
+        resources: Resources { cpu_shares: Some(2), oom_score_adj: Some(score), ..Resources::default() },
+        ..ContainerSpec::default()
+    }
+}
+
+/// A container of a pod.
+pub(crate) fn container(pod: &Pod, definition: &Container, setting: Setting<'_>) -> Result<ContainerSpec, String> {
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let look_up = |name: &str| setting.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let expanded = |words: &Option<Vec<String>>| {
+        let words = words.as_ref().filter(|w| !w.is_empty())?;
+        Some(words.iter().map(|word| expand(word, look_up)).collect::<Vec<_>>())
+    };
+    let mut labels = labels(pod, &definition.name, setting.attempt);
+    labels.insert(label::HASH.to_owned(), spec_hash(definition));
+    labels.insert(label::SANDBOX.to_owned(), setting.sandbox.to_owned());
+    labels.insert(label::BACKOFF.to_owned(), setting.backoff.to_string());
+    let grace = spec.termination_grace_period_seconds.unwrap_or(30);
+    labels.insert(label::GRACE.to_owned(), grace.to_string());
+    let security = definition.security_context.as_ref();
+    let capabilities = security.and_then(|s| s.capabilities.as_ref());
+    let plain = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
+    Ok(ContainerSpec {
+        name: container_name(pod, &definition.name, setting.attempt),
+        labels,
+        image: definition.image.clone().unwrap_or_default(),
+        entrypoint: expanded(&definition.command),
+        cmd: expanded(&definition.args),
+        env: setting.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        working_dir: definition.working_dir.clone().filter(|d| !d.is_empty()),
+        user: user(spec, definition, setting.image),
+        groups: groups(spec),
+        mounts: mounts(definition, &setting)?,
+        hostname: None,
+        join: Some(setting.sandbox.to_owned()),
+        resources: resources(spec, definition, &setting),
+        privileged: security.and_then(|s| s.privileged).unwrap_or(false),
+        cap_add: plain(capabilities.and_then(|c| c.add.as_ref())),
+        cap_drop: plain(capabilities.and_then(|c| c.drop.as_ref())),
+        no_new_privileges: security.and_then(|s| s.allow_privilege_escalation) == Some(false),
+        read_only_root: security.and_then(|s| s.read_only_root_filesystem).unwrap_or(false),
+        tty: definition.tty.unwrap_or(false),
+        stdin: definition.stdin.unwrap_or(false),
+        cgroup_parent: setting.cgroup_parent,
+    })
+}
+
+/// `k8s_<container>_<pod>_<namespace>_<uid>_<attempt>`, as kubelet's Docker shim named them.
+fn container_name(pod: &Pod, container: &str, attempt: u32) -> String {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let meta = &pod.metadata;
+    let (name, namespace, uid) = (text(&meta.name), text(&meta.namespace), text(&meta.uid));
+    format!("k8s_{container}_{name}_{namespace}_{uid}_{attempt}")
+}
+
+fn labels(pod: &Pod, container: &str, attempt: u32) -> BTreeMap<String, String> {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let pairs = [
+        (label::POD_NAME, text(&pod.metadata.name)),
+        (label::POD_NAMESPACE, text(&pod.metadata.namespace)),
+        (label::POD_UID, text(&pod.metadata.uid)),
+        (label::CONTAINER, container.to_owned()),
+        (label::ATTEMPT, attempt.to_string()),
+    ];
+    pairs.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+/// The pod's host name: at most 63 characters (kubelet's `GeneratePodHostNameAndDomain`).
+pub(crate) fn hostname(pod: &Pod) -> String {
+    let chosen = pod.spec.as_ref().and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty());
+    let mut name = chosen.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    name.truncate(name.floor_char_boundary(63));
+    name.trim_end_matches(['-', '.']).to_owned()
+}
+
+fn user(spec: &PodSpec, definition: &Container, image: &Image) -> Option<String> {
+    let (own, of_pod) = (definition.security_context.as_ref(), spec.security_context.as_ref());
+    let user = own.and_then(|s| s.run_as_user).or(of_pod.and_then(|s| s.run_as_user));
+    let group = own.and_then(|s| s.run_as_group).or(of_pod.and_then(|s| s.run_as_group));
+    match (user, group) {
+        (None, None) => None,
+        (Some(user), None) => Some(user.to_string()),
+        (Some(user), Some(group)) => Some(format!("{user}:{group}")),
+        (None, Some(group)) => {
+            let user = image.user.split(':').next().filter(|u| !u.is_empty()).unwrap_or("0");
+            Some(format!("{user}:{group}"))
+        }
+    }
+}
+
+fn groups(spec: &PodSpec) -> Vec<String> {
+    let Some(security) = &spec.security_context else { return Vec::new() };
+    let groups = security.supplemental_groups.iter().flatten().chain(&security.fs_group);
+    groups.map(ToString::to_string).collect()
+}
+
+fn mounts(definition: &Container, setting: &Setting<'_>) -> Result<Vec<Bind>, String> {
+    let mut mounts = Vec::new();
+    for mount in definition.volume_mounts.iter().flatten() {
+        let source = setting
+            .volumes
+            .get(&mount.name)
+            .ok_or_else(|| format!("volume {:?} of mount {:?} not found", mount.name, mount.mount_path))?;
+        // "/" alone would be cut to nothing; Docker refuses it with its own words.
+        let target = match mount.mount_path.trim_end_matches('/') {
+            "" => "/",
+            path => path,
+        };
+        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+        let read_only = mount.read_only.unwrap_or(false);
+        mounts.push(Bind { source: source.clone(), target, read_only });
+    }
+    let message = definition.termination_message_path.as_deref().filter(|p| !p.is_empty());
+    for (source, target) in [
+        (&setting.hosts_file, "/etc/hosts"),
+        (&setting.resolv_file, "/etc/resolv.conf"),
+        (&setting.termination_file, message.unwrap_or("/dev/termination-log")),
+    ] {
+        if !mounts.iter().any(|m| m.target == target) {
+            mounts.push(Bind { source: source.clone(), target: target.to_owned(), read_only: false });
+        }
+    }
+    Ok(mounts)
+}
+
+fn amount(container: &Container, limits: bool, what: &str) -> Option<Quantity> {
+    let resources = container.resources.as_ref()?;
+    let map = if limits { resources.limits.as_ref() } else { resources.requests.as_ref() };
+    map?.get(what)?.0.parse::<Quantity>().ok()
+}
+
+/// kubelet's `MilliCPUToShares`, `MilliCPUToQuota` and `GetContainerOOMScoreAdjust`.
+fn resources(spec: &PodSpec, definition: &Container, setting: &Setting<'_>) -> Resources {
+    let cpu_limit = amount(definition, true, "cpu").map_or(0, |q| q.milli_value());
+    let cpu_request = amount(definition, false, "cpu").map_or(cpu_limit, |q| q.milli_value());
+    let memory = amount(definition, true, "memory").map(|q| q.value()).filter(|m| *m > 0);
+    let requested = amount(definition, false, "memory").map(|q| q.value()).or(memory).unwrap_or(0);
+    let score = match qos_class(spec) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => (1000 - requested.saturating_mul(1000) / setting.memory.max(1)).clamp(3, 999),
+    };
+    Resources {
+        cpu_shares: Some((cpu_request.saturating_mul(1024) / 1000).clamp(2, 262_144)),
+        cpu_quota: (cpu_limit > 0).then(|| cpu_limit.saturating_mul(100).max(1000)),
+        memory,
+        oom_score_adj: Some(if setting.may_lower_oom_score { score } else { score.max(0) }),
+    }
+}
+
+/// `status.qosClass`, as upstream's `ComputePodQOS` has it.
+pub(crate) fn qos_class(spec: &PodSpec) -> &'static str {
+    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let set = |c: &Container, limits, what| amount(c, limits, what).filter(|q| !q.is_zero());
+    let each = [(true, "cpu"), (true, "memory"), (false, "cpu"), (false, "memory")];
+    if all().all(|c| each.iter().all(|(limits, what)| set(c, *limits, what).is_none())) {
+        return "BestEffort";
+    }
+    let guaranteed = all().all(|c| {
+        ["cpu", "memory"].iter().all(|what| {
+            let (limit, request) = (set(c, true, what), set(c, false, what));
+            limit.is_some() && (request.is_none() || request == limit)
+        })
+    });
+    if guaranteed { "Guaranteed" } else { "Burstable" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "d", "uid": "u1"}, "spec": spec}))
+        .unwrap()
+    }
+
+    fn made(spec: serde_json::Value) -> ContainerSpec {
+        let pod = pod(spec);
+        let setting = Setting {
+            attempt: 2,
+            backoff: 20,
+            sandbox: "sb",
+            env: vec![("A".into(), "1".into())],
+            image: &Image { id: "sha256:1".into(), user: "app".into() },
+            volumes: &BTreeMap::from([("v".to_owned(), "/host/v".to_owned())]),
+            hosts_file: "/h".into(),
+            resolv_file: "/r".into(),
+            termination_file: "/t".into(),
+            cgroup_parent: "/oarlock/n/podu1".into(),
+            may_lower_oom_score: true,
+            memory: 1 << 30,
+        };
+        container(&pod, &pod.spec.as_ref().unwrap().containers[0], setting).unwrap()
+    }
+
+    #[test]
+    fn a_definition_becomes_a_docker_container() {
+        let spec = made(json!({
+            "securityContext": {"fsGroup": 7, "runAsGroup": 3},
+            "containers": [{"name": "c", "image": "i:1", "command": ["run", "$(A)"],
+                "volumeMounts": [{"name": "v", "mountPath": "/data/", "readOnly": true}],
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+                "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "250m"}}}]}));
+        assert_eq!(spec.name, "k8s_c_web_d_u1_2");
+        assert_eq!(spec.entrypoint, Some(vec!["run".into(), "1".into()]));
+        assert_eq!((spec.user.as_deref(), spec.groups.clone()), (Some("app:3"), vec!["7".to_owned()]));
+        assert_eq!(spec.mounts[0], Bind { source: "/host/v".into(), target: "/data".into(), read_only: true });
+        assert_eq!(spec.mounts.len(), 4);
+        assert!(spec.no_new_privileges && spec.cap_drop == ["ALL"]);
+        let resources = spec.resources;
+        assert_eq!(resources.cpu_shares, Some(256));
+        assert_eq!(resources.cpu_quota, Some(50_000));
+        assert_eq!(resources.memory, Some(64 << 20));
+        assert_eq!(resources.oom_score_adj, Some(938));
+    }
+
+    #[test]
+    fn a_mount_of_the_users_own_replaces_the_managed_file() {
+        let spec = made(json!({"containers": [{"name": "c",
+            "volumeMounts": [{"name": "v", "mountPath": "/etc/hosts"}]}]}));
+        let hosts: Vec<_> = spec.mounts.iter().filter(|m| m.target == "/etc/hosts").collect();
+        assert_eq!(hosts.len(), 1);
+        assert_eq!(hosts[0].source, "/host/v");
+    }
+
+    #[test]
+    fn quality_of_service_follows_requests_and_limits() {
+        for (resources, expected) in [
+            (json!({}), "BestEffort"),
+            (json!({"limits": {"cpu": "1", "memory": "1Gi"}}), "Guaranteed"),
+            (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m"}}), "Guaranteed"),
+            (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1m"}}), "Burstable"),
+            (json!({"requests": {"cpu": "1m"}}), "Burstable"),
+        ] {
+            let pod = pod(json!({"containers": [{"name": "c", "resources": resources}]}));
+            assert_eq!(qos_class(pod.spec.as_ref().unwrap()), expected, "{resources}");
+        }
+    }
+
+    #[test]
+    fn long_names_are_cut_to_a_host_name() {
+        let mut long = pod(json!({"containers": []}));
+        long.metadata.name = Some(format!("{}-b", "a".repeat(62)));
+        assert_eq!(hostname(&long), "a".repeat(62));
+    }
+}

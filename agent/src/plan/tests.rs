@@ -1,0 +1,1 @@
+//! Plans as text, and random histories that have to converge.

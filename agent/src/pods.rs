@@ -1,0 +1,336 @@
+//! The pods of this node: one named worker each, woken by what is wanted, by the runtime's events, by probes and by time.
+//!
+//! In: snapshots of what is wanted. Out: statuses and events into the outbox, logs on request. A pod that was there before this
+//! agent started is adopted by its containers' labels; one that nobody wants is ended and removed.
+
+mod dial;
+mod execute;
+mod hooks;
+mod images;
+mod logs;
+mod probe;
+mod report;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use oarlock_api::k8s::api::core::v1::Pod;
+use oarlock_daemon::Tasks;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::desired::Snapshot;
+use crate::net::PodNetwork;
+use crate::outbox::Outbox;
+pub use crate::plan::files::ClusterDns;
+use crate::runtime::Runtime;
+use crate::volumes::Volumes;
+
+/// How often everything is looked at although no event came.
+const RELIST: Duration = Duration::from_secs(30);
+/// The wait before a runtime that went away is asked again.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// What every worker needs to know about the node.
+#[derive(Debug, Clone)]
+pub struct NodeFacts {
+    /// `status.hostIP`.
+    pub ip: IpAddr,
+    /// The cgroup under which pods get theirs: `/oarlock/<node>`.
+    pub cgroup_parent: String,
+    /// The image of sandboxes.
+    pub pause_image: String,
+    /// Where the folders of pods are.
+    pub data_dir: PathBuf,
+    /// The node's processors, in thousandths.
+    pub cpu_millis: i64,
+    /// The node's memory in bytes.
+    pub memory: i64,
+}
+
+/// All that workers share.
+pub(crate) struct Shared {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) network: Arc<dyn PodNetwork>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) volumes: Volumes,
+    pub(crate) node: NodeFacts,
+    pub(crate) tasks: Tasks,
+    pub(crate) may_lower_oom_score: bool,
+    snapshot: Mutex<Arc<Snapshot>>,
+    dns: Mutex<ClusterDns>,
+    health: watch::Sender<Result<(), String>>,
+}
+
+impl Shared {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.lock())
+    }
+
+    pub(crate) fn dns(&self) -> ClusterDns {
+        self.dns.lock().clone()
+    }
+
+    fn runtime_is(&self, state: Result<(), String>) {
+        self.health.send_if_modified(|old| {
+            let changed = *old != state;
+            if changed {
+                match &state {
+                    Ok(()) => tracing::info!("container runtime answers"),
+                    Err(error) => tracing::warn!(error, "container runtime is away; pods go on without the agent"),
+                }
+                *old = state;
+            }
+            changed
+        });
+    }
+}
+
+/// What is wanted of one pod, and the bell of its worker.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) wish: Mutex<Wish>,
+    pub(crate) bell: Notify,
+}
+
+/// What is wanted of one pod.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) pod: Arc<Pod>,
+    /// Its object is gone.
+    pub(crate) removed: bool,
+}
+
+/// The pods of this node. Shared by reference.
+pub struct Pods {
+    shared: Arc<Shared>,
+    workers: Arc<Mutex<Workers>>,
+}
+
+impl std::fmt::Debug for Pods {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pods").field("node", &self.shared.node).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Workers {
+    slots: BTreeMap<String, Arc<Slot>>,
+    /// Pods of which nothing is left although their object may still be there.
+    finished: BTreeSet<String>,
+    complete: bool,
+}
+
+impl Pods {
+    /// Starts to listen to the runtime; pods come with [`Self::apply`].
+    pub fn start(
+        tasks: &Tasks,
+        node: NodeFacts,
+        runtime: Arc<dyn Runtime>,
+        network: Arc<dyn PodNetwork>,
+        outbox: Arc<Outbox>,
+    ) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            runtime,
+            network,
+            outbox,
+            volumes: Volumes::new(&node.data_dir),
+            node,
+            tasks: tasks.clone(),
+            may_lower_oom_score: may_lower_oom_score(),
+            snapshot: Mutex::default(),
+            dns: Mutex::default(),
+            health: watch::Sender::new(Err("the container runtime has not been asked yet".to_owned())),
+        });
+        let pods = Arc::new(Self { shared, workers: Arc::default() });
+        tasks.spawn("pods/events", Arc::clone(&pods).listen());
+        pods
+    }
+
+    /// Whether the container runtime answers, and if not, why: for the node's Ready condition and metrics.
+    #[must_use]
+    pub fn runtime_health(&self) -> watch::Receiver<Result<(), String>> {
+        self.shared.health.subscribe()
+    }
+
+    /// The cluster's DNS, as the control plane said in its welcome.
+    pub fn set_dns(&self, dns: ClusterDns) {
+        *self.shared.dns.lock() = dns;
+    }
+
+    /// Makes the node run what the snapshot says. Until a snapshot was `complete`, nothing is taken away.
+    pub fn apply(&self, snapshot: &Arc<Snapshot>, complete: bool) {
+        let before = std::mem::replace(&mut *self.shared.snapshot.lock(), Arc::clone(snapshot));
+        let mut workers = self.workers.lock();
+        let mut wanted = BTreeSet::new();
+        for pod in snapshot.pods.values() {
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            wanted.insert(uid.clone());
+            match workers.slots.get(&uid) {
+                Some(slot) => update(slot, pod, &before, snapshot),
+                None if workers.finished.contains(&uid) => self.say_gone(pod),
+                None => self.hire(&mut workers, uid, Wish { pod: Arc::clone(pod), removed: false }),
+            }
+        }
+        if !complete {
+            return;
+        }
+        workers.finished.retain(|uid| wanted.contains(uid));
+        for (uid, slot) in &workers.slots {
+            if !wanted.contains(uid) {
+                slot.wish.lock().removed = true;
+                slot.bell.notify_one();
+            }
+        }
+        if !std::mem::replace(&mut workers.complete, true) {
+            drop(workers);
+            self.wake_listener();
+        }
+    }
+
+    fn wake_listener(&self) {
+        // The listener looks for leftovers at its next turn; a change of health is what it waits for besides events.
+        self.shared.health.send_modify(|_| {});
+    }
+
+    /// The control plane may have missed it the first time.
+    fn say_gone(&self, pod: &Pod) {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        self.shared.outbox.pod_gone(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid));
+    }
+
+    fn hire(&self, workers: &mut Workers, uid: String, wish: Wish) {
+        let slot = Arc::new(Slot { wish: Mutex::new(wish), bell: Notify::new() });
+        workers.slots.insert(uid.clone(), Arc::clone(&slot));
+        let (shared, everybody) = (Arc::clone(&self.shared), Arc::clone(&self.workers));
+        let name = format!("pod/{uid}");
+        self.shared.tasks.job(name, async move {
+            let finished = worker::run(shared, &uid, slot).await;
+            let mut everybody = everybody.lock();
+            everybody.slots.remove(&uid);
+            if finished {
+                everybody.finished.insert(uid);
+            }
+        });
+    }
+
+    /// Turns the runtime's events into bells, and looks at everything now and then: events can be lost.
+    async fn listen(self: Arc<Self>) {
+        let token = self.shared.tasks.token();
+        let mut prints = BTreeMap::new();
+        while !token.is_cancelled() {
+            let outcome = tokio::select! {
+                () = token.cancelled() => return,
+                outcome = self.follow(&mut prints) => outcome,
+            };
+            if let Err(error) = outcome {
+                self.shared.runtime_is(Err(error.to_string()));
+            }
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(RECONNECT) => {}
+            }
+        }
+    }
+
+    async fn follow(&self, prints: &mut BTreeMap<String, String>) -> Result<(), crate::runtime::RuntimeError> {
+        self.shared.runtime.version().await?;
+        let mut events = self.shared.runtime.events().await?;
+        self.shared.runtime_is(Ok(()));
+        let mut bell = self.shared.health.subscribe();
+        let mut relist = tokio::time::interval(RELIST);
+        relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(event) => self.ring(&event?),
+                    None => return Ok(()),
+                },
+                _ = relist.tick() => self.relist(prints).await?,
+                _ = bell.changed() => self.relist(prints).await?,
+            }
+        }
+    }
+
+    fn ring(&self, uid: &str) {
+        if let Some(slot) = self.workers.lock().slots.get(uid) {
+            slot.bell.notify_one();
+        }
+    }
+
+    async fn relist(&self, prints: &mut BTreeMap<String, String>) -> Result<(), crate::runtime::RuntimeError> {
+        let found = self.shared.runtime.fingerprints().await?;
+        for uid in found.keys().chain(prints.keys()) {
+            if found.get(uid) != prints.get(uid) {
+                self.ring(uid);
+            }
+        }
+        let mut uids: BTreeSet<String> = found.keys().cloned().collect();
+        match self.shared.volumes.pods() {
+            Ok(folders) => uids.extend(folders),
+            Err(error) => tracing::warn!(%error, "cannot read the folder of pods; leftovers may stay"),
+        }
+        *prints = found;
+        let mut workers = self.workers.lock();
+        if workers.complete {
+            for uid in uids {
+                // Without a worker it is nobody's: its object was removed while the agent was away.
+                let known = workers.slots.contains_key(&uid);
+                if !known && !uid.is_empty() {
+                    let pod = Arc::new(worker::orphan(&uid));
+                    self.hire(&mut workers, uid, Wish { pod, removed: true });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rings if anything that the pod is made of changed. Its status is our own word.
+fn update(slot: &Slot, pod: &Arc<Pod>, before: &Snapshot, after: &Snapshot) {
+    let mut wish = slot.wish.lock();
+    let old = &wish.pod;
+    let (a, b) = (&old.metadata, &pod.metadata);
+    let same = wish.removed == false
+        && old.spec == pod.spec
+        && a.labels == b.labels
+        && a.annotations == b.annotations
+        && a.deletion_timestamp == b.deletion_timestamp
+        && a.deletion_grace_period_seconds == b.deletion_grace_period_seconds;
+    wish.pod = Arc::clone(pod);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    drop(wish);
+    if !same || objects_changed(namespace, before, after) {
+        slot.bell.notify_one();
+    }
+}
+
+/// Whether a ConfigMap or Secret of the namespace changed. Only those that pods of this node use are here at all.
+fn objects_changed(namespace: &str, before: &Snapshot, after: &Snapshot) -> bool {
+    fn differs<T>(namespace: &str, a: &crate::desired::Objects<T>, b: &crate::desired::Objects<T>) -> bool {
+        let of = |objects: &crate::desired::Objects<T>| {
+            let range = objects.iter().filter(|((ns, _), _)| ns == namespace);
+            range.map(|(key, object)| (key.clone(), Arc::as_ptr(object))).collect::<Vec<_>>()
+        };
+        of(a) != of(b)
+    }
+    differs(namespace, &before.config_maps, &after.config_maps)
+        || differs(namespace, &before.secrets, &after.secrets)
+}
+
+/// Whether this process has CAP_SYS_RESOURCE (bit 24): without it no process can be given a score below its own, and a
+/// container that asks for one does not start (proc_pid_oom_score_adj(5)).
+fn may_lower_oom_score() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << 24) != 0
+}

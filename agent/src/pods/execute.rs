@@ -1,0 +1,357 @@
+//! Executes the steps of a plan: each does one thing and notes in the memory how it went.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use oarlock_api::k8s::api::core::v1::Container as Definition;
+
+use super::worker::{Message, Worker};
+use super::{hooks, images, report};
+use crate::net::PodNetRequest;
+use crate::plan::memory::Probed;
+use crate::plan::spec::{self, Setting};
+use crate::plan::{PodEnd, Pull, Retry, Step, Stop, StopPhase, definition};
+use crate::runtime::{ContainerSpec, Image, RuntimeError};
+
+/// How a step went.
+pub(super) enum Done {
+    /// Something is different now: plan again.
+    Changed,
+    /// It will be: something else will tell.
+    Underway,
+    /// It did not work; the memory says when to try again. The rest of the plan no longer holds.
+    Failed,
+    /// Nothing is left of the pod.
+    Gone,
+}
+
+impl Worker {
+    pub(super) async fn execute(&mut self, step: Step) -> Result<Done, RuntimeError> {
+        let runtime = Arc::clone(&self.shared.runtime);
+        match step {
+            Step::PrepareVolumes => return Ok(self.volumes().await),
+            Step::CreateSandbox { attempt } => return self.create_sandbox(attempt).await,
+            Step::AttachNetwork { sandbox, pid } => return Ok(self.attach(sandbox, pid).await),
+            Step::EnsureImage { container } => return Ok(self.ensure_image(&container)),
+            Step::StartContainer { container, attempt, backoff, sandbox } => {
+                return self.start_container(&container, attempt, backoff, &sandbox).await;
+            }
+            Step::Resume { id } => return self.resume(&id).await,
+            Step::BeginStop { id, container, why, grace } => {
+                return Ok(self.begin_stop(id, &container, &why, grace));
+            }
+            Step::Terminate { id } => {
+                runtime.kill(&id, "SIGTERM").await?;
+                if let Some(stop) = self.memory.stops.get_mut(&id) {
+                    stop.phase = StopPhase::Asked;
+                }
+                return Ok(Done::Underway);
+            }
+            Step::Kill { id } => {
+                runtime.kill(&id, "SIGKILL").await?;
+                return Ok(Done::Underway);
+            }
+            Step::Remove { id } => runtime.remove(&id).await?,
+            Step::DetachNetwork => return Ok(self.detach().await),
+            Step::End(end) => self.end(end),
+            Step::SayBackOff { container } => self.say_back_off(&container),
+            Step::RemoveVolumes => return Ok(self.remove_volumes().await),
+            Step::Gone => {
+                report::gone(&self.shared.outbox, &self.pod);
+                return Ok(Done::Gone);
+            }
+        }
+        Ok(Done::Changed)
+    }
+
+    /// Notes a failure of one of the pod's own parts; says it once for each try.
+    fn failed(&mut self, what: &'static str, reason: &str, message: String) -> Done {
+        self.event(None, "Warning", reason, &message);
+        let before = self.memory.retries.get(what);
+        let first = SignedDuration::from_secs(1);
+        let retry = Retry::with_first(first, before, reason, message, Timestamp::now());
+        self.memory.retries.insert(what, retry);
+        Done::Failed
+    }
+
+    async fn volumes(&mut self) -> Done {
+        if let Err(message) = self.prepare_volumes().await {
+            return self.failed("volumes", "FailedMount", message);
+        }
+        self.memory.retries.remove("volumes");
+        self.memory.volumes_ready = true;
+        Done::Changed
+    }
+
+    fn cgroup(&self) -> String {
+        format!("{}/pod{}", self.shared.node.cgroup_parent.trim_end_matches('/'), self.uid)
+    }
+
+    async fn create_sandbox(&mut self, attempt: u32) -> Result<Done, RuntimeError> {
+        if attempt > 0 {
+            let why = "Pod sandbox changed, it will be killed and re-created.";
+            self.event(None, "Normal", "SandboxChanged", why);
+        }
+        let image = &self.shared.node.pause_image;
+        let lower = self.shared.may_lower_oom_score;
+        let spec = spec::sandbox(&self.pod, image, attempt, self.cgroup(), lower);
+        match self.create_and_start(&spec).await {
+            Ok(_) => {
+                self.memory.retries.remove("sandbox");
+                self.memory.network = None;
+                self.memory.network_removed = false;
+                Ok(Done::Changed)
+            }
+            Err(error) if error.is_away() => Err(error),
+            Err(error) => {
+                let text = format!("Failed to create pod sandbox: {error}");
+                Ok(self.failed("sandbox", "FailedCreatePodSandBox", text))
+            }
+        }
+    }
+
+    /// What could not be started is removed, so that the next try may use its name.
+    async fn create_and_start(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
+        let runtime = &self.shared.runtime;
+        let id = runtime.create(spec).await?;
+        if let Err(error) = runtime.start(&id).await {
+            if !error.is_away() {
+                runtime.remove(&id).await?;
+            }
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    async fn attach(&mut self, sandbox: String, pid: u32) -> Done {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let meta = &self.pod.metadata;
+        let (uid, namespace) = (self.uid.clone(), text(&meta.namespace));
+        let request = PodNetRequest { uid, namespace, name: text(&meta.name), pid };
+        self.memory.network_removed = false;
+        match self.shared.network.add(&request).await {
+            Ok(result) => {
+                self.memory.retries.remove("network");
+                self.memory.network = Some((sandbox, result.ip));
+                Done::Changed
+            }
+            Err(error) => {
+                let text = format!("Failed to create pod sandbox: {}", report::chain(&error));
+                self.failed("network", "FailedCreatePodSandBox", text)
+            }
+        }
+    }
+
+    async fn detach(&mut self) -> Done {
+        match self.shared.network.remove(&self.uid).await {
+            Ok(()) => {
+                self.memory.network_removed = true;
+                Done::Changed
+            }
+            Err(error) => {
+                let text = format!("Failed to remove the pod's network: {}", report::chain(&error));
+                tracing::warn!(pod = %self.name(), text, "network not removed; trying again");
+                Done::Underway
+            }
+        }
+    }
+
+    async fn remove_volumes(&mut self) -> Done {
+        let (volumes, uid) = (self.shared.volumes.clone(), self.uid.clone());
+        let outcome = tokio::task::spawn_blocking(move || volumes.remove(&uid)).await;
+        match outcome.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| report::chain(&e))) {
+            Ok(()) => {
+                self.memory.volumes_removed = true;
+                Done::Changed
+            }
+            Err(error) => {
+                tracing::warn!(pod = %self.name(), error, "files of the pod not removed; trying again");
+                Done::Underway
+            }
+        }
+    }
+
+    fn ensure_image(&mut self, container: &str) -> Done {
+        let before = match self.memory.pulls.remove(container) {
+            Some(Pull::Failed(retry)) => Some(retry),
+            _ => None,
+        };
+        self.memory.pulls.insert(container.to_owned(), Pull::Running { before });
+        let Some(definition) = self.definition(container) else { return Done::Failed };
+        images::ensure(self, &definition);
+        Done::Underway
+    }
+
+    pub(super) fn definition(&self, container: &str) -> Option<Definition> {
+        self.pod.spec.as_ref().and_then(|s| definition(s, container)).cloned()
+    }
+
+    async fn start_container(
+        &mut self,
+        name: &str,
+        attempt: u32,
+        backoff: u64,
+        sandbox: &str,
+    ) -> Result<Done, RuntimeError> {
+        let Some(definition) = self.definition(name) else { return Ok(Done::Failed) };
+        let image = match self.memory.pulls.get(name) {
+            Some(Pull::Present { image }) => image.clone(),
+            _ => Image::default(),
+        };
+        let spec = match self.prepare(&definition, attempt, backoff, sandbox, &image) {
+            Ok(spec) => spec,
+            Err(message) => return Ok(self.not_started(name, "CreateContainerConfigError", message)),
+        };
+        let runtime = Arc::clone(&self.shared.runtime);
+        let id = match runtime.create(&spec).await {
+            Ok(id) => id,
+            Err(error) if error.is_away() => return Err(error),
+            Err(error) => {
+                // The image may have been removed since it was looked for.
+                self.memory.pulls.remove(name);
+                return Ok(self.not_started(name, "CreateContainerError", error.to_string()));
+            }
+        };
+        self.event(Some(name), "Normal", "Created", &format!("Created container: {name}"));
+        if let Err(error) = runtime.start(&id).await {
+            if error.is_away() {
+                return Err(error);
+            }
+            runtime.remove(&id).await?;
+            return Ok(self.not_started(name, "RunContainerError", error.to_string()));
+        }
+        self.started(&id, &definition);
+        Ok(Done::Changed)
+    }
+
+    async fn resume(&mut self, id: &str) -> Result<Done, RuntimeError> {
+        let Some(container) = self.observed.containers.iter().find(|c| c.id == id).cloned() else {
+            return Ok(Done::Changed);
+        };
+        let name = container.name().to_owned();
+        if let Err(error) = self.shared.runtime.start(id).await {
+            if error.is_away() {
+                return Err(error);
+            }
+            self.shared.runtime.remove(id).await?;
+            return Ok(self.not_started(&name, "RunContainerError", error.to_string()));
+        }
+        if let Some(definition) = self.definition(&name) {
+            self.started(id, &definition);
+        }
+        Ok(Done::Changed)
+    }
+
+    fn started(&mut self, id: &str, definition: &Definition) {
+        let name = &definition.name;
+        self.memory.failures.remove(name);
+        self.memory.pulls.remove(name);
+        self.event(Some(name), "Normal", "Started", &format!("Started container {name}"));
+        let probed = Probed {
+            started: definition.startup_probe.is_none(),
+            ready: definition.readiness_probe.is_none(),
+        };
+        self.memory.probes.insert(id.to_owned(), probed);
+        if let Some(hook) = definition.lifecycle.as_ref().and_then(|l| l.post_start.clone()) {
+            self.memory.post_starting.insert(id.to_owned());
+            hooks::post_start(self, id, definition, hook);
+        }
+    }
+
+    fn not_started(&mut self, name: &str, reason: &str, message: String) -> Done {
+        self.event(Some(name), "Warning", "Failed", &format!("Error: {message}"));
+        let retry = Retry::after(self.memory.failures.get(name), reason, message, Timestamp::now());
+        self.memory.failures.insert(name.to_owned(), retry);
+        Done::Changed
+    }
+
+    fn prepare(
+        &self,
+        definition: &Definition,
+        attempt: u32,
+        backoff: u64,
+        sandbox: &str,
+        image: &Image,
+    ) -> Result<ContainerSpec, String> {
+        let place = self.place();
+        let snapshot = self.shared.snapshot();
+        let env = crate::plan::env::environment(&self.pod, definition, &snapshot, &place)?;
+        let dns = self.shared.dns();
+        let of_host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let volumes = &self.shared.volumes;
+        let file = |name: &str, text: &str| {
+            volumes.managed_file(&self.uid, name, text).map_err(|e| report::chain(&e))
+        };
+        let setting = Setting {
+            attempt,
+            backoff,
+            sandbox,
+            env,
+            image,
+            volumes: &self.paths,
+            hosts_file: file("etc-hosts", &crate::plan::files::hosts(&self.pod, &place.pod_ip, &dns))?,
+            resolv_file: file("resolv.conf", &crate::plan::files::resolv_conf(&self.pod, &dns, &of_host))?,
+            termination_file: volumes
+                .termination_file(&self.uid, &definition.name, attempt)
+                .map_err(|e| report::chain(&e))?,
+            cgroup_parent: self.cgroup(),
+            may_lower_oom_score: self.shared.may_lower_oom_score,
+            memory: self.shared.node.memory,
+        };
+        spec::container(&self.pod, definition, setting)
+    }
+
+    fn begin_stop(&mut self, id: String, container: &str, why: &str, grace: u64) -> Done {
+        let now = Timestamp::now();
+        let wait = SignedDuration::from_secs(i64::try_from(grace).unwrap_or(i64::MAX));
+        let deadline = now.checked_add(wait).unwrap_or(Timestamp::MAX);
+        let definition = self.definition(container);
+        let hook = definition.as_ref().and_then(|d| d.lifecycle.as_ref()).and_then(|l| l.pre_stop.clone());
+        self.event(Some(container), "Normal", "Killing", why);
+        let phase = match (hook, &definition) {
+            (Some(hook), Some(definition)) if grace > 0 => {
+                hooks::pre_stop(self, &id, definition, hook, std::time::Duration::from_secs(grace));
+                StopPhase::PreStop
+            }
+            _ => StopPhase::Ready,
+        };
+        self.memory.stops.insert(id, Stop { phase, deadline });
+        Done::Changed
+    }
+
+    fn end(&mut self, end: PodEnd) {
+        self.event(None, "Normal", &end.reason, &end.message);
+        self.memory.end = Some(end);
+    }
+
+    fn say_back_off(&mut self, container: &str) {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let meta = &self.pod.metadata;
+        let message = format!(
+            "Back-off restarting failed container {container} in pod {}_{}({})",
+            text(&meta.name),
+            text(&meta.namespace),
+            self.uid
+        );
+        self.event(Some(container), "Warning", "BackOff", &message);
+        if let Some(latest) = self.observed.latest(container) {
+            self.memory.announced.insert(latest.id.clone());
+        }
+    }
+
+    /// Runs a job that ends with this worker and tells it how it went.
+    pub(super) fn job<F>(&self, name: &'static str, work: F)
+    where
+        F: Future<Output = Message> + Send + 'static,
+    {
+        let (token, sender) = (self.jobs.clone(), self.sender.clone());
+        self.shared.tasks.job(name, async move {
+            let message = tokio::select! {
+                () = token.cancelled() => return,
+                message = work => message,
+            };
+            // The worker is gone: nobody has to know.
+            let _ = sender.send(message).await;
+        });
+    }
+}

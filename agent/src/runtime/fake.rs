@@ -1,0 +1,1 @@
+//! A runtime in memory whose calls can be made to fail.

@@ -1,0 +1,1 @@
+//! Statuses in the situations that users see.
