@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::catalogue::{EVENTS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS};
+use crate::catalogue::{EVENTS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICES};
 
 /// The selectable fields of a kind beside `metadata.name` and `metadata.namespace`.
 #[must_use]
@@ -32,6 +32,8 @@ pub fn selectable(kind: &Kind) -> &'static [&'static str] {
             "source",
             "type",
         ]
+    } else if *kind == SERVICES {
+        &["spec.clusterIP", "spec.type"]
     } else if *kind == NODES {
         &["spec.unschedulable"]
     } else if *kind == SECRETS {
@@ -53,7 +55,7 @@ pub fn is_selectable(kind: &Kind, field: &str) -> bool {
         || selectable(kind).contains(&field)
 }
 
-/// A field's value as field selectors compare it; empty when absent, `false` for absent booleans.
+/// A field's value as field selectors compare it; absent is empty, `false` for booleans and `0` for numbers.
 #[must_use]
 pub fn value(object: &Value, field: &str) -> String {
     let path = if field == "source" { "source.component" } else { field };
@@ -64,6 +66,9 @@ pub fn value(object: &Value, field: &str) -> String {
     match at {
         Value::String(text) => text.clone(),
         Value::Null if matches!(field, "spec.unschedulable" | "spec.hostNetwork") => "false".to_owned(),
+        Value::Null if field == "status.replicas" => "0".to_owned(),
+        // Who writes an event says so in the old field or in the new one.
+        Value::Null if field == "source" => object["reportingComponent"].as_str().unwrap_or("").to_owned(),
         Value::Null => String::new(),
         other => other.to_string(),
     }
@@ -80,6 +85,9 @@ mod tests {
         assert_eq!(value(&pod, "spec.nodeName"), "n1");
         assert_eq!(value(&pod, "status.phase"), "");
         assert_eq!(value(&json!({}), "spec.unschedulable"), "false");
+        assert_eq!(value(&json!({}), "status.replicas"), "0");
+        assert_eq!(value(&json!({"reportingComponent": "kubelet"}), "source"), "kubelet");
+        assert_eq!(value(&json!({"source": {"component": "a"}, "reportingComponent": "b"}), "source"), "a");
         assert!(is_selectable(&PODS, "status.phase") && !is_selectable(&PODS, "spec.containers"));
         assert!(!is_selectable(&NODES, "metadata.namespace"));
     }

@@ -9,6 +9,10 @@ use crate::meta;
 /// How a requirement compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operator {
+    /// The value is this one.
+    Equals,
+    /// The value is not this one, or the key is absent.
+    NotEquals,
     /// The value is one of the set.
     In,
     /// The value is none of the set, or the key is absent.
@@ -17,6 +21,10 @@ pub enum Operator {
     Exists,
     /// The key is absent.
     DoesNotExist,
+    /// The value is an integer above this one.
+    GreaterThan,
+    /// The value is an integer below this one.
+    LessThan,
 }
 
 /// One requirement of a label selector.
@@ -46,18 +54,30 @@ impl Requirement {
     pub fn new(key: &str, operator: Operator, values: Vec<String>) -> Result<Self, SelectorError> {
         meta::check_qualified_name(key)
             .map_err(|e| SelectorError(format!("key: Invalid value: {key:?}: {e}")))?;
-        let wants_values = matches!(operator, Operator::In | Operator::NotIn);
-        if wants_values == values.is_empty() {
-            let why = if wants_values {
-                "for 'in', 'notin' operators, values set can't be empty"
-            } else {
+        let why = match (operator, values.as_slice()) {
+            (Operator::In | Operator::NotIn, []) => "for 'in', 'notin' operators, values set can't be empty",
+            (Operator::Exists | Operator::DoesNotExist, [_, ..]) => {
                 "values set must be empty for exists and does not exist"
-            };
+            }
+            (Operator::Equals | Operator::NotEquals, [] | [_, _, ..]) => {
+                "exact-match compatibility requires one single value"
+            }
+            (Operator::GreaterThan | Operator::LessThan, [] | [_, _, ..]) => {
+                "for 'Gt', 'Lt' operators, exactly one value is required"
+            }
+            _ => "",
+        };
+        if !why.is_empty() {
             return Err(SelectorError(format!("values: Invalid value: {values:?}: {why}")));
         }
-        for value in &values {
+        let integers = matches!(operator, Operator::GreaterThan | Operator::LessThan);
+        for (i, value) in values.iter().enumerate() {
+            if integers && value.parse::<i64>().is_err() {
+                let why = "for 'Gt', 'Lt' operators, the value must be an integer";
+                return Err(SelectorError(format!("values[{i}]: Invalid value: {value:?}: {why}")));
+            }
             meta::check_label_value(value)
-                .map_err(|e| SelectorError(format!("values[0][{key}]: Invalid value: {value:?}: {e}")))?;
+                .map_err(|e| SelectorError(format!("values[{i}][{key}]: Invalid value: {value:?}: {e}")))?;
         }
         Ok(Self { key: key.to_owned(), operator, values })
     }
@@ -65,15 +85,29 @@ impl Requirement {
     fn matches<'v>(&self, value: Option<&'v str>) -> bool {
         let listed = |v: &'v str| self.values.iter().any(|wanted| wanted == v);
         match self.operator {
-            Operator::In => value.is_some_and(listed),
-            Operator::NotIn => !value.is_some_and(listed),
+            Operator::In | Operator::Equals => value.is_some_and(listed),
+            Operator::NotIn | Operator::NotEquals => !value.is_some_and(listed),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
+            Operator::GreaterThan => self.compares(value, |label, bound| label > bound),
+            Operator::LessThan => self.compares(value, |label, bound| label < bound),
         }
+    }
+
+    fn compares(&self, value: Option<&str>, holds: impl Fn(i64, i64) -> bool) -> bool {
+        let label = value.and_then(|v| v.parse().ok());
+        let bound = self.values.first().and_then(|v| v.parse().ok());
+        label.zip(bound).is_some_and(|(label, bound)| holds(label, bound))
     }
 }
 
 impl Selector {
+    /// Sorted by key, as upstream keeps and prints them.
+    fn of(mut requirements: Vec<Requirement>) -> Self {
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        Self { requirements }
+    }
+
     /// Parses the form of query parameters and of `kubectl -l`: `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
     ///
     /// # Errors
@@ -89,7 +123,7 @@ impl Selector {
             requirements.push(parser.requirement()?);
             parser.skip_space();
             if parser.rest.is_empty() {
-                return Ok(Self { requirements });
+                return Ok(Self::of(requirements));
             }
             if !parser.eat(",") {
                 return Err(parser.unexpected("',' or the end"));
@@ -102,10 +136,10 @@ impl Selector {
     pub fn from_map(map: &Map<String, Value>) -> Self {
         let requirements = map.iter().map(|(key, value)| Requirement {
             key: key.clone(),
-            operator: Operator::In,
+            operator: Operator::Equals,
             values: vec![value.as_str().unwrap_or("").to_owned()],
         });
-        Self { requirements: requirements.collect() }
+        Self::of(requirements.collect())
     }
 
     /// A `metav1.LabelSelector`. An empty one selects everything, an absent one nothing: `None`.
@@ -115,7 +149,7 @@ impl Selector {
     pub fn from_label_selector(selector: Option<&Value>) -> Result<Option<Self>, SelectorError> {
         let Some(selector) = selector.filter(|s| !s.is_null()) else { return Ok(None) };
         let labels = selector.get("matchLabels").and_then(Value::as_object);
-        let mut all = labels.map(Self::from_map).unwrap_or_default();
+        let mut all = labels.map(Self::from_map).unwrap_or_default().requirements;
         for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
             let text = |field: &str| expression.get(field).and_then(Value::as_str).unwrap_or("");
             let operator = match text("operator") {
@@ -129,9 +163,9 @@ impl Selector {
             };
             let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
             let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
-            all.requirements.push(Requirement::new(text("key"), operator, values)?);
+            all.push(Requirement::new(text("key"), operator, values)?);
         }
-        Ok(Some(all))
+        Ok(Some(Self::of(all)))
     }
 
     /// Whether it selects everything.
@@ -156,13 +190,19 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, r) in self.requirements.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
-            match (r.operator, r.values.as_slice()) {
-                (Operator::In, [one]) => write!(f, "{comma}{}={one}", r.key)?,
-                (Operator::In, many) => write!(f, "{comma}{} in ({})", r.key, many.join(","))?,
-                (Operator::NotIn, [one]) => write!(f, "{comma}{}!={one}", r.key)?,
-                (Operator::NotIn, many) => write!(f, "{comma}{} notin ({})", r.key, many.join(","))?,
-                (Operator::Exists, _) => write!(f, "{comma}{}", r.key)?,
-                (Operator::DoesNotExist, _) => write!(f, "{comma}!{}", r.key)?,
+            write!(f, "{comma}")?;
+            let mut values = r.values.clone();
+            values.sort_unstable();
+            let (key, values) = (&r.key, values.join(","));
+            match r.operator {
+                Operator::Equals => write!(f, "{key}={values}")?,
+                Operator::NotEquals => write!(f, "{key}!={values}")?,
+                Operator::GreaterThan => write!(f, "{key}>{values}")?,
+                Operator::LessThan => write!(f, "{key}<{values}")?,
+                Operator::In => write!(f, "{key} in ({values})")?,
+                Operator::NotIn => write!(f, "{key} notin ({values})")?,
+                Operator::Exists => write!(f, "{key}")?,
+                Operator::DoesNotExist => write!(f, "!{key}")?,
             }
         }
         Ok(())
@@ -214,10 +254,15 @@ impl<'t> Parser<'t> {
             return Err(self.unexpected("identifier or '!'"));
         }
         if self.eat("!=") {
-            return Requirement::new(key, Operator::NotIn, vec![self.word().to_owned()]);
+            return Requirement::new(key, Operator::NotEquals, vec![self.word().to_owned()]);
         }
         if self.eat("==") || self.eat("=") {
-            return Requirement::new(key, Operator::In, vec![self.word().to_owned()]);
+            return Requirement::new(key, Operator::Equals, vec![self.word().to_owned()]);
+        }
+        for (sign, operator) in [(">", Operator::GreaterThan), ("<", Operator::LessThan)] {
+            if self.eat(sign) {
+                return Requirement::new(key, operator, vec![self.word().to_owned()]);
+            }
         }
         self.skip_space();
         if self.rest.is_empty() || self.rest.starts_with(',') {
@@ -227,7 +272,7 @@ impl<'t> Parser<'t> {
             "in" => Operator::In,
             "notin" => Operator::NotIn,
             other => {
-                let expected = "in, notin, =, ==, !=";
+                let expected = "in, notin, =, ==, !=, gt, lt";
                 return Err(SelectorError(format!(
                     "unable to parse requirement: found '{other}', expected: {expected}"
                 )));
@@ -315,7 +360,7 @@ mod tests {
 
     #[test]
     fn every_form_of_requirement_selects_as_kubernetes_does() {
-        let labels = json!({"name": "mysql", "env": "dev"});
+        let labels = json!({"name": "mysql", "env": "dev", "age": "5"});
         for yes in [
             "",
             "name=mysql",
@@ -328,21 +373,53 @@ mod tests {
             "absent!=x",
             "absent notin (x)",
             " name = mysql ",
+            "age>4",
+            "age<6",
         ] {
             assert!(selects(yes, &labels), "{yes}");
         }
-        for no in
-            ["name=", "name!=mysql", "!env", "absent", "name in (a,b)", "absent=x", "name notin (mysql)"]
-        {
+        for no in [
+            "name=",
+            "name!=mysql",
+            "!env",
+            "absent",
+            "name in (a,b)",
+            "absent=x",
+            "name notin (mysql)",
+            "age>5",
+            "name>1",
+            "absent<1",
+        ] {
             assert!(!selects(no, &labels), "{no}");
         }
     }
 
     #[test]
+    fn selectors_print_sorted_by_key_with_their_own_operator() {
+        let object = json!({"matchLabels": {"b": "2", "a": "1"},
+            "matchExpressions": [{"key": "aa", "operator": "In", "values": ["y", "x"]}]});
+        let selector = Selector::from_label_selector(Some(&object)).unwrap().unwrap();
+        assert_eq!(selector.to_string(), "a=1,aa in (x,y),b=2");
+        assert_eq!(Selector::parse("z in (q),a==1,!m").unwrap().to_string(), "a=1,!m,z in (q)");
+    }
+
+    #[test]
     fn nonsense_is_refused() {
-        for bad in
-            ["=", "a=b,", "a in", "a in b", "a in (b", "a in (b c)", "a b", "a=b c", "-a", "a=-", "a>1", ",a"]
-        {
+        for bad in [
+            "=",
+            "a=b,",
+            "a in",
+            "a in b",
+            "a in (b",
+            "a in (b c)",
+            "a b",
+            "a=b c",
+            "-a",
+            "a=-",
+            "a>x",
+            "a>",
+            ",a",
+        ] {
             assert!(Selector::parse(bad).is_err(), "{bad}");
         }
         assert!(FieldSelector::parse("metadata.name").is_err());
@@ -386,13 +463,16 @@ mod tests {
         fn a_printed_selector_parses_to_itself(
             keys in proptest::collection::vec(("[a-z]{1,8}", 0..4u8, proptest::collection::vec("[a-z0-9]{1,5}", 1..4)), 1..5)
         ) {
-            let requirements = keys.into_iter().map(|(key, operator, values)| match operator {
-                0 => Requirement::new(&key, Operator::In, values),
-                1 => Requirement::new(&key, Operator::NotIn, values),
+            let requirements = keys.into_iter().map(|(key, operator, mut values)| match operator {
+                0 => {
+                    values.sort();
+                    Requirement::new(&key, Operator::In, values)
+                }
+                1 => Requirement::new(&key, Operator::NotEquals, values[..1].to_vec()),
                 2 => Requirement::new(&key, Operator::Exists, vec![]),
                 _ => Requirement::new(&key, Operator::DoesNotExist, vec![]),
             }.unwrap()).collect();
-            let selector = Selector { requirements };
+            let selector = Selector::of(requirements);
             prop_assert_eq!(Selector::parse(&selector.to_string()).unwrap(), selector);
         }
     }

@@ -79,13 +79,13 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
     } else if *kind == NODES {
         core::node(object, now)
     } else if *kind == NAMESPACES {
-        vec![name, object["status"]["phase"].clone(), age]
+        vec![name, json!(object["status"]["phase"].as_str().unwrap_or("")), age]
     } else if *kind == ENDPOINTS {
         vec![name, json!(core::endpoints(object)), age]
     } else if *kind == CONFIG_MAPS {
         vec![name, json!(count(object, "data") + count(object, "binaryData")), age]
     } else if *kind == SECRETS {
-        vec![name, object["type"].clone(), json!(count(object, "data")), age]
+        vec![name, json!(object["type"].as_str().unwrap_or("")), json!(count(object, "data")), age]
     } else if *kind == SERVICE_ACCOUNTS {
         vec![name, json!(object["secrets"].as_array().map_or(0, Vec::len)), age]
     } else if *kind == EVENTS {
@@ -101,6 +101,20 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
     } else {
         vec![name, object["metadata"]["creationTimestamp"].clone()]
     }
+}
+
+/// What a row says beside its cells (`rows[].conditions`): pods that are done, which old kubectl leaves out.
+#[must_use]
+pub fn conditions(kind: &Kind, object: &Value) -> Option<Value> {
+    if *kind != PODS {
+        return None;
+    }
+    let (reason, message) = match object["status"]["phase"].as_str() {
+        Some("Succeeded") => ("Succeeded", "The pod has completed successfully."),
+        Some("Failed") => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
 }
 
 fn count(object: &Value, field: &str) -> usize {
@@ -156,14 +170,15 @@ fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
     value.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// `a=b,c=d`, or `<none>`.
+/// `a=b,c=d` in the order of keys, or `<none>`.
 fn map_text(map: Option<&Value>) -> String {
-    let pairs: Vec<String> = map
+    let mut pairs: Vec<String> = map
         .and_then(Value::as_object)
         .into_iter()
         .flatten()
         .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or("")))
         .collect();
+    pairs.sort_unstable();
     or_none(&pairs.join(",")).to_owned()
 }
 

@@ -1,5 +1,7 @@
 //! Rows of Services, nodes, endpoints and events.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -36,20 +38,31 @@ pub(super) const EVENT: &[Column] = &[
 pub(super) fn service(service: &Value, now: Timestamp) -> Vec<Value> {
     let spec = &service["spec"];
     let ports: Vec<String> = list(spec, "ports").iter().map(port).collect();
-    let external = match spec["type"].as_str() {
-        Some("ExternalName") => word(&spec["externalName"]),
-        Some("LoadBalancer") => "<pending>".to_owned(),
-        _ => "<none>".to_owned(),
-    };
     vec![
         json!(meta::name(service)),
-        spec["type"].clone(),
+        json!(spec["type"].as_str().unwrap_or("")),
         json!(word(&spec["clusterIP"])),
-        json!(external),
+        json!(external_ip(service)),
         json!(or_none(&ports.join(","))),
         json!(age(service, now)),
         json!(map_text(spec.get("selector"))),
     ]
+}
+
+/// Where a Service can be reached from outside.
+fn external_ip(service: &Value) -> String {
+    let spec = &service["spec"];
+    let external: Vec<&str> = list(spec, "externalIPs").iter().filter_map(Value::as_str).collect();
+    match spec["type"].as_str() {
+        Some("ExternalName") => word(&spec["externalName"]),
+        Some("LoadBalancer") => {
+            let given = list(&service["status"]["loadBalancer"], "ingress").iter();
+            let given = given.filter_map(|i| i["ip"].as_str().or(i["hostname"].as_str()));
+            let all: Vec<&str> = given.chain(external).collect();
+            if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
+        }
+        _ => or_none(&external.join(",")).to_owned(),
+    }
 }
 
 fn port(port: &Value) -> String {
@@ -70,9 +83,12 @@ pub(super) fn node(node: &Value, now: Timestamp) -> Vec<Value> {
     };
     let cordoned = if node["spec"]["unschedulable"] == true { ",SchedulingDisabled" } else { "" };
     let prefix = "node-role.kubernetes.io/";
-    let mut roles: Vec<&str> =
-        meta::labels(node).into_iter().flatten().filter_map(|(key, _)| key.strip_prefix(prefix)).collect();
-    roles.sort_unstable();
+    let role = |(key, value): (&'_ String, &'_ Value)| {
+        let named = if key == "kubernetes.io/role" { value.as_str() } else { key.strip_prefix(prefix) };
+        named.filter(|r| !r.is_empty()).map(str::to_owned)
+    };
+    let roles: BTreeSet<String> = meta::labels(node).into_iter().flatten().filter_map(role).collect();
+    let roles: Vec<String> = roles.into_iter().collect();
     let address = |kind: &str| {
         let found = list(status, "addresses").iter().find(|a| a["type"] == kind);
         found.map_or_else(|| "<none>".to_owned(), |a| word(&a["address"]))
@@ -110,10 +126,14 @@ pub(super) fn endpoints(endpoints: &Value) -> String {
             all.extend(ips().map(str::to_owned));
         }
         for port in ports {
-            all.extend(ips().map(|ip| format!("{ip}:{}", port["port"])));
+            all.extend(ips().map(|ip| host_port(ip, &port["port"])));
         }
     }
     abridge(&all)
+}
+
+fn host_port(ip: &str, port: &Value) -> String {
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
 pub(super) fn endpoint_slice(slice: &Value, now: Timestamp) -> Vec<Value> {
@@ -122,11 +142,16 @@ pub(super) fn endpoint_slice(slice: &Value, now: Timestamp) -> Vec<Value> {
         .flat_map(|e| list(e, "addresses"))
         .filter_map(|a| a.as_str().map(str::to_owned))
         .collect();
-    let ports: Vec<String> = list(slice, "ports").iter().map(|p| p["port"].to_string()).collect();
+    let port = |port: &Value| match (port["port"].as_i64(), port["name"].as_str()) {
+        (Some(number), _) => number.to_string(),
+        (None, Some(name)) => name.to_owned(),
+        (None, None) => "*".to_owned(),
+    };
+    let ports: Vec<String> = list(slice, "ports").iter().map(port).collect();
     let shown = |all: &[String]| if all.is_empty() { "<unset>".to_owned() } else { abridge(all) };
     vec![
         json!(meta::name(slice)),
-        slice["addressType"].clone(),
+        json!(slice["addressType"].as_str().unwrap_or("")),
         json!(shown(&ports)),
         json!(shown(&addresses)),
         json!(age(slice, now)),
@@ -134,28 +159,37 @@ pub(super) fn endpoint_slice(slice: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 pub(super) fn event(event: &Value, now: Timestamp) -> Vec<Value> {
-    let first_of = |fields: &[&str]| {
-        let found = fields.iter().filter_map(|f| event[*f].as_str()).find(|t| !t.is_empty());
-        found.unwrap_or("").to_owned()
+    let text_at = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    let either = |old: &Value, new: &Value| {
+        let old = text_at(old);
+        if old.is_empty() { text_at(new) } else { old }
     };
+    let first = either(&event["firstTimestamp"], &event["eventTime"]);
+    let mut last = either(&event["lastTimestamp"], &json!(first));
+    let mut count = event["count"].as_i64().filter(|c| *c != 0).unwrap_or(1);
+    if event["series"].is_object() {
+        last = text_at(&event["series"]["lastObservedTime"]);
+        count = event["series"]["count"].as_i64().unwrap_or(0);
+    }
     let object = &event["involvedObject"];
-    let kind = object["kind"].as_str().unwrap_or("").to_lowercase();
-    let component =
-        event["source"]["component"].as_str().or(event["reportingComponent"].as_str()).unwrap_or("");
-    let source = match event["source"]["host"].as_str() {
-        Some(host) if !host.is_empty() => format!("{component}, {host}"),
-        _ => component.to_owned(),
+    let kind = text_at(&object["kind"]).to_lowercase();
+    let target = match object["name"].as_str() {
+        Some(name) if !name.is_empty() => format!("{kind}/{name}"),
+        _ => kind,
     };
+    let component = either(&event["source"]["component"], &event["reportingComponent"]);
+    let instance = either(&event["source"]["host"], &event["reportingInstance"]);
+    let source = if instance.is_empty() { component } else { format!("{component}, {instance}") };
     vec![
-        json!(since(&first_of(&["lastTimestamp", "eventTime", "firstTimestamp"]), now)),
-        event["type"].clone(),
-        event["reason"].clone(),
-        json!(format!("{kind}/{}", object["name"].as_str().unwrap_or(""))),
-        json!(object["fieldPath"].as_str().unwrap_or("")),
+        json!(since(&last, now)),
+        json!(text_at(&event["type"])),
+        json!(text_at(&event["reason"])),
+        json!(target),
+        json!(text_at(&object["fieldPath"])),
         json!(source),
         json!(event["message"].as_str().unwrap_or("").trim()),
-        json!(since(&first_of(&["firstTimestamp", "eventTime"]), now)),
-        json!(event["count"].as_i64().unwrap_or(1)),
+        json!(since(&first, now)),
+        json!(count),
         json!(meta::name(event)),
     ]
 }

@@ -10,7 +10,8 @@ pub(super) const COLUMNS: &[Column] = &[
     NAME,
     text("Ready"),
     text("Status"),
-    Column { name: "Restarts", kind: "integer", format: "", priority: 0 },
+    // A number until 1.21; since then the time of the last restart stands beside it.
+    text("Restarts"),
     AGE,
     wide("IP"),
     wide("Node"),
@@ -20,26 +21,58 @@ pub(super) const COLUMNS: &[Column] = &[
 
 pub(super) fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
     let (spec, status) = (&pod["spec"], &pod["status"]);
-    let statuses = list(status, "containerStatuses");
-    let ready = statuses.iter().filter(|s| s["ready"] == true && s["state"].get("running").is_some()).count();
+    let ready = match progress(pod) {
+        Progress::Init(_) => 0,
+        Progress::Main => list(status, "containerStatuses").iter().filter(|s| is_ready(s)).count(),
+    };
     let containers = list(spec, "containers").len();
+    let first_ip = list(status, "podIPs").first().map_or(&status["podIP"], |ip| &ip["ip"]);
     vec![
         json!(meta::name(pod)),
         json!(format!("{ready}/{containers}")),
         json!(reason(pod)),
         json!(restarts(pod, now)),
         json!(age(pod, now)),
-        json!(word(&status["podIP"])),
+        json!(word(first_ip)),
         json!(word(&spec["nodeName"])),
         json!(word(&status["nominatedNodeName"])),
-        json!("<none>"),
+        json!(readiness_gates(pod)),
     ]
 }
 
-/// `3`, or `3 (25s ago)` when the last restart's time is known.
+/// `1/2`: how many of the pod's own conditions of readiness hold.
+fn readiness_gates(pod: &Value) -> String {
+    let gates = list(&pod["spec"], "readinessGates");
+    if gates.is_empty() {
+        return "<none>".to_owned();
+    }
+    let holds = |gate: &&Value| condition(pod, gate["conditionType"].as_str().unwrap_or("")) == Some("True");
+    format!("{}/{}", gates.iter().filter(holds).count(), gates.len())
+}
+
+fn condition<'v>(pod: &'v Value, kind: &str) -> Option<&'v str> {
+    list(&pod["status"], "conditions").iter().find(|c| c["type"] == kind)?["status"].as_str()
+}
+
+fn is_running(status: &Value) -> bool {
+    status["state"].get("running").is_some_and(|r| !r.is_null())
+}
+
+fn is_ready(status: &Value) -> bool {
+    let state = &status["state"];
+    let waits = !state["waiting"]["reason"].as_str().unwrap_or("").is_empty();
+    status["ready"] == true && is_running(status) && !waits && state["terminated"].is_null()
+}
+
+/// `3`, or `3 (25s ago)` when the last restart's time is known. Restarts of init containers count until they are done.
 fn restarts(pod: &Value, now: Timestamp) -> String {
-    let field = if init_reason(pod).is_some() { "initContainerStatuses" } else { "containerStatuses" };
-    let statuses = list(&pod["status"], field);
+    let statuses: Vec<&Value> = match progress(pod) {
+        // Up to and with the one that is at work or has failed.
+        Progress::Init(index) => {
+            list(&pod["status"], "initContainerStatuses").iter().take(index + 1).collect()
+        }
+        Progress::Main => list(&pod["status"], "containerStatuses").iter().collect(),
+    };
     let count: i64 = statuses.iter().filter_map(|s| s["restartCount"].as_i64()).sum();
     let last = statuses.iter().filter_map(|s| s["lastState"]["terminated"]["finishedAt"].as_str()).max();
     match last {
@@ -53,9 +86,15 @@ fn reason(pod: &Value) -> String {
     let status = &pod["status"];
     let own = status["reason"].as_str().filter(|r| !r.is_empty());
     let mut reason = own.or(status["phase"].as_str()).unwrap_or("").to_owned();
-    match init_reason(pod) {
-        Some(init) => reason = init,
-        None => container_reason(pod, &mut reason),
+    let scheduled = list(status, "conditions").iter().find(|c| c["type"] == "PodScheduled");
+    if scheduled.is_some_and(|c| c["reason"] == "SchedulingGated") {
+        "SchedulingGated".clone_into(&mut reason);
+    }
+    if let Some((_, init)) = init_reason(pod) {
+        reason = init;
+    }
+    if matches!(progress(pod), Progress::Main) {
+        container_reason(pod, &mut reason);
     }
     let ended = matches!(status["phase"].as_str(), Some("Failed" | "Succeeded"));
     if meta::is_terminating(pod) && status["reason"] == "NodeLost" {
@@ -64,7 +103,23 @@ fn reason(pod: &Value) -> String {
     if meta::is_terminating(pod) && !ended { "Terminating".to_owned() } else { reason }
 }
 
-fn init_reason(pod: &Value) -> Option<String> {
+/// Which containers the row is about.
+enum Progress {
+    /// The init containers, of which this one is not done.
+    Init(usize),
+    /// The containers themselves.
+    Main,
+}
+
+fn progress(pod: &Value) -> Progress {
+    match init_reason(pod) {
+        Some((index, _)) if condition(pod, "Initialized") != Some("True") => Progress::Init(index),
+        _ => Progress::Main,
+    }
+}
+
+/// The first init container that is not done, and what to say about it.
+fn init_reason(pod: &Value) -> Option<(usize, String)> {
     let total = list(&pod["spec"], "initContainers").len();
     for (index, status) in list(&pod["status"], "initContainerStatuses").iter().enumerate() {
         let state = &status["state"];
@@ -72,14 +127,15 @@ fn init_reason(pod: &Value) -> Option<String> {
         if ended["exitCode"].as_i64() == Some(0) {
             continue;
         }
-        if !ended.is_null() {
-            return Some(format!("Init:{}", ended_reason(ended)));
-        }
         let waiting = state["waiting"]["reason"].as_str().unwrap_or("");
-        if !waiting.is_empty() && waiting != "PodInitializing" {
-            return Some(format!("Init:{waiting}"));
-        }
-        return Some(format!("Init:{index}/{total}"));
+        let text = if !ended.is_null() {
+            format!("Init:{}", ended_reason(ended))
+        } else if !waiting.is_empty() && waiting != "PodInitializing" {
+            format!("Init:{waiting}")
+        } else {
+            format!("Init:{index}/{total}")
+        };
+        return Some((index, text));
     }
     None
 }
@@ -101,14 +157,13 @@ fn container_reason(pod: &Value, reason: &mut String) {
             waiting.clone_into(reason);
         } else if !state["terminated"].is_null() {
             *reason = ended_reason(&state["terminated"]);
-        } else if status["ready"] == true && state.get("running").is_some() {
+        } else if is_ready(status) {
             running = true;
         }
     }
     // A pod with one container done and another at work is at work.
     if reason == "Completed" && running {
-        let ready =
-            list(&pod["status"], "conditions").iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+        let ready = condition(pod, "Ready") == Some("True");
         (if ready { "Running" } else { "NotReady" }).clone_into(reason);
     }
 }

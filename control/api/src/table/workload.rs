@@ -40,7 +40,8 @@ fn wide_cells(object: &Value) -> [Value; 3] {
         all.join(",")
     };
     let selector = Selector::from_label_selector(object["spec"].get("selector")).ok().flatten();
-    let selector = selector.map_or_else(|| "<none>".to_owned(), |s| s.to_string());
+    let selector =
+        selector.filter(|s| !s.is_everything()).map_or_else(|| "<none>".to_owned(), |s| s.to_string());
     [json!(join("name")), json!(join("image")), json!(selector)]
 }
 
