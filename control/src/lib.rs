@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod http;
 pub mod patch;
 pub mod registry;

@@ -18,16 +18,18 @@ use jiff::Timestamp;
 use oarlock_api::catalogue::Kind;
 use oarlock_api::meta;
 use oarlock_api::status::Status;
-use oarlock_store::{Record, Store};
+use oarlock_store::{ListOptions, Record, Revision, Store};
 use serde_json::{Value, json};
 
-use crate::cache::{Cache, Object};
+use crate::cache::{Cache, Object, ObjectKey};
 use crate::patch::Patch;
 
 pub use delete::{DeleteOptions, Deleted};
 
 /// How long a request waits for the store or for the cache to catch up with it.
 const BOUND: Duration = Duration::from_secs(10);
+/// How long a revision that is ahead of the cache may be on its way, as upstream waits.
+const FUTURE_BOUND: Duration = Duration::from_secs(3);
 /// How often a write without a version of its own is tried again when others write, too.
 const ATTEMPTS: usize = 16;
 
@@ -69,6 +71,15 @@ pub struct Registry {
     ranges: Ranges,
 }
 
+/// A part of an older list.
+#[derive(Debug)]
+pub struct Part {
+    /// The objects, sorted by key.
+    pub objects: Vec<Object>,
+    /// How many come after them.
+    pub remaining: u64,
+}
+
 /// An object as it was read, with what a compare-and-swap needs.
 struct Present {
     record: Record,
@@ -100,6 +111,44 @@ impl Registry {
         } else {
             Err(Status::timeout("the watch cache does not catch up with the store; try again"))
         }
+    }
+
+    /// Waits until the cache shows a revision that a client has seen.
+    ///
+    /// # Errors
+    /// A revision that has not happened.
+    pub async fn reach(&self, revision: Revision) -> Result<(), Status> {
+        if self.cache.wait_for(revision, FUTURE_BOUND).await {
+            return Ok(());
+        }
+        Err(Status::future_version(revision.0, self.cache.revision().0))
+    }
+
+    /// A part of a list as it was at a revision, read from the store.
+    ///
+    /// # Errors
+    /// `Expired` when that history is gone.
+    pub async fn list_at(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        revision: Revision,
+        start: Option<String>,
+        limit: usize,
+    ) -> Result<Part, Status> {
+        let prefix = match namespace {
+            Some(namespace) if kind.namespaced => format!("{}{namespace}/", kind.prefix()),
+            _ => kind.prefix(),
+        };
+        let options = ListOptions { at: Some(revision), start, limit };
+        let page = bounded(self.store.list(&prefix, options)).await?;
+        let remaining = page.count.saturating_sub(page.records.len() as u64);
+        let objects = page.records.iter().filter_map(|record| {
+            let (kind, namespace, name) = self.cache.catalogue().by_key(&record.key)?;
+            Object::decode(ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() }, record)
+                .ok()
+        });
+        Ok(Part { objects: objects.collect(), remaining })
     }
 
     /// One object.

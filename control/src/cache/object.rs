@@ -67,7 +67,7 @@ impl Object {
     ///
     /// # Errors
     /// JSON that does not parse.
-    pub(super) fn decode(key: ObjectKey, record: &Record) -> serde_json::Result<Self> {
+    pub(crate) fn decode(key: ObjectKey, record: &Record) -> serde_json::Result<Self> {
         let facts: Facts = serde_json::from_slice(&record.value)?;
         let node_name = facts.spec.and_then(|s| s.node_name);
         Ok(Self {

@@ -1,0 +1,309 @@
+//! The Kubernetes API over HTTPS.
+//!
+//! In: TLS connections. Out: answers. Every request takes the same way: who asks, may they, what do they ask, then the
+//! registry. Nothing here knows a single kind but for the paths that upstream made special.
+
+mod body;
+mod discovery;
+mod encode;
+mod list;
+mod logs;
+mod negotiate;
+mod path;
+mod query;
+mod resource;
+mod respond;
+mod watch;
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use oarlock_api::openapi::{OpenApi, V2Format};
+use oarlock_api::status::Status;
+use oarlock_daemon::Tasks;
+use oarlock_daemon::admin::Health;
+use oarlock_daemon::metrics::SharedRegistry;
+use oarlock_daemon::pki::{Identity, peer_identity};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use path::Target;
+use query::Query;
+use respond::Body;
+
+use crate::registry::Registry;
+
+pub use logs::{LogSource, LogStream};
+
+/// The largest request body: an object of the store's limit, with room for its envelope.
+const MAX_BODY: usize = 3 * 1024 * 1024;
+/// Connections served at once; more wait in the listen queue.
+const MAX_CONNECTIONS: usize = 10_000;
+/// How long a client may take for its handshake and for the head of a request.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Who may do everything.
+const MASTERS: &str = "system:masters";
+
+/// What the server needs.
+pub struct Server {
+    /// The verbs.
+    pub registry: Arc<Registry>,
+    /// Who reads logs.
+    pub logs: Arc<dyn LogSource>,
+    /// What `/readyz` says.
+    pub health: Health,
+    /// What `/metrics` says.
+    pub metrics: SharedRegistry,
+    /// `host:port` under which clients reach it, for discovery.
+    pub address: String,
+    /// Documents that are made once, when somebody asks.
+    pub documents: Documents,
+}
+
+/// OpenAPI documents in the two forms that clients ask for.
+#[derive(Debug, Default)]
+pub struct Documents {
+    v2_json: OnceLock<Bytes>,
+    v2_protobuf: OnceLock<Bytes>,
+}
+
+impl Server {
+    /// Serves until shutdown.
+    pub async fn serve(self: Arc<Self>, tasks: Tasks, listener: TcpListener, tls: TlsAcceptor) {
+        let token = tasks.token();
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let slot = Arc::clone(&slots).acquire_owned();
+            let (Ok(slot), accepted) = (tokio::select! {
+                pair = async { (slot.await, listener.accept().await) } => pair,
+                () = token.cancelled() => return,
+            }) else {
+                return;
+            };
+            let Ok((stream, _)) = accepted else {
+                // Out of descriptors, or the peer gave up: both pass.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let (server, tls, tasks_of_server) = (Arc::clone(&self), tls.clone(), tasks.clone());
+            tasks.job("http/connection", async move {
+                if let Err(error) = server.connection(tasks_of_server, stream, tls).await {
+                    tracing::debug!(%error, "a connection ended with an error");
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        tasks: Tasks,
+        stream: TcpStream,
+        tls: TlsAcceptor,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        stream.set_nodelay(true)?;
+        let stream = tokio::time::timeout(PATIENCE, tls.accept(stream)).await??;
+        let certificates = stream.get_ref().1.peer_certificates();
+        let identity = Arc::new(certificates.and_then(|c| c.first()).and_then(|c| peer_identity(c)));
+        let token = tasks.token();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (server, identity, tasks) = (Arc::clone(&self), Arc::clone(&identity), tasks.clone());
+            async move { Ok::<_, Infallible>(server.answer(identity.as_ref().as_ref(), request, &tasks).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = token.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        identity: Option<&Identity>,
+        request: Request<Incoming>,
+        tasks: &Tasks,
+    ) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        let outcome = self.route(identity, &head, &path, body, tasks).await;
+        let mut response = outcome.unwrap_or_else(|status| {
+            if status.code >= 500 {
+                tracing::warn!(method = %head.method, %path, code = status.code, message = %status.message, "a request failed");
+            }
+            respond::failure(&status)
+        });
+        let id = uuid::Uuid::new_v4().to_string();
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert("audit-id", id);
+        }
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        response
+    }
+
+    async fn route(
+        &self,
+        identity: Option<&Identity>,
+        head: &http::request::Parts,
+        path: &str,
+        body: Incoming,
+        tasks: &Tasks,
+    ) -> Result<Response<Body>, Status> {
+        let target = path::parse(path);
+        let query = Query::parse(head.uri.query());
+        authorize(identity, &target, &head.method, path)?;
+        let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+        let Target::Resource(resource) = target else {
+            if head.method != Method::GET && head.method != Method::HEAD {
+                return Err(Status::method_not_allowed());
+            }
+            return self.document(&target, &query, accept);
+        };
+        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|e| {
+            if e.is::<http_body_util::LengthLimitError>() {
+                Status::too_large(MAX_BODY)
+            } else {
+                Status::bad_request(format!("the body of the request broke off: {e}"))
+            }
+        })?;
+        let request = resource::Request {
+            registry: &self.registry,
+            logs: &*self.logs,
+            method: &head.method,
+            path: resource,
+            query,
+            accept,
+            content_type: body::content_type(&head.headers),
+            body: body.to_bytes(),
+            shutdown: tasks.token(),
+        };
+        request.answer().await
+    }
+
+    /// Everything that is no object.
+    fn document(
+        &self,
+        target: &Target<'_>,
+        query: &Query,
+        accept: Option<&str>,
+    ) -> Result<Response<Body>, Status> {
+        let catalogue = self.registry.cache().catalogue();
+        let found = match *target {
+            Target::Root => json!({"paths": [
+                "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version",
+            ]}),
+            Target::Health(endpoint) => return Ok(self.health(endpoint, query)),
+            Target::Version => version(),
+            Target::Metrics => {
+                let openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                return Ok(respond::bytes(
+                    StatusCode::OK,
+                    openmetrics,
+                    oarlock_daemon::metrics::encode(&self.metrics),
+                ));
+            }
+            Target::CoreVersions | Target::Groups => return Ok(self.discovery(target, accept)),
+            Target::Group(group) => discovery::group(catalogue, group).ok_or_else(Status::no_resource)?,
+            Target::Resources(group, version) => {
+                discovery::resources(catalogue, group, version).ok_or_else(Status::no_resource)?
+            }
+            Target::OpenApiV2 => {
+                let format = V2Format::accepted(accept.unwrap_or(""));
+                let format = format.ok_or_else(|| Status::not_acceptable("application/json"))?;
+                return Ok(respond::bytes(StatusCode::OK, format.content_type(), self.openapi_v2(format)));
+            }
+            Target::OpenApiV3Index => OpenApi::new(catalogue).v3_index(),
+            Target::OpenApiV3(group, version) => {
+                OpenApi::new(catalogue).v3(group, version).ok_or_else(Status::no_resource)?
+            }
+            Target::Resource(_) | Target::Unknown => {
+                return Ok(respond::text(StatusCode::NOT_FOUND, "404 page not found\n"));
+            }
+        };
+        Ok(respond::json(StatusCode::OK, &found))
+    }
+
+    fn openapi_v2(&self, format: V2Format) -> Bytes {
+        let slot = match format {
+            V2Format::Json => &self.documents.v2_json,
+            V2Format::Protobuf => &self.documents.v2_protobuf,
+        };
+        let make = || Bytes::from(OpenApi::new(self.registry.cache().catalogue()).v2(format));
+        slot.get_or_init(make).clone()
+    }
+
+    fn discovery(&self, target: &Target<'_>, accept: Option<&str>) -> Response<Body> {
+        let catalogue = self.registry.cache().catalogue();
+        let core = matches!(target, Target::CoreVersions);
+        let mut response = match negotiate::aggregated(accept) {
+            Some(version) => {
+                let content_type = if version == "v2" {
+                    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+                } else {
+                    "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
+                };
+                let body = discovery::aggregated(catalogue, core, version).to_string();
+                respond::bytes(StatusCode::OK, content_type, body)
+            }
+            None if core => respond::json(StatusCode::OK, &discovery::core_versions(&self.address)),
+            None => respond::json(StatusCode::OK, &discovery::group_list(catalogue)),
+        };
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+        response
+    }
+
+    fn health(&self, endpoint: &str, query: &Query) -> Response<Body> {
+        let ready = endpoint == "livez" || self.health.is_ready();
+        let status = if ready { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+        let short = ready && !query.flag("verbose");
+        respond::text(status, if short { "ok".to_owned() } else { self.health.report(endpoint) })
+    }
+}
+
+/// Who asks must be known, but for what everybody may see; today only the cluster's masters may do anything.
+fn authorize(
+    identity: Option<&Identity>,
+    target: &Target<'_>,
+    method: &Method,
+    path: &str,
+) -> Result<(), Status> {
+    if matches!(target, Target::Health(_) | Target::Version) {
+        return Ok(());
+    }
+    let identity = identity.ok_or_else(Status::unauthorized)?;
+    if identity.groups.iter().any(|group| group == MASTERS) {
+        return Ok(());
+    }
+    let verb = method.as_str().to_lowercase();
+    Err(Status::forbidden_path(&identity.user, &verb, path))
+}
+
+fn version() -> serde_json::Value {
+    json!({
+        "major": "1",
+        "minor": "33",
+        "gitVersion": oarlock_api::SERVER_VERSION,
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    })
+}

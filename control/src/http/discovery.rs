@@ -1,0 +1,162 @@
+//! Discovery: which groups, versions and resources there are, in the old form and aggregated. Pure, from the catalogue.
+
+use std::collections::BTreeMap;
+
+use oarlock_api::catalogue::{Catalogue, Kind, Subresource};
+use serde_json::{Value, json};
+
+/// Groups in the order in which kubectl should try them: core first, apps, then by name.
+fn groups(catalogue: &Catalogue) -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for kind in catalogue.kinds() {
+        let versions = groups.entry(kind.group).or_default();
+        if !versions.contains(&kind.version) {
+            versions.push(kind.version);
+        }
+    }
+    groups.into_iter().collect()
+}
+
+/// `/api`.
+pub(super) fn core_versions(server: &str) -> Value {
+    json!({
+        "kind": "APIVersions",
+        "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server}],
+    })
+}
+
+/// `/apis`.
+pub(super) fn group_list(catalogue: &Catalogue) -> Value {
+    let named = groups(catalogue).into_iter().filter(|(name, _)| !name.is_empty());
+    let groups: Vec<Value> = named.map(|(name, versions)| group_json(name, &versions)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+/// `/apis/<group>`.
+pub(super) fn group(catalogue: &Catalogue, name: &str) -> Option<Value> {
+    let (name, versions) = groups(catalogue).into_iter().find(|(n, _)| *n == name && !n.is_empty())?;
+    let mut value = group_json(name, &versions);
+    value["kind"] = json!("APIGroup");
+    value["apiVersion"] = json!("v1");
+    Some(value)
+}
+
+fn group_json(name: &str, versions: &[&str]) -> Value {
+    let version = |v: &&str| json!({"groupVersion": format!("{name}/{v}"), "version": v});
+    let all: Vec<Value> = versions.iter().map(version).collect();
+    json!({"name": name, "versions": all, "preferredVersion": all.first()})
+}
+
+/// `/api/v1`, `/apis/<group>/<version>`.
+pub(super) fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Option<Value> {
+    let kinds: Vec<&Kind> =
+        catalogue.kinds().iter().copied().filter(|k| k.group == group && k.version == version).collect();
+    let api_version = kinds.first()?.api_version();
+    let mut list = Vec::new();
+    for kind in kinds {
+        let mut entry = json!({
+            "name": kind.plural,
+            "singularName": kind.singular(),
+            "namespaced": kind.namespaced,
+            "kind": kind.kind,
+            "verbs": kind.verbs,
+            "storageVersionHash": storage_hash(kind),
+        });
+        if !kind.short_names.is_empty() {
+            entry["shortNames"] = json!(kind.short_names);
+        }
+        if !kind.categories.is_empty() {
+            entry["categories"] = json!(kind.categories);
+        }
+        list.push(entry);
+        list.extend(kind.subresources.iter().map(|sub| subresource(kind, sub)));
+    }
+    Some(
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": list}),
+    )
+}
+
+fn subresource(kind: &Kind, sub: &Subresource) -> Value {
+    let mut entry = json!({
+        "name": format!("{}/{}", kind.plural, sub.name),
+        "singularName": "",
+        "namespaced": kind.namespaced,
+        "kind": sub.kind,
+        "verbs": sub.verbs,
+    });
+    if let Some((group, version)) = sub.group_version {
+        entry["group"] = json!(group);
+        entry["version"] = json!(version);
+    }
+    entry
+}
+
+/// Changes when the stored form does; opaque to clients.
+fn storage_hash(kind: &Kind) -> String {
+    use base64::Engine as _;
+    use sha2::{Digest as _, Sha256};
+    let digest = Sha256::digest(format!("{}/{}/{}", kind.group, kind.version, kind.kind));
+    base64::engine::general_purpose::STANDARD.encode(&digest[..8])
+}
+
+/// Aggregated discovery of `/api` (`core`) or `/apis`, in version `v2` or `v2beta1`.
+pub(super) fn aggregated(catalogue: &Catalogue, core: bool, version: &str) -> Value {
+    let items: Vec<Value> = groups(catalogue)
+        .into_iter()
+        .filter(|(name, _)| name.is_empty() == core)
+        .map(|(name, versions)| {
+            let versions: Vec<Value> =
+                versions.iter().map(|v| aggregated_version(catalogue, name, v)).collect();
+            let metadata = if name.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": name, "creationTimestamp": null})
+            };
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {},
+        "items": items,
+    })
+}
+
+fn aggregated_version(catalogue: &Catalogue, group: &str, version: &str) -> Value {
+    let kinds = catalogue.kinds().iter().filter(|k| k.group == group && k.version == version);
+    let resources: Vec<Value> = kinds
+        .map(|kind| {
+            let subresources: Vec<Value> = kind
+                .subresources
+                .iter()
+                .map(|sub| {
+                    let (group, version) = sub.group_version.unwrap_or((kind.group, kind.version));
+                    json!({
+                        "subresource": sub.name,
+                        "responseKind": {"group": group, "version": version, "kind": sub.kind},
+                        "verbs": sub.verbs,
+                    })
+                })
+                .collect();
+            let mut entry = json!({
+                "resource": kind.plural,
+                "responseKind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
+                "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+                "singularResource": kind.singular(),
+                "verbs": kind.verbs,
+            });
+            for (field, words) in [("shortNames", kind.short_names), ("categories", kind.categories)] {
+                if !words.is_empty() {
+                    entry[field] = json!(words);
+                }
+            }
+            if !subresources.is_empty() {
+                entry["subresources"] = json!(subresources);
+            }
+            entry
+        })
+        .collect();
+    json!({"version": version, "resources": resources, "freshness": "Current"})
+}

@@ -1,0 +1,152 @@
+//! Objects in the form that the client asked for. Encoded bytes from the cache are written as they are.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use jiff::Timestamp;
+use oarlock_api::catalogue::Kind;
+use oarlock_api::table;
+use serde_json::{Value, json};
+
+use super::negotiate::Form;
+use crate::cache::Object;
+
+/// What a row of a Table carries beside its cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub(super) fn parse(text: Option<&str>) -> Self {
+        match text {
+            Some("None") => Self::None,
+            Some("Object") => Self::Object,
+            _ => Self::Metadata,
+        }
+    }
+}
+
+/// One object.
+pub(super) fn object(kind: &Kind, form: Form, include: Include, value: &Value) -> Value {
+    match form {
+        Form::Objects => value.clone(),
+        Form::Metadata(version) => partial(version, value),
+        Form::Table(version) => {
+            let version_of = value["metadata"]["resourceVersion"].clone();
+            let rows = vec![row(kind, version, include, value)];
+            rows_table(kind, version, json!({"resourceVersion": version_of}), rows, true)
+        }
+    }
+}
+
+/// The metadata of a list.
+pub(super) struct ListMeta {
+    pub(super) revision: u64,
+    pub(super) continue_token: Option<String>,
+    pub(super) remaining: Option<u64>,
+}
+
+impl ListMeta {
+    fn json(&self) -> Value {
+        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        if let Some(token) = &self.continue_token {
+            meta["continue"] = json!(token);
+        }
+        if let Some(remaining) = self.remaining {
+            meta["remainingItemCount"] = json!(remaining);
+        }
+        meta
+    }
+}
+
+/// A list.
+pub(super) fn list<O: AsRef<Object>>(
+    kind: &Kind,
+    form: Form,
+    include: Include,
+    objects: &[O],
+    meta: &ListMeta,
+) -> Bytes {
+    match form {
+        Form::Objects => {
+            let size: usize = objects.iter().map(|o| o.as_ref().encoded.len() + 1).sum();
+            let head = format!(
+                r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#,
+                kind.list_kind(),
+                kind.api_version(),
+                meta.json()
+            );
+            let mut body = BytesMut::with_capacity(size + head.len() + 8);
+            body.put_slice(head.as_bytes());
+            for (index, object) in objects.iter().enumerate() {
+                if index > 0 {
+                    body.put_u8(b',');
+                }
+                body.put_slice(&object.as_ref().encoded);
+            }
+            body.put_slice(b"]}\n");
+            body.freeze()
+        }
+        Form::Metadata(version) => {
+            let items: Vec<Value> = objects.iter().map(|o| partial(version, &o.as_ref().value())).collect();
+            let list = json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": meta.json(), "items": items,
+            });
+            list.to_string().into()
+        }
+        Form::Table(version) => {
+            let rows = objects.iter().map(|o| row(kind, version, include, &o.as_ref().value())).collect();
+            rows_table(kind, version, meta.json(), rows, true).to_string().into()
+        }
+    }
+}
+
+/// One object as a watch event carries it: bytes of the cache for objects, a one-row Table (columns only in the first)
+/// otherwise.
+pub(super) fn event(kind: &Kind, form: Form, include: Include, object: &Object, with_columns: bool) -> Bytes {
+    match form {
+        Form::Objects => object.encoded.clone(),
+        Form::Metadata(version) => partial(version, &object.value()).to_string().into(),
+        Form::Table(version) => {
+            let value = object.value();
+            let rows = vec![row(kind, version, include, &value)];
+            let meta = json!({"resourceVersion": object.revision.0.to_string()});
+            rows_table(kind, version, meta, rows, with_columns).to_string().into()
+        }
+    }
+}
+
+fn partial(version: &str, value: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": value["metadata"],
+    })
+}
+
+fn row(kind: &Kind, version: &str, include: Include, value: &Value) -> Value {
+    let mut row = json!({"cells": table::cells(kind, value, Timestamp::now())});
+    match include {
+        Include::None => {}
+        Include::Metadata => row["object"] = partial(version, value),
+        Include::Object => row["object"] = value.clone(),
+    }
+    row
+}
+
+fn rows_table(kind: &Kind, version: &str, meta: Value, rows: Vec<Value>, with_columns: bool) -> Value {
+    let columns: Vec<Value> = table::columns(kind)
+        .iter()
+        .filter(|_| with_columns)
+        .map(|c| json!({"name": c.name, "type": c.kind, "format": c.format, "description": "", "priority": c.priority}))
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": meta,
+        "columnDefinitions": columns,
+        "rows": rows,
+    })
+}

@@ -1,0 +1,159 @@
+//! Lists: how fresh, which part, which objects.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{Response, StatusCode};
+use oarlock_api::catalogue::Kind;
+use oarlock_api::fields;
+use oarlock_api::selector::{FieldSelector, Selector};
+use oarlock_api::status::Status;
+use oarlock_store::Revision;
+use serde::{Deserialize, Serialize};
+
+use super::encode::{self, Include, ListMeta};
+use super::negotiate::Form;
+use super::query::{Freshness, Query};
+use super::respond::{self, Body};
+use crate::cache::Object;
+use crate::registry::Registry;
+
+/// Which objects of a kind.
+#[derive(Debug, Clone)]
+pub(super) struct Scope {
+    pub(super) kind: &'static Kind,
+    pub(super) namespace: Option<String>,
+    pub(super) labels: Selector,
+    pub(super) fields: FieldSelector,
+}
+
+impl Scope {
+    pub(super) fn matches(&self, object: &Object) -> bool {
+        object.key.kind == self.kind
+            && self.namespace.as_ref().is_none_or(|n| *n == object.key.namespace)
+            && self.labels.matches_with(|key| object.label(key))
+            && (self.fields.is_everything() || self.fields_match(object))
+    }
+
+    fn fields_match(&self, object: &Object) -> bool {
+        let mut value = None;
+        self.fields.matches_with(|field| match field {
+            "metadata.name" => object.key.name.clone(),
+            "metadata.namespace" => object.key.namespace.clone(),
+            "spec.nodeName" => object.node_name.as_deref().unwrap_or("").to_owned(),
+            other => fields::value(value.get_or_insert_with(|| object.value()), other),
+        })
+    }
+
+    fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+}
+
+/// Where a paged list goes on: opaque to clients.
+#[derive(Debug, Serialize, Deserialize)]
+struct Continue {
+    v: String,
+    rv: u64,
+    start: String,
+}
+
+const VERSION: &str = "meta.k8s.io/v1";
+
+impl Continue {
+    fn encode(revision: u64, start: String) -> String {
+        let token = Self { v: VERSION.to_owned(), rv: revision, start };
+        // Three plain fields always serialize.
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+    }
+
+    fn decode(text: &str) -> Result<Self, Status> {
+        let bad = || Status::bad_request("continue key is not valid");
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad())?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|_| bad())?;
+        if token.v == VERSION { Ok(token) } else { Err(bad()) }
+    }
+}
+
+/// Answers a list.
+pub(super) async fn list(
+    registry: &Registry,
+    scope: &Scope,
+    query: &Query,
+    form: Form,
+) -> Result<Response<Body>, Status> {
+    let include = Include::parse(query.get("includeObject"));
+    let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(usize::MAX);
+    let freshness = query.freshness()?;
+    let (objects, meta) = match query.get("continue").map(Continue::decode).transpose()? {
+        Some(token) => exact(registry, scope, Revision(token.rv), Some(token.start), limit).await?,
+        None => match freshness {
+            Freshness::Exact(revision) => exact(registry, scope, Revision(revision), None, limit).await?,
+            Freshness::Any => cached(registry, scope, 0),
+            Freshness::NotOlderThan(revision) => {
+                registry.reach(Revision(revision)).await?;
+                cached(registry, scope, limit)
+            }
+            Freshness::Consistent => {
+                registry.catch_up().await?;
+                cached(registry, scope, limit)
+            }
+        },
+    };
+    let body = encode::list(scope.kind, form, include, &objects, &meta);
+    Ok(respond::bytes(StatusCode::OK, "application/json", body))
+}
+
+fn cached(registry: &Registry, scope: &Scope, limit: usize) -> (Vec<Arc<Object>>, ListMeta) {
+    let (objects, revision) = registry.cache().list(scope.kind, scope.namespace.as_deref());
+    let mut objects: Vec<Arc<Object>> = if scope.is_everything() {
+        objects
+    } else {
+        objects.into_iter().filter(|o| scope.matches(o)).collect()
+    };
+    let mut meta = ListMeta { revision: revision.0, continue_token: None, remaining: None };
+    if limit > 0 && objects.len() > limit {
+        let left = objects.len() - limit;
+        let next = &objects[limit].key;
+        meta.continue_token = Some(Continue::encode(revision.0, next.kind.key(&next.namespace, &next.name)));
+        meta.remaining = scope.is_everything().then_some(left as u64);
+        objects.truncate(limit);
+    }
+    (objects, meta)
+}
+
+async fn exact(
+    registry: &Registry,
+    scope: &Scope,
+    revision: Revision,
+    mut start: Option<String>,
+    limit: usize,
+) -> Result<(Vec<Arc<Object>>, ListMeta), Status> {
+    let mut objects = Vec::new();
+    loop {
+        let page =
+            registry.list_at(scope.kind, scope.namespace.as_deref(), revision, start.clone(), limit).await?;
+        let mut remaining = page.remaining;
+        for object in page.objects {
+            if limit > 0 && objects.len() == limit {
+                remaining += 1;
+                break;
+            }
+            start = Some(format!("{}\0", object.key.kind.key(&object.key.namespace, &object.key.name)));
+            if scope.matches(&object) {
+                objects.push(Arc::new(object));
+            }
+        }
+        let full = limit > 0 && objects.len() >= limit;
+        if remaining == 0 || full {
+            let more = full && remaining > 0;
+            let meta = ListMeta {
+                revision: revision.0,
+                continue_token: start.filter(|_| more).map(|start| Continue::encode(revision.0, start)),
+                remaining: (more && scope.is_everything()).then_some(remaining),
+            };
+            return Ok((objects, meta));
+        }
+    }
+}

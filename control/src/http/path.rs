@@ -1,0 +1,163 @@
+//! The grammar of request paths. Pure.
+
+/// What a path asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target<'p> {
+    /// `/`: the list of paths.
+    Root,
+    /// `/healthz`, `/livez`, `/readyz`.
+    Health(&'p str),
+    /// `/version`.
+    Version,
+    /// `/metrics`.
+    Metrics,
+    /// `/api`.
+    CoreVersions,
+    /// `/apis`.
+    Groups,
+    /// `/apis/<group>`.
+    Group(&'p str),
+    /// `/api/v1` or `/apis/<group>/<version>`.
+    Resources(&'p str, &'p str),
+    /// `/openapi/v2`.
+    OpenApiV2,
+    /// `/openapi/v3`.
+    OpenApiV3Index,
+    /// `/openapi/v3/api/v1` or `/openapi/v3/apis/<group>/<version>`.
+    OpenApiV3(&'p str, &'p str),
+    /// Anything about objects.
+    Resource(Resource<'p>),
+    /// Nothing that we know.
+    Unknown,
+}
+
+/// A path about objects of one resource.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Resource<'p> {
+    pub(super) group: &'p str,
+    pub(super) version: &'p str,
+    /// `None` for all namespaces and for kinds of the cluster.
+    pub(super) namespace: Option<&'p str>,
+    pub(super) plural: &'p str,
+    pub(super) name: Option<&'p str>,
+    pub(super) subresource: Option<&'p str>,
+    /// The old form `/api/v1/watch/...`.
+    pub(super) watch: bool,
+}
+
+/// Reads a path.
+pub(super) fn parse(path: &str) -> Target<'_> {
+    let trimmed = path.strip_suffix('/').unwrap_or(path);
+    let parts: Vec<&str> = trimmed.split('/').skip(1).collect();
+    match parts.as_slice() {
+        [] => Target::Root,
+        ["healthz" | "livez" | "readyz"] => Target::Health(parts[0]),
+        ["version"] => Target::Version,
+        ["metrics"] => Target::Metrics,
+        ["openapi", "v2"] => Target::OpenApiV2,
+        ["openapi", "v3"] => Target::OpenApiV3Index,
+        ["openapi", "v3", "api", version] => Target::OpenApiV3("", version),
+        ["openapi", "v3", "apis", group, version] => Target::OpenApiV3(group, version),
+        ["api"] => Target::CoreVersions,
+        ["apis"] => Target::Groups,
+        ["apis", group] => Target::Group(group),
+        ["api", version] => Target::Resources("", version),
+        ["apis", group, version] => Target::Resources(group, version),
+        ["api", version, rest @ ..] => resource("", version, rest),
+        ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        _ => Target::Unknown,
+    }
+}
+
+fn resource<'p>(group: &'p str, version: &'p str, rest: &[&'p str]) -> Target<'p> {
+    let (watch, rest) = match rest {
+        ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
+        rest => (false, rest),
+    };
+    let base = Resource { group, version, watch, ..Resource::default() };
+    if rest.iter().any(|part| part.is_empty()) {
+        return Target::Unknown;
+    }
+    let found = match rest {
+        // Namespaces are objects of the cluster that other objects live below.
+        ["namespaces", namespace, plural, below @ ..]
+            if !(group.is_empty() && matches!(*plural, "status" | "finalize") && below.is_empty()) =>
+        {
+            let base = Resource { namespace: Some(namespace), plural, ..base };
+            match below {
+                [] => base,
+                [name] => Resource { name: Some(name), ..base },
+                [name, subresource] => Resource { name: Some(name), subresource: Some(subresource), ..base },
+                _ => return Target::Unknown,
+            }
+        }
+        [plural] => Resource { plural, ..base },
+        [plural, name] => Resource { plural, name: Some(name), ..base },
+        [plural, name, subresource] => {
+            Resource { plural, name: Some(name), subresource: Some(subresource), ..base }
+        }
+        _ => return Target::Unknown,
+    };
+    Target::Resource(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(path: &str) -> Resource<'_> {
+        match parse(path) {
+            Target::Resource(resource) => resource,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn paths_of_objects_are_read() {
+        let core = Resource { version: "v1", ..Resource::default() };
+        assert_eq!(of("/api/v1/pods"), Resource { plural: "pods", ..core });
+        assert_eq!(
+            of("/api/v1/namespaces/d/pods"),
+            Resource { plural: "pods", namespace: Some("d"), ..core }
+        );
+        assert_eq!(
+            of("/api/v1/namespaces/d/pods/p/log"),
+            Resource {
+                plural: "pods",
+                namespace: Some("d"),
+                name: Some("p"),
+                subresource: Some("log"),
+                ..core
+            }
+        );
+        assert_eq!(of("/api/v1/namespaces/d"), Resource { plural: "namespaces", name: Some("d"), ..core });
+        assert_eq!(
+            of("/api/v1/namespaces/d/finalize"),
+            Resource { plural: "namespaces", name: Some("d"), subresource: Some("finalize"), ..core }
+        );
+        assert_eq!(of("/api/v1/nodes/n/status").subresource, Some("status"));
+        assert!(of("/api/v1/watch/namespaces/d/pods").watch);
+        let apps = of("/apis/apps/v1/namespaces/d/deployments/web/scale");
+        assert_eq!((apps.group, apps.version, apps.plural), ("apps", "v1", "deployments"));
+    }
+
+    #[test]
+    fn everything_else_has_its_place() {
+        assert_eq!(parse("/"), Target::Root);
+        assert_eq!(parse("/apis/apps/v1"), Target::Resources("apps", "v1"));
+        assert_eq!(parse("/openapi/v3/apis/apps/v1"), Target::OpenApiV3("apps", "v1"));
+        for unknown in
+            ["/nothing", "/api/v1/namespaces/d/pods/p/log/more", "/api/v1//pods", "/apis/apps/v1/x//y"]
+        {
+            assert_eq!(parse(unknown), Target::Unknown, "{unknown}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics(path in "(/[a-z0-9/.]{0,12}){0,8}") {
+            let _ = parse(&path);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Requests about objects: one generic path for every kind.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use oarlock_api::catalogue::{Kind, PODS};
+use oarlock_api::meta;
+use oarlock_api::status::Status;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::body::{self, Decoded, Expected};
+use super::encode::{self, Include};
+use super::list::Scope;
+use super::negotiate::{self, Form};
+use super::path::Resource;
+use super::query::Query;
+use super::respond::{self, Body};
+use super::{list, logs, watch};
+use crate::patch::Patch;
+use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
+
+/// A request about objects, with everything that it carries.
+pub(super) struct Request<'r> {
+    pub(super) registry: &'r Arc<Registry>,
+    pub(super) logs: &'r dyn logs::LogSource,
+    pub(super) method: &'r Method,
+    pub(super) path: Resource<'r>,
+    pub(super) query: Query,
+    pub(super) accept: Option<&'r str>,
+    pub(super) content_type: &'r str,
+    pub(super) body: Bytes,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Request<'_> {
+    /// Answers it.
+    pub(super) async fn answer(&self) -> Result<Response<Body>, Status> {
+        let path = &self.path;
+        let catalogue = self.registry.cache().catalogue();
+        let kind =
+            catalogue.by_plural(path.group, path.version, path.plural).ok_or_else(Status::no_resource)?;
+        if path.namespace.is_some() && !kind.namespaced {
+            return Err(Status::no_resource());
+        }
+        match (path.name, path.subresource) {
+            (None, _) => self.collection(kind).await,
+            (Some(name), None) => self.object(kind, name).await,
+            (Some(name), Some(sub)) if kind.has_subresource(sub) => self.subresource(kind, name, sub).await,
+            (Some(_), Some(_)) => Err(Status::no_resource()),
+        }
+    }
+
+    fn namespace(&self, kind: &Kind) -> Result<&str, Status> {
+        match self.path.namespace {
+            Some(namespace) => Ok(namespace),
+            None if kind.namespaced => Err(Status::method_not_allowed()),
+            None => Ok(""),
+        }
+    }
+
+    fn form(&self) -> Result<Form, Status> {
+        negotiate::form(self.accept)
+    }
+
+    async fn collection(&self, kind: &'static Kind) -> Result<Response<Body>, Status> {
+        match *self.method {
+            Method::GET => {
+                let scope = self.scope(kind)?;
+                if self.path.watch || self.query.flag("watch") {
+                    let form = self.form()?;
+                    return watch::watch(self.registry, scope, &self.query, form, self.shutdown.clone())
+                        .await;
+                }
+                list::list(self.registry, &scope, &self.query, self.form()?).await
+            }
+            Method::POST => self.create(kind).await,
+            Method::DELETE if kind.verbs.contains(&"deletecollection") => self.delete_collection(kind).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    fn scope(&self, kind: &'static Kind) -> Result<Scope, Status> {
+        Ok(Scope {
+            kind,
+            namespace: self.path.namespace.map(str::to_owned),
+            labels: self.query.labels()?,
+            fields: self.query.fields(kind)?,
+        })
+    }
+
+    async fn object(&self, kind: &'static Kind, name: &str) -> Result<Response<Body>, Status> {
+        let namespace = self.namespace(kind)?;
+        match *self.method {
+            Method::GET if self.path.watch || self.query.flag("watch") => {
+                let mut scope = self.scope(kind)?;
+                let only = format!("metadata.name={name}");
+                scope.fields = oarlock_api::selector::FieldSelector::parse(&only)
+                    .map_err(|e| Status::bad_request(e.to_string()))?;
+                watch::watch(self.registry, scope, &self.query, self.form()?, self.shutdown.clone()).await
+            }
+            Method::GET => {
+                let value = self.registry.get(kind, namespace, name).await?;
+                self.answer_object(kind, StatusCode::OK, &value, &[])
+            }
+            Method::PUT => self.update(kind, name, Sub::Main).await,
+            Method::PATCH => self.patch(kind, name, Sub::Main).await,
+            Method::DELETE => {
+                let deleted = self.registry.delete(kind, namespace, name, &self.delete_options()?).await?;
+                Ok(deletion(kind, name, &deleted))
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    async fn subresource(
+        &self,
+        kind: &'static Kind,
+        name: &str,
+        sub: &str,
+    ) -> Result<Response<Body>, Status> {
+        let namespace = self.namespace(kind)?;
+        match (sub, self.method) {
+            ("log", &Method::GET) if *kind == PODS => {
+                logs::log(self.registry, self.logs, namespace, name, &self.query).await
+            }
+            ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, name).await,
+            ("status", &Method::GET) => {
+                let value = self.registry.get(kind, namespace, name).await?;
+                self.answer_object(kind, StatusCode::OK, &value, &[])
+            }
+            ("status", &Method::PUT) => self.update(kind, name, Sub::Status).await,
+            ("status", &Method::PATCH) => self.patch(kind, name, Sub::Status).await,
+            ("finalize", &Method::PUT) => self.update(kind, name, Sub::Finalize).await,
+            ("scale", &Method::GET) => {
+                let options = WriteOptions { dry_run: true };
+                // A change that changes nothing shows the view.
+                let view = self.registry.modify(kind, namespace, name, Sub::Scale, &options, Ok).await?;
+                Ok(respond::json(StatusCode::OK, &view))
+            }
+            ("scale", &Method::PUT) => self.update(kind, name, Sub::Scale).await,
+            ("scale", &Method::PATCH) => self.patch(kind, name, Sub::Scale).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    fn write_options(&self) -> Result<WriteOptions, Status> {
+        Ok(WriteOptions { dry_run: self.query.dry_run()? })
+    }
+
+    async fn create(&self, kind: &'static Kind) -> Result<Response<Body>, Status> {
+        let namespace = self.namespace(kind)?;
+        let validation = self.query.field_validation()?;
+        let Decoded { object, warnings } =
+            body::decode(self.content_type, &self.body, Expected::of(kind), validation)?;
+        let created = self.registry.create(kind, namespace, object, &self.write_options()?).await?;
+        self.answer_object(kind, StatusCode::CREATED, &created, &warnings)
+    }
+
+    async fn update(&self, kind: &'static Kind, name: &str, sub: Sub) -> Result<Response<Body>, Status> {
+        let namespace = self.namespace(kind)?;
+        let validation = self.query.field_validation()?;
+        let Decoded { object, warnings } =
+            body::decode(self.content_type, &self.body, expected(kind, sub), validation)?;
+        let written =
+            self.registry.update(kind, namespace, name, sub, object, &self.write_options()?).await?;
+        self.answer_written(kind, sub, &written, &warnings)
+    }
+
+    async fn patch(&self, kind: &'static Kind, name: &str, sub: Sub) -> Result<Response<Body>, Status> {
+        let namespace = self.namespace(kind)?;
+        let validation = self.query.field_validation()?;
+        let patch = Patch::parse(self.content_type, &self.body)?;
+        let mut warnings = Vec::new();
+        let options = self.write_options()?;
+        let written = self
+            .registry
+            .modify(kind, namespace, name, sub, &options, |present| {
+                let mut patched = patch.apply(kind, sub, present)?;
+                if meta::name(&patched) != name {
+                    return Err(Status::bad_request("the name of an object may not be changed by a patch"));
+                }
+                warnings = body::check_patched(&mut patched, expected(kind, sub), validation)?;
+                Ok(patched)
+            })
+            .await?;
+        self.answer_written(kind, sub, &written, &warnings)
+    }
+
+    fn answer_written(
+        &self,
+        kind: &Kind,
+        sub: Sub,
+        written: &Value,
+        warnings: &[String],
+    ) -> Result<Response<Body>, Status> {
+        if sub == Sub::Scale {
+            let mut response = respond::json(StatusCode::OK, written);
+            respond::warn(&mut response, warnings);
+            return Ok(response);
+        }
+        self.answer_object(kind, StatusCode::OK, written, warnings)
+    }
+
+    fn answer_object(
+        &self,
+        kind: &Kind,
+        code: StatusCode,
+        value: &Value,
+        warnings: &[String],
+    ) -> Result<Response<Body>, Status> {
+        let include = Include::parse(self.query.get("includeObject"));
+        let mut response = respond::json(code, &encode::object(kind, self.form()?, include, value));
+        respond::warn(&mut response, warnings);
+        Ok(response)
+    }
+
+    async fn bind(&self, namespace: &str, name: &str) -> Result<Response<Body>, Status> {
+        let expected = Expected { group: "", version: "v1", kind: "Binding" };
+        let validation = self.query.field_validation()?;
+        let binding = body::decode(self.content_type, &self.body, expected, validation)?.object;
+        let node = binding["target"]["name"].as_str().unwrap_or("");
+        if node.is_empty() {
+            return Err(Status::bad_request("Binding \"\" is invalid: target.name: Required value"));
+        }
+        self.registry.bind(namespace, name, meta::uid(&binding), node).await?;
+        let success =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        Ok(respond::json(StatusCode::CREATED, &success))
+    }
+
+    fn delete_options(&self) -> Result<DeleteOptions, Status> {
+        let body = body::options(self.content_type, &self.body)?.unwrap_or_else(|| json!({}));
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let grace = body["gracePeriodSeconds"].as_i64();
+        let query_grace = self.query.number("gracePeriodSeconds")?.and_then(|n| i64::try_from(n).ok());
+        let orphan =
+            body["orphanDependents"].as_bool().map(|o| if o { "Orphan" } else { "Background" }.to_owned());
+        let policy = text(&body["propagationPolicy"]).or(orphan);
+        let dry_body = body["dryRun"].as_array().is_some_and(|d| d.iter().any(|d| d == "All"));
+        Ok(DeleteOptions {
+            grace_period_seconds: grace.or(query_grace),
+            uid: text(&body["preconditions"]["uid"]),
+            resource_version: text(&body["preconditions"]["resourceVersion"]),
+            propagation_policy: policy.or_else(|| self.query.get("propagationPolicy").map(str::to_owned)),
+            dry_run: self.query.dry_run()? || dry_body,
+        })
+    }
+
+    async fn delete_collection(&self, kind: &'static Kind) -> Result<Response<Body>, Status> {
+        let namespace = self.namespace(kind)?;
+        let scope = self.scope(kind)?;
+        let options = self.delete_options()?;
+        let objects = self.registry.list(kind, Some(namespace).filter(|_| kind.namespaced)).await?;
+        let mut items = Vec::new();
+        for object in objects.iter().filter(|o| scope.matches(o)) {
+            match self.registry.delete(kind, &object.key.namespace, &object.key.name, &options).await {
+                Ok(Deleted::Gone(value) | Deleted::Terminating(value)) => items.push(value),
+                Err(status) if status.is("NotFound") => {}
+                Err(status) => return Err(status),
+            }
+        }
+        let list = json!({
+            "kind": kind.list_kind(), "apiVersion": kind.api_version(),
+            "metadata": {"resourceVersion": self.registry.cache().revision().0.to_string()}, "items": items,
+        });
+        Ok(respond::json(StatusCode::OK, &list))
+    }
+}
+
+fn expected(kind: &Kind, sub: Sub) -> Expected<'_> {
+    if sub == Sub::Scale {
+        Expected { group: "autoscaling", version: "v1", kind: "Scale" }
+    } else {
+        Expected::of(kind)
+    }
+}
+
+/// What a delete answers: the object while it is ending (pods and namespaces), else a Status with what is gone.
+fn deletion(kind: &Kind, name: &str, deleted: &Deleted) -> Response<Body> {
+    let object = match deleted {
+        Deleted::Terminating(object) => return respond::json(StatusCode::OK, object),
+        Deleted::Gone(object) if *kind == PODS => return respond::json(StatusCode::OK, object),
+        Deleted::Gone(object) => object,
+    };
+    let mut details = json!({"name": name, "kind": kind.plural, "uid": meta::uid(object)});
+    if !kind.group.is_empty() {
+        details["group"] = json!(kind.group);
+    }
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+    respond::json(StatusCode::OK, &status)
+}
