@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod config;
+pub mod control;
 pub mod http;
+pub mod nodes;
 pub mod patch;
 pub mod registry;

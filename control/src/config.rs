@@ -1,0 +1,154 @@
+//! The control plane's settings: parsed once from flags and environment, then only values travel.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::Ipv4Net;
+use oarlock_daemon::logging::Format;
+
+/// The control plane of Oarlock: the Kubernetes API, its controllers and scheduler, and the agents' sessions.
+#[derive(Debug, Parser)]
+#[command(name = "oarlock-control", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What is logged, in the syntax of RUST_LOG: info, or info,oarlock_control=debug.
+    #[arg(long, env = "OARLOCK_LOG", default_value = "info", global = true)]
+    pub log: String,
+    /// How log lines look: text, json, or auto (text on a terminal).
+    #[arg(long, env = "OARLOCK_LOG_FORMAT", default_value = "auto", global = true)]
+    pub log_format: Format,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the control plane until told to end.
+    Serve(Box<ServeConfig>),
+    /// Print the command with which a node joins this cluster.
+    Token(TokenConfig),
+}
+
+/// Where objects are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// In a file below the data folder; nothing to install.
+    Embedded,
+    /// In etcd (3.4 or newer).
+    Etcd,
+}
+
+/// What `serve` needs to know.
+#[derive(Debug, Clone, Args)]
+pub struct ServeConfig {
+    /// Where certificates, the join token, and the embedded store are kept.
+    #[arg(long, env = "OARLOCK_DATA_DIR", default_value = "/var/lib/oarlock/control")]
+    pub data_dir: PathBuf,
+    /// Where objects are kept.
+    #[arg(long, env = "OARLOCK_STORE", value_enum, default_value = "embedded")]
+    pub store: Backend,
+    /// The etcd servers, for --store etcd: http://127.0.0.1:2379,...
+    #[arg(long, env = "OARLOCK_ETCD_ENDPOINTS", value_delimiter = ',')]
+    pub etcd_endpoints: Vec<String>,
+    /// The address to listen on.
+    #[arg(long, env = "OARLOCK_BIND_ADDRESS", default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// The port of the Kubernetes API (HTTPS).
+    #[arg(long, env = "OARLOCK_SECURE_PORT", default_value_t = 6443)]
+    pub secure_port: u16,
+    /// The port that agents dial (gRPC over mutual TLS).
+    #[arg(long, env = "OARLOCK_AGENT_PORT", default_value_t = 6444)]
+    pub agent_port: u16,
+    /// The address under which nodes and pods reach this control plane [default: 127.0.0.1].
+    #[arg(long, env = "OARLOCK_ADVERTISE_ADDRESS", default_value = "127.0.0.1")]
+    pub advertise_address: Ipv4Addr,
+    /// More names and addresses for the server's certificate.
+    #[arg(long = "tls-san", env = "OARLOCK_TLS_SAN", value_delimiter = ',')]
+    pub tls_sans: Vec<String>,
+    /// The range of ClusterIPs.
+    #[arg(long, env = "OARLOCK_SERVICE_CLUSTER_IP_RANGE", default_value = "10.96.0.0/16")]
+    pub service_cluster_ip_range: Ipv4Net,
+    /// The range of pods; each node gets a /24 of it.
+    #[arg(long, env = "OARLOCK_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
+    pub cluster_cidr: Ipv4Net,
+    /// The range of NodePorts, both ends included.
+    #[arg(long, env = "OARLOCK_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
+    pub service_node_port_range: (u16, u16),
+    /// The DNS domain of the cluster.
+    #[arg(long, env = "OARLOCK_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
+impl ServeConfig {
+    /// The first address of the service range: the API server as pods see it.
+    #[must_use]
+    pub fn kubernetes_service_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.service_cluster_ip_range.network()).saturating_add(1))
+    }
+
+    /// The tenth address of the service range: the cluster's DNS.
+    #[must_use]
+    pub fn cluster_dns_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.service_cluster_ip_range.network()).saturating_add(10))
+    }
+
+    /// Every name and address that the server's certificate has to hold.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let domain = &self.cluster_domain;
+        let fixed = ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+        let mut names: Vec<String> = fixed.iter().map(|name| (*name).to_owned()).collect();
+        names.push(format!("kubernetes.default.svc.{domain}"));
+        names.push(self.kubernetes_service_ip().to_string());
+        names.push(self.advertise_address.to_string());
+        if !self.bind_address.is_unspecified() {
+            names.push(self.bind_address.to_string());
+        }
+        names.extend(self.tls_sans.iter().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// What `token` needs to know.
+#[derive(Debug, Args)]
+pub struct TokenConfig {
+    /// The data folder of the control plane.
+    #[arg(long, env = "OARLOCK_DATA_DIR", default_value = "/var/lib/oarlock/control")]
+    pub data_dir: PathBuf,
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let range = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match range {
+        Some((first, last)) if 0 < first && first <= last => Ok((first, last)),
+        _ => Err(format!("{text:?} is no range of ports: give it as 30000-32767")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound_and_its_defaults_are_kubernetes_own() {
+        Cli::command().debug_assert();
+        let Command::Serve(serve) = Cli::parse_from(["oarlock-control", "serve"]).command else {
+            panic!("not serve")
+        };
+        assert_eq!(serve.kubernetes_service_ip(), Ipv4Addr::new(10, 96, 0, 1));
+        assert_eq!(serve.service_node_port_range, (30000, 32767));
+        assert!(serve.names().contains(&"kubernetes.default.svc.cluster.local".to_owned()));
+    }
+
+    #[test]
+    fn bad_port_ranges_are_explained() {
+        for bad in ["", "1", "2-1", "0-5", "a-b", "1-70000"] {
+            assert!(port_range(bad).unwrap_err().contains("30000-32767"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The composition root: builds the parts, binds the ports, then spawns the tasks.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use oarlock_api::catalogue::Catalogue;
+use oarlock_api::node::Welcome;
+use oarlock_daemon::Tasks;
+use oarlock_daemon::admin::Health;
+use oarlock_daemon::files::{read_if_present, write_atomic};
+use oarlock_daemon::pki::{self, Ca, Identity};
+use oarlock_store::{Embedded, Retention, Store};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::cache::Cache;
+use crate::config::{Backend, ServeConfig};
+use crate::http::{Documents, Server};
+use crate::nodes::Nodes;
+use crate::registry::{Ranges, Registry};
+
+/// How long the parts have to end.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// Runs the control plane until a signal, or until a part of it fails.
+///
+/// # Errors
+/// What keeps it from starting, or the task that ended.
+pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
+    let tasks = Tasks::new();
+    start(&config, &tasks).await?;
+    tokio::select! {
+        signal = oarlock_daemon::shutdown_signal() => tracing::info!(signal = signal?, "shutting down"),
+        () = tasks.token().cancelled_owned() => {}
+    }
+    tasks.shut_down();
+    tasks.finish(SHUTDOWN).await?;
+    Ok(())
+}
+
+/// Builds, binds and spawns everything.
+///
+/// # Errors
+/// Files, certificates or ports that cannot be used; the store being away is no error.
+pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
+    let pki_dir = config.data_dir.join("pki");
+    let ca = Arc::new(Ca::load_or_create(&pki_dir)?);
+    let own = ca.server_in(&pki_dir, "apiserver", &config.names())?;
+    write_kubeconfig(&ca, &pki_dir, config)?;
+    let token = join_token(&config.data_dir)?;
+
+    let api = bind(config, config.secure_port).await?;
+    let agents = bind(config, config.agent_port).await?;
+
+    let store = open_store(config).await?;
+    let health = Health::default();
+    let cache = Cache::new(Arc::new(Catalogue::builtin()));
+    tasks.spawn("cache", Arc::clone(&cache).run(Arc::clone(&store), health.clone(), tasks.token()));
+    let ranges = Ranges {
+        services: config.service_cluster_ip_range,
+        node_ports: config.service_node_port_range,
+        kubernetes_service: config.kubernetes_service_ip().into(),
+    };
+    let registry = Registry::new(Arc::clone(&store), cache, ranges);
+    let cluster = Welcome {
+        revision: 0,
+        cluster_cidr: config.cluster_cidr.to_string(),
+        service_cidr: config.service_cluster_ip_range.to_string(),
+        cluster_domain: config.cluster_domain.clone(),
+        cluster_dns: config.cluster_dns_ip().to_string(),
+    };
+    let nodes = Nodes::new(Arc::clone(&registry), Arc::clone(&ca), token, cluster, tasks.clone());
+    let serving = Arc::clone(&nodes);
+    let own_of_nodes = own.clone();
+    tasks.spawn("nodes", async move {
+        if let Err(error) = serving.serve(agents, &own_of_nodes).await {
+            tracing::error!(%error, "the agents' port failed");
+        }
+    });
+
+    let metrics = Arc::new(oarlock_daemon::metrics::registry());
+    let server = Arc::new(Server {
+        registry,
+        logs: nodes,
+        health,
+        metrics,
+        address: format!("{}:{}", config.advertise_address, config.secure_port),
+        documents: Documents::default(),
+    });
+    let tls = TlsAcceptor::from(pki::server_config(&own, ca.certificate_pem(), &[b"h2", b"http/1.1"])?);
+    tasks.spawn("http", server.serve(tasks.clone(), api, tls));
+    tracing::info!(api = config.secure_port, agents = config.agent_port, ca = %ca.hash(), "the control plane is up");
+    Ok(())
+}
+
+async fn bind(config: &ServeConfig, port: u16) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::from((config.bind_address, port));
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: is another one running?"))
+}
+
+async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {
+    match config.store {
+        Backend::Embedded => {
+            let path = config.data_dir.join("store.redb");
+            Ok(Arc::new(Embedded::open(&path, Retention::default())?))
+        }
+        Backend::Etcd => anyhow::bail!("--store etcd is not built yet: use --store embedded"),
+    }
+}
+
+/// The administrator's certificate and the kubeconfig that holds it.
+fn write_kubeconfig(ca: &Ca, pki_dir: &Path, config: &ServeConfig) -> anyhow::Result<()> {
+    use base64::Engine as _;
+    let admin = Identity { user: "kubernetes-admin".to_owned(), groups: vec!["system:masters".to_owned()] };
+    let own = ca.client_in(pki_dir, "admin", &admin)?;
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let text = format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: oarlock\n  cluster:\n    server: https://127.0.0.1:{}\n    \
+         certificate-authority-data: {}\ncontexts:\n- name: oarlock\n  context:\n    cluster: oarlock\n    user: \
+         kubernetes-admin\ncurrent-context: oarlock\nusers:\n- name: kubernetes-admin\n  user:\n    \
+         client-certificate-data: {}\n    client-key-data: {}\n",
+        config.secure_port,
+        encode(ca.certificate_pem()),
+        encode(&own.certificate_pem),
+        encode(&own.key_pem),
+    );
+    write_atomic(&config.data_dir.join("admin.kubeconfig"), text.as_bytes(), 0o600)?;
+    Ok(())
+}
+
+/// The token with which nodes join: kept, or made at the first start (`<6>.<16>` of lower-case letters and digits).
+fn join_token(data_dir: &Path) -> anyhow::Result<String> {
+    let path = data_dir.join("join-token");
+    if let Some(token) = read_if_present(&path)? {
+        return Ok(token.trim().to_owned());
+    }
+    const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let part = |length: usize| -> String {
+        (0..length).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])).collect()
+    };
+    let token = format!("{}.{}", part(6), part(16));
+    write_atomic(&path, token.as_bytes(), 0o600)?;
+    Ok(token)
+}
+
+/// What `oarlock-control token` prints.
+///
+/// # Errors
+/// The control plane has never been started with this data folder.
+pub fn join_command(data_dir: &Path) -> anyhow::Result<String> {
+    let missing =
+        || format!("{} holds no cluster yet: start `oarlock-control serve` first", data_dir.display());
+    let token = read_if_present(&data_dir.join("join-token"))?.with_context(missing)?;
+    let ca = Ca::load_or_create(&data_dir.join("pki"))?;
+    Ok(format!(
+        "On the node, put this token into a file that only root can read:\n\n  {}\n\nand run:\n\n  oarlock-agent run \
+         --server https://CONTROL-PLANE:6444 --token-file FILE \\\n    --ca-hash {} --node-name NAME --node-ip IP \
+         --uplink LINK\n",
+        token.trim(),
+        ca.hash()
+    ))
+}

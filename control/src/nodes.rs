@@ -1,0 +1,115 @@
+//! The control plane's side of the conversation with agents: joining, sessions, streams.
+//!
+//! In: gRPC calls of agents, authenticated by token (join) or certificate (everything else). Out: objects downwards as the
+//! cache has them, statuses and events upwards through the registry. Agents dial in; nothing here dials a node.
+
+mod events;
+mod join;
+mod report;
+mod session;
+mod streams;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use oarlock_api::node::join_server::JoinServer;
+use oarlock_api::node::node_server::NodeServer;
+use oarlock_api::node::{LogRequest, Welcome};
+use oarlock_api::status::Status;
+use oarlock_daemon::Tasks;
+use oarlock_daemon::pki::{Ca, CertifiedKey, peer_identity};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use crate::http::{LogSource, LogStream};
+use crate::registry::Registry;
+
+pub use events::Events;
+
+/// Objects as large as the store accepts fit with their envelope.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// The user name of a node: this and its name.
+const NODE_USER: &str = "system:node:";
+/// The group of all nodes.
+const NODE_GROUP: &str = "system:nodes";
+
+/// Agents and what they need of the control plane. Shared by reference.
+pub struct Nodes {
+    registry: Arc<Registry>,
+    ca: Arc<Ca>,
+    join_token: String,
+    cluster: Welcome,
+    events: Events,
+    streams: streams::Hub,
+    tasks: Tasks,
+}
+
+impl Nodes {
+    /// The part that talks to agents.
+    #[must_use]
+    pub fn new(
+        registry: Arc<Registry>,
+        ca: Arc<Ca>,
+        join_token: String,
+        cluster: Welcome,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let events = Events::new(Arc::clone(&registry));
+        Arc::new(Self { registry, ca, join_token, cluster, events, streams: streams::Hub::default(), tasks })
+    }
+
+    /// Serves agents until shutdown.
+    ///
+    /// # Errors
+    /// The certificate does not parse, or the server fails.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        own: &CertifiedKey,
+    ) -> Result<(), tonic::transport::Error> {
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(&own.certificate_pem, &own.key_pem))
+            .client_ca_root(Certificate::from_pem(self.ca.certificate_pem()))
+            .client_auth_optional(true);
+        let token = self.tasks.token();
+        let keep_alive = std::time::Duration::from_secs(20);
+        Server::builder()
+            .tls_config(tls)?
+            .http2_keepalive_interval(Some(keep_alive))
+            .http2_keepalive_timeout(Some(keep_alive))
+            .tcp_nodelay(true)
+            .add_service(JoinServer::new(join::Service(Arc::clone(&self))))
+            .add_service(
+                NodeServer::new(session::Service(self))
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE),
+            )
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), token.cancelled_owned())
+            .await
+    }
+}
+
+#[async_trait]
+impl LogSource for Nodes {
+    async fn open_log(&self, node: &str, request: LogRequest) -> Result<LogStream, Status> {
+        self.streams.open_log(node, request).await
+    }
+}
+
+/// The node that a request's certificate speaks for.
+fn caller<T>(request: &tonic::Request<T>) -> Result<String, tonic::Status> {
+    let identity = request.peer_certs().and_then(|certs| peer_identity(certs.first()?));
+    let who = identity.as_ref().map_or("a client without a certificate", |i| i.user.as_str());
+    identity
+        .as_ref()
+        .filter(|i| i.groups.iter().any(|g| g == NODE_GROUP))
+        .and_then(|i| i.user.strip_prefix(NODE_USER))
+        .map(str::to_owned)
+        .ok_or_else(|| {
+            let from: Option<SocketAddr> = request.remote_addr();
+            tracing::warn!(%who, ?from, "refused: only nodes may open sessions");
+            tonic::Status::permission_denied(format!("{who} is no node: join with a token first"))
+        })
+}

@@ -1,0 +1,188 @@
+//! What agents report, written to objects: registration, heartbeats, statuses, departures, events.
+
+use jiff::Timestamp;
+use oarlock_api::catalogue::{LEASES, NODES, PODS};
+use oarlock_api::meta::{self, map_at, map_of};
+use oarlock_api::node::agent_message::Message;
+use oarlock_api::node::{PodGone, PodStatus};
+use oarlock_api::status::Status;
+use serde_json::{Value, json};
+
+use super::Nodes;
+use crate::registry::{DeleteOptions, Sub, WriteOptions};
+
+/// The namespace of the nodes' Leases.
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// Matches upstream's node lease.
+const LEASE_SECONDS: i64 = 40;
+
+impl Nodes {
+    /// Handles one report. A failure is logged and does not end the session: the agent says everything again after the next
+    /// connection, and the latest state on every change.
+    pub(super) async fn report(&self, node: &str, message: Message) {
+        let outcome = match message {
+            Message::Heartbeat(_) => self.heartbeat(node).await,
+            Message::NodeStatus(report) => self.node_status(node, &report.status).await,
+            Message::PodStatus(report) => self.pod_status(node, report).await,
+            Message::PodGone(gone) => self.pod_gone(node, &gone).await,
+            Message::Event(event) => self.events.report(node, &event).await,
+            Message::Ack(ack) => {
+                tracing::trace!(%node, version = ack.version, "acknowledged");
+                Ok(())
+            }
+            Message::Hello(_) => Ok(()),
+        };
+        if let Err(status) = outcome
+            && !status.is("NotFound")
+        {
+            tracing::warn!(%node, %status, "a node's report could not be written");
+        }
+    }
+
+    /// Creates or completes the Node object of an agent that says hello.
+    pub(super) async fn register(&self, node: &str, object: &[u8]) -> Result<(), Status> {
+        let parse =
+            |e: serde_json::Error| Status::bad_request(format!("the node's object does not parse: {e}"));
+        let mut object: Value = serde_json::from_slice(object).map_err(parse)?;
+        let metadata = meta::metadata_mut(&mut object);
+        metadata.insert("name".to_owned(), json!(node));
+        let (labels, annotations) = (metadata.get("labels").cloned(), metadata.get("annotations").cloned());
+        let status = object["status"].clone();
+        match self.registry.create(&NODES, "", object, &WriteOptions::default()).await {
+            Err(status) if status.is("AlreadyExists") => {}
+            other => return other.map(drop),
+        }
+        let options = WriteOptions::default();
+        let keep = |mut present: Value| {
+            for (field, wanted) in [("labels", &labels), ("annotations", &annotations)] {
+                let map = map_at(meta::metadata_mut(&mut present), field);
+                map.extend(wanted.as_ref().and_then(Value::as_object).cloned().unwrap_or_default());
+            }
+            Ok(present)
+        };
+        self.registry.modify(&NODES, "", node, Sub::Main, &options, keep).await?;
+        self.write_node_status(node, &status).await
+    }
+
+    async fn node_status(&self, node: &str, status: &[u8]) -> Result<(), Status> {
+        let parse =
+            |e: serde_json::Error| Status::bad_request(format!("the node's status does not parse: {e}"));
+        self.write_node_status(node, &serde_json::from_slice(status).map_err(parse)?).await
+    }
+
+    async fn write_node_status(&self, node: &str, status: &Value) -> Result<(), Status> {
+        let options = WriteOptions::default();
+        let change = |mut present: Value| {
+            let mut next = status.clone();
+            keep_transitions(&present["status"]["conditions"], &mut next);
+            map_of(&mut present).insert("status".to_owned(), next);
+            Ok(present)
+        };
+        self.registry.modify(&NODES, "", node, Sub::Status, &options, change).await.map(drop)
+    }
+
+    /// Renews the node's Lease: what the node's health is judged by.
+    async fn heartbeat(&self, node: &str) -> Result<(), Status> {
+        let now = json!(meta::micro_time(Timestamp::now()));
+        let options = WriteOptions::default();
+        let renew = |mut lease: Value| {
+            lease["spec"]["renewTime"] = now.clone();
+            lease["spec"]["holderIdentity"] = json!(node);
+            lease["spec"]["leaseDurationSeconds"] = json!(LEASE_SECONDS);
+            Ok(lease)
+        };
+        match self.registry.modify(&LEASES, LEASE_NAMESPACE, node, Sub::Main, &options, renew).await {
+            Err(status) if status.is("NotFound") => {}
+            other => return other.map(drop),
+        }
+        let owner = self.registry.get(&NODES, "", node).await?;
+        let lease = json!({
+            "metadata": {"name": node, "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Node", "name": node, "uid": meta::uid(&owner)}]},
+            "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now},
+        });
+        self.registry.create(&LEASES, LEASE_NAMESPACE, lease, &options).await.map(drop)
+    }
+
+    async fn pod_status(&self, node: &str, report: PodStatus) -> Result<(), Status> {
+        let parse =
+            |e: serde_json::Error| Status::bad_request(format!("the pod's status does not parse: {e}"));
+        let status: Value = serde_json::from_slice(&report.status).map_err(parse)?;
+        let options = WriteOptions::default();
+        let change = |mut present: Value| {
+            if meta::uid(&present) != report.uid || present["spec"]["nodeName"] != node {
+                return Err(Status::not_found(&PODS, &report.name));
+            }
+            let mut next = status.clone();
+            keep_foreign_conditions(&present["status"]["conditions"], &mut next);
+            keep_transitions(&present["status"]["conditions"], &mut next);
+            map_of(&mut present).insert("status".to_owned(), next);
+            Ok(present)
+        };
+        self.registry
+            .modify(&PODS, &report.namespace, &report.name, Sub::Status, &options, change)
+            .await
+            .map(drop)
+    }
+
+    async fn pod_gone(&self, node: &str, gone: &PodGone) -> Result<(), Status> {
+        let present = self.registry.get(&PODS, &gone.namespace, &gone.name).await?;
+        if meta::uid(&present) != gone.uid
+            || present["spec"]["nodeName"] != node
+            || !meta::is_terminating(&present)
+        {
+            return Ok(());
+        }
+        let options = DeleteOptions {
+            grace_period_seconds: Some(0),
+            uid: Some(gone.uid.clone()),
+            ..DeleteOptions::default()
+        };
+        self.registry.delete(&PODS, &gone.namespace, &gone.name, &options).await.map(drop)
+    }
+}
+
+/// Conditions that the agent does not report are somebody else's and stay.
+fn keep_foreign_conditions(present: &Value, next: &mut Value) {
+    let conditions = map_of(next).entry("conditions").or_insert_with(|| json!([]));
+    let Some(conditions) = conditions.as_array_mut() else { return };
+    for foreign in present.as_array().into_iter().flatten() {
+        if !conditions.iter().any(|c| c["type"] == foreign["type"]) {
+            conditions.push(foreign.clone());
+        }
+    }
+}
+
+/// A condition whose status did not change keeps its lastTransitionTime.
+fn keep_transitions(present: &Value, next: &mut Value) {
+    let Some(conditions) = next.get_mut("conditions").and_then(Value::as_array_mut) else { return };
+    for condition in conditions {
+        let same = present
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|c| c["type"] == condition["type"] && c["status"] == condition["status"]);
+        if let Some(time) = same.and_then(|c| c.get("lastTransitionTime")) {
+            condition["lastTransitionTime"] = time.clone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_keep_their_transition_and_foreign_ones_stay() {
+        let present = json!([
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": "1"},
+            {"type": "Ready", "status": "True", "lastTransitionTime": "1"}]);
+        let mut next =
+            json!({"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2"}]});
+        keep_foreign_conditions(&present, &mut next);
+        keep_transitions(&present, &mut next);
+        assert_eq!(next["conditions"][0]["lastTransitionTime"], "1");
+        assert_eq!(next["conditions"][1]["type"], "PodScheduled");
+        assert_eq!(next.as_object().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,306 @@
+//! One session a node: a snapshot of what the node needs, then every change of it; reports come the other way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use oarlock_api::catalogue::{CONFIG_MAPS, ENDPOINT_SLICES, Kind, NODES, PODS, SECRETS, SERVICES};
+use oarlock_api::node::agent_message::Message as Upward;
+use oarlock_api::node::control_message::Message;
+use oarlock_api::node::node_server::Node;
+use oarlock_api::node::{
+    AgentMessage, ControlMessage, JoinResponse, ObjectDelete, ObjectUpdate, RenewRequest, SnapshotEnd,
+    StreamFrame, Welcome,
+};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Nodes, caller};
+use crate::cache::{Change, Object};
+
+/// Messages on their way to one node.
+const IN_FLIGHT: usize = 128;
+
+/// The service that nodes call.
+pub(super) struct Service(pub(super) Arc<Nodes>);
+
+type Downward<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Node for Service {
+    type SessionStream = Downward<ControlMessage>;
+    type StreamsStream = Downward<StreamFrame>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let node = caller(&request)?;
+        let mut upward = request.into_inner();
+        let first = upward.message().await?.and_then(|m| m.message);
+        let Some(Upward::Hello(hello)) = first else {
+            return Err(Status::invalid_argument("a session begins with Hello"));
+        };
+        if hello.node_name != node {
+            return Err(Status::permission_denied(format!(
+                "the certificate is for {node}, not {}",
+                hello.node_name
+            )));
+        }
+        self.0.register(&node, &hello.node).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        tracing::info!(%node, version = %hello.version, "a node's session opened");
+        let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+        let nodes = Arc::clone(&self.0);
+        let token = nodes.tasks.token();
+        nodes.tasks.clone().job("node/session", async move {
+            let ended = tokio::select! {
+                ended = nodes.send(&node, &sender) => ended,
+                ended = nodes.receive(&node, upward) => ended,
+                () = sender.closed() => Ok(()),
+                () = token.cancelled() => Ok(()),
+            };
+            tracing::info!(%node, ?ended, "a node's session ended");
+            if let Err(status) = ended {
+                // The node may be gone already.
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn streams(
+        &self,
+        request: Request<Streaming<StreamFrame>>,
+    ) -> Result<Response<Self::StreamsStream>, Status> {
+        let node = caller(&request)?;
+        let receiver = self.0.streams.connect(&self.0.tasks, node, request.into_inner());
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<JoinResponse>, Status> {
+        let node = caller(&request)?;
+        tracing::info!(%node, "a node renewed its certificate");
+        Ok(Response::new(self.0.sign(&node, &request.into_inner().csr_pem)?))
+    }
+}
+
+type Sender = mpsc::Sender<Result<ControlMessage, Status>>;
+
+impl Nodes {
+    async fn receive(&self, node: &str, mut upward: Streaming<AgentMessage>) -> Result<(), Status> {
+        while let Some(message) = upward.message().await? {
+            if let Some(message) = message.message {
+                self.report(node, message).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, node: &str, sender: &Sender) -> Result<(), Status> {
+        let cache = self.registry.cache();
+        self.registry.catch_up().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut view =
+            View { node: node.to_owned(), version: 0, sender: sender.clone(), pods: BTreeMap::new() };
+        let revision = cache.revision();
+        view.say(Message::Welcome(Welcome { revision: revision.0, ..self.cluster.clone() })).await?;
+        // Whatever changes while the lists are read comes again through the watch: updates carry whole objects.
+        let mut watch = cache.watch(None, revision).map_err(|e| Status::unavailable(e.to_string()))?;
+        for kind in [&NODES, &SERVICES, &ENDPOINT_SLICES, &PODS] {
+            for object in cache.list(kind, None).0 {
+                view.put(cache, &object).await?;
+            }
+        }
+        view.say(Message::SnapshotEnd(SnapshotEnd {})).await?;
+        loop {
+            let changes = watch.next().await.map_err(|e| Status::unavailable(e.to_string()))?;
+            for change in changes {
+                match &*change {
+                    Change::Put { new, .. } => view.put(cache, new).await?,
+                    Change::Delete { old, revision } => view.delete(cache, old, revision.0).await?,
+                }
+            }
+        }
+    }
+}
+
+/// What one node has been told.
+struct View {
+    node: String,
+    version: u64,
+    sender: Sender,
+    /// The node's pods and the ConfigMaps and Secrets that each uses.
+    pods: BTreeMap<(String, String), BTreeSet<Reference>>,
+}
+
+/// An object that a pod needs: (is it a Secret, namespace, name).
+type Reference = (bool, String, String);
+
+impl View {
+    async fn say(&mut self, message: Message) -> Result<(), Status> {
+        self.version += 1;
+        let message = ControlMessage { message: Some(message), version: self.version };
+        self.sender.send(Ok(message)).await.map_err(|_| Status::cancelled("the node has gone"))
+    }
+
+    async fn update(&mut self, object: &Object) -> Result<(), Status> {
+        let update = ObjectUpdate {
+            resource: object.key.kind.plural.to_owned(),
+            namespace: object.key.namespace.clone(),
+            name: object.key.name.clone(),
+            revision: object.revision.0,
+            object: object.encoded.clone(),
+        };
+        self.say(Message::Update(update)).await
+    }
+
+    async fn forget(
+        &mut self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        revision: u64,
+    ) -> Result<(), Status> {
+        let delete = ObjectDelete {
+            resource: kind.plural.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            revision,
+        };
+        self.say(Message::Delete(delete)).await
+    }
+
+    async fn put(&mut self, cache: &Arc<crate::cache::Cache>, object: &Object) -> Result<(), Status> {
+        let kind = object.key.kind;
+        if *kind == PODS {
+            if object.node_name.as_deref() == Some(self.node.as_str()) {
+                let place = (object.key.namespace.clone(), object.key.name.clone());
+                let wanted = references(&object.key.namespace, &object.value());
+                let before = self.references();
+                for reference in wanted.difference(&before) {
+                    self.send_reference(cache, reference).await?;
+                }
+                self.pods.insert(place, wanted);
+                self.update(object).await?;
+                self.drop_unused(before, object.revision.0).await?;
+            }
+            return Ok(());
+        }
+        let needed = *kind == NODES || *kind == SERVICES || *kind == ENDPOINT_SLICES || self.uses(object);
+        if needed { self.update(object).await } else { Ok(()) }
+    }
+
+    async fn delete(
+        &mut self,
+        cache: &Arc<crate::cache::Cache>,
+        object: &Object,
+        revision: u64,
+    ) -> Result<(), Status> {
+        let (kind, key) = (object.key.kind, &object.key);
+        if *kind == PODS {
+            let place = (key.namespace.clone(), key.name.clone());
+            // A pod of the same name may be back on this node already.
+            let back = cache.get(kind, &key.namespace, &key.name).is_some_and(|now| now.uid != object.uid);
+            if self.pods.contains_key(&place) && !back {
+                let before = self.references();
+                self.pods.remove(&place);
+                self.forget(kind, &key.namespace, &key.name, revision).await?;
+                self.drop_unused(before, revision).await?;
+            }
+            return Ok(());
+        }
+        let told = *kind == NODES || *kind == SERVICES || *kind == ENDPOINT_SLICES || self.uses(object);
+        if told { self.forget(kind, &key.namespace, &key.name, revision).await } else { Ok(()) }
+    }
+
+    fn references(&self) -> BTreeSet<Reference> {
+        self.pods.values().flatten().cloned().collect()
+    }
+
+    fn uses(&self, object: &Object) -> bool {
+        let secret = *object.key.kind == SECRETS;
+        if !secret && *object.key.kind != CONFIG_MAPS {
+            return false;
+        }
+        let reference = (secret, object.key.namespace.clone(), object.key.name.clone());
+        self.pods.values().any(|references| references.contains(&reference))
+    }
+
+    async fn send_reference(
+        &mut self,
+        cache: &crate::cache::Cache,
+        reference: &Reference,
+    ) -> Result<(), Status> {
+        let (secret, namespace, name) = reference;
+        let kind: &'static Kind = if *secret { &SECRETS } else { &CONFIG_MAPS };
+        match cache.get(kind, namespace, name) {
+            Some(object) => self.update(&object).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What no pod of the node uses any more must not stay on it.
+    async fn drop_unused(&mut self, before: BTreeSet<Reference>, revision: u64) -> Result<(), Status> {
+        let now = self.references();
+        for (secret, namespace, name) in before.difference(&now) {
+            let kind = if *secret { &SECRETS } else { &CONFIG_MAPS };
+            self.forget(kind, namespace, name, revision).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The ConfigMaps and Secrets that a pod's spec names.
+fn references(namespace: &str, pod: &Value) -> BTreeSet<Reference> {
+    let mut found = BTreeSet::new();
+    let mut add = |secret: bool, name: &Value| {
+        if let Some(name) = name.as_str().filter(|n| !n.is_empty()) {
+            found.insert((secret, namespace.to_owned(), name.to_owned()));
+        }
+    };
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let spec = &pod["spec"];
+    for container in list(&spec["containers"]).iter().chain(&list(&spec["initContainers"])) {
+        for variable in list(&container["env"]) {
+            add(false, &variable["valueFrom"]["configMapKeyRef"]["name"]);
+            add(true, &variable["valueFrom"]["secretKeyRef"]["name"]);
+        }
+        for source in list(&container["envFrom"]) {
+            add(false, &source["configMapRef"]["name"]);
+            add(true, &source["secretRef"]["name"]);
+        }
+    }
+    for volume in list(&spec["volumes"]) {
+        add(false, &volume["configMap"]["name"]);
+        add(true, &volume["secret"]["secretName"]);
+        for source in list(&volume["projected"]["sources"]) {
+            add(false, &source["configMap"]["name"]);
+            add(true, &source["secret"]["name"]);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_place_that_names_a_config_map_or_secret_is_found() {
+        let pod = json!({"spec": {
+            "containers": [{"env": [{"valueFrom": {"configMapKeyRef": {"name": "a"}}}, {"valueFrom": {"secretKeyRef": {"name": "b"}}}],
+                            "envFrom": [{"secretRef": {"name": "c"}}]}],
+            "initContainers": [{"envFrom": [{"configMapRef": {"name": "d"}}]}],
+            "volumes": [{"configMap": {"name": "e"}}, {"secret": {"secretName": "f"}},
+                        {"projected": {"sources": [{"secret": {"name": "g"}}, {"configMap": {"name": "h"}}]}}],
+        }});
+        let names: Vec<String> = references("d", &pod)
+            .into_iter()
+            .map(|(secret, _, name)| format!("{name}{}", if secret { "!" } else { "" }))
+            .collect();
+        assert_eq!(names, ["a", "d", "e", "h", "b!", "c!", "f!", "g!"]);
+    }
+}
