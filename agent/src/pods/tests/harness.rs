@@ -252,7 +252,8 @@ async fn import_image(docker: &Docker) {
         use sha2::Digest as _;
         sha2::Sha256::digest(&layer).iter().map(|b| format!("{b:02x}")).collect::<String>()
     };
-    let config = json!({"architecture": "amd64", "os": "linux", "config": {},
+    let config = json!({"architecture": "amd64", "os": "linux",
+        "config": {"Cmd": ["sleep", "1000000"], "Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]}});
     let manifest = json!([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]);
     let mut archive = tar::Builder::new(Vec::new());
