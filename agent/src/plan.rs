@@ -26,56 +26,29 @@ pub(crate) enum Step {
     /// Make the files that the pod's containers mount.
     PrepareVolumes,
     /// Make and start the container that holds the namespaces.
-    CreateSandbox {
-        attempt: u32,
-    },
+    CreateSandbox { attempt: u32 },
     /// Give the sandbox its link and address.
-    AttachNetwork {
-        sandbox: String,
-        pid: u32,
-    },
+    AttachNetwork { sandbox: String, pid: u32 },
     /// Have the container's image, in the background.
-    EnsureImage {
-        container: String,
-    },
+    EnsureImage { container: String },
     /// Make and start a container.
-    StartContainer {
-        container: String,
-        attempt: u32,
-        backoff: u64,
-        sandbox: String,
-    },
+    StartContainer { container: String, attempt: u32, backoff: u64, sandbox: String },
     /// Start a container that was made but not started.
-    Resume {
-        id: String,
-    },
+    Resume { id: String },
     /// Begin to end a container: its preStop hook first, in the background, where it has one.
-    BeginStop {
-        id: String,
-        container: String,
-        why: String,
-        grace: u64,
-    },
+    BeginStop { id: String, container: String, why: String, grace: u64 },
     /// Ask it to end.
-    Terminate {
-        id: String,
-    },
+    Terminate { id: String },
     /// End it.
-    Kill {
-        id: String,
-    },
+    Kill { id: String },
     /// Remove what is left of a container.
-    Remove {
-        id: String,
-    },
+    Remove { id: String },
     /// Take link and address away.
     DetachNetwork,
     /// The pod ends for a reason of its own.
     End(PodEnd),
     /// Say that a container waits before it is started again.
-    SayBackOff {
-        container: String,
-    },
+    SayBackOff { container: String },
     /// Remove the pod's files.
     RemoveVolumes,
     /// Nothing is left of the pod.
@@ -152,9 +125,7 @@ pub(crate) enum Course {
     /// It has containers that run, or will.
     Going,
     /// Every container ended well, or a failure is final.
-    Over {
-        failed: bool,
-    },
+    Over { failed: bool },
 }
 
 /// Plans the next steps.

@@ -84,7 +84,9 @@ impl Shared {
             if changed {
                 match &state {
                     Ok(()) => tracing::info!("container runtime answers"),
-                    Err(error) => tracing::warn!(error, "container runtime is away; pods go on without the agent"),
+                    Err(error) => {
+                        tracing::warn!(error, "container runtime is away; pods go on without the agent")
+                    }
                 }
                 *old = state;
             }
@@ -241,7 +243,10 @@ impl Pods {
         }
     }
 
-    async fn follow(&self, prints: &mut BTreeMap<String, String>) -> Result<(), crate::runtime::RuntimeError> {
+    async fn follow(
+        &self,
+        prints: &mut BTreeMap<String, String>,
+    ) -> Result<(), crate::runtime::RuntimeError> {
         self.shared.runtime.version().await?;
         let mut events = self.shared.runtime.events().await?;
         self.shared.runtime_is(Ok(()));
@@ -266,7 +271,10 @@ impl Pods {
         }
     }
 
-    async fn relist(&self, prints: &mut BTreeMap<String, String>) -> Result<(), crate::runtime::RuntimeError> {
+    async fn relist(
+        &self,
+        prints: &mut BTreeMap<String, String>,
+    ) -> Result<(), crate::runtime::RuntimeError> {
         let found = self.shared.runtime.fingerprints().await?;
         for uid in found.keys().chain(prints.keys()) {
             if found.get(uid) != prints.get(uid) {

@@ -316,8 +316,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes a container, running or not; none is no error.
     async fn remove(&self, id: &str) -> Result<(), RuntimeError>;
     /// Runs a command in a container.
-    async fn exec(&self, id: &str, command: &[String], timeout: Duration)
-    -> Result<ExecOutcome, RuntimeError>;
+    async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutcome, RuntimeError>;
     /// A log.
     async fn logs(&self, id: &str, options: &LogOptions) -> Result<LogStream, RuntimeError>;
     /// The uids of pods to which something happened, as it happens. Ends with an error when the runtime goes away.
@@ -327,5 +331,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Fetches an image from its registry.
     async fn pull(&self, name: &str) -> Result<(), RuntimeError>;
     /// Imports images from an archive as `docker save` writes it; says what it loaded.
-    async fn import(&self, archive: BoxStream<'static, std::io::Result<Bytes>>) -> Result<String, RuntimeError>;
+    async fn import(
+        &self,
+        archive: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<String, RuntimeError>;
 }

@@ -92,7 +92,12 @@ impl Volumes {
     }
 
     /// The file into which a container writes its last words; any user may.
-    pub(crate) fn termination_file(&self, uid: &str, container: &str, attempt: u32) -> Result<String, VolumeError> {
+    pub(crate) fn termination_file(
+        &self,
+        uid: &str,
+        container: &str,
+        attempt: u32,
+    ) -> Result<String, VolumeError> {
         let path = self.managed_file(uid, &format!("termination/{container}-{attempt}"), "")?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))
             .map_err(|source| VolumeError::Io { what: format!("open {path} to all"), source })?;
@@ -142,7 +147,9 @@ impl Context<'_> {
             host_path::check(&source.path, source.type_.as_deref().unwrap_or_default()).map_err(failed)?;
             return Ok(source.path.clone());
         }
-        let own = |plugin: &str| self.dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name);
+        let own = |plugin: &str| {
+            self.dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name)
+        };
         if let Some(source) = &volume.empty_dir {
             let path = own("empty-dir");
             let limit = source.size_limit.as_ref().and_then(|q| q.0.parse::<Quantity>().ok());
@@ -150,9 +157,10 @@ impl Context<'_> {
             self.empty_dir(&path, memory, limit.map(|l| l.value()))?;
             return Ok(path.to_string_lossy().into_owned());
         }
-        let (plugin, payload, secret) = payload::of(self.pod, self.snapshot, self.place, volume)
-            .map_err(failed)?
-            .ok_or_else(|| failed("this type of volume is not supported by this version of Oarlock".to_owned()))?;
+        let (plugin, payload, secret) =
+            payload::of(self.pod, self.snapshot, self.place, volume).map_err(failed)?.ok_or_else(|| {
+                failed("this type of volume is not supported by this version of Oarlock".to_owned())
+            })?;
         let path = own(plugin);
         create_dir(&path, 0o755)?;
         if secret {

@@ -57,14 +57,15 @@ pub(crate) fn resource(
     selector: &ResourceFieldSelector,
 ) -> Result<String, String> {
     let named = selector.container_name.as_deref().zip(pod.spec.as_ref());
-    let container = named
-        .map_or(container, |(name, spec)| definition(spec, name))
-        .ok_or_else(|| format!("container {:?} not found", selector.container_name.as_deref().unwrap_or("")))?;
+    let container = named.map_or(container, |(name, spec)| definition(spec, name)).ok_or_else(|| {
+        format!("container {:?} not found", selector.container_name.as_deref().unwrap_or(""))
+    })?;
     let name = selector.resource.as_str();
     let (kind, what) = name.split_once('.').unwrap_or((name, ""));
     let resources = container.resources.as_ref();
     let quantity = |map: Option<&BTreeMap<String, _>>| {
-        let map: Option<&BTreeMap<String, oarlock_api::k8s::apimachinery::pkg::api::resource::Quantity>> = map;
+        let map: Option<&BTreeMap<String, oarlock_api::k8s::apimachinery::pkg::api::resource::Quantity>> =
+            map;
         map.and_then(|m| m.get(what)).and_then(|q| q.0.parse::<Quantity>().ok())
     };
     let limit = quantity(resources.and_then(|r| r.limits.as_ref()));

@@ -60,11 +60,7 @@ pub(crate) fn environment(
     Ok(own)
 }
 
-fn look_up(
-    own: &[(String, String)],
-    services: &BTreeMap<String, String>,
-    name: &str,
-) -> Option<String> {
+fn look_up(own: &[(String, String)], services: &BTreeMap<String, String>, name: &str) -> Option<String> {
     let found = own.iter().find(|(n, _)| n == name).map(|(_, value)| value);
     found.or_else(|| services.get(name)).cloned()
 }

@@ -50,7 +50,8 @@ pub(crate) fn resolv_conf(pod: &Pod, dns: &ClusterDns, of_host: &str) -> String 
         _ if dns.address.is_empty() => Conf::parse(of_host),
         _ => {
             let domain = &dns.domain;
-            let mut search = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+            let mut search =
+                vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
             search.extend(Conf::parse(of_host).search);
             Conf { nameservers: vec![dns.address.clone()], search, options: vec!["ndots:5".to_owned()] }
         }

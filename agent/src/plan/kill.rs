@@ -91,7 +91,8 @@ pub(super) fn delete(
         still = false;
         let why = format!("Stopping container {}", container.name());
         let hooked = definition(spec, container.name()).is_some();
-        let reason = Reason { why: &why, grace: Some(if hooked { left } else { left.min(grace(spec, container)) }) };
+        let reason =
+            Reason { why: &why, grace: Some(if hooked { left } else { left.min(grace(spec, container)) }) };
         stop(spec, container, memory, now, &reason, plan);
     }
     if !still {

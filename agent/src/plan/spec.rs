@@ -31,7 +31,13 @@ pub(crate) struct Setting<'a> {
 }
 
 /// The sandbox of a pod.
-pub(crate) fn sandbox(pod: &Pod, image: &str, attempt: u32, cgroup_parent: String, may_lower: bool) -> ContainerSpec {
+pub(crate) fn sandbox(
+    pod: &Pod,
+    image: &str,
+    attempt: u32,
+    cgroup_parent: String,
+    may_lower: bool,
+) -> ContainerSpec {
     let score = if may_lower { -998 } else { 0 };
     ContainerSpec {
         name: container_name(pod, SANDBOX_NAME, attempt),
@@ -45,7 +51,11 @@ pub(crate) fn sandbox(pod: &Pod, image: &str, attempt: u32, cgroup_parent: Strin
 }
 
 /// A container of a pod.
-pub(crate) fn container(pod: &Pod, definition: &Container, setting: Setting<'_>) -> Result<ContainerSpec, String> {
+pub(crate) fn container(
+    pod: &Pod,
+    definition: &Container,
+    setting: Setting<'_>,
+) -> Result<ContainerSpec, String> {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let look_up = |name: &str| setting.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
@@ -248,7 +258,10 @@ mod tests {
         assert_eq!(spec.name, "k8s_c_web_d_u1_2");
         assert_eq!(spec.entrypoint, Some(vec!["run".into(), "1".into()]));
         assert_eq!((spec.user.as_deref(), spec.groups.clone()), (Some("app:3"), vec!["7".to_owned()]));
-        assert_eq!(spec.mounts[0], Bind { source: "/host/v".into(), target: "/data".into(), read_only: true });
+        assert_eq!(
+            spec.mounts[0],
+            Bind { source: "/host/v".into(), target: "/data".into(), read_only: true }
+        );
         assert_eq!(spec.mounts.len(), 4);
         assert!(spec.no_new_privileges && spec.cap_drop == ["ALL"]);
         let resources = spec.resources;

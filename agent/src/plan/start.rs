@@ -19,13 +19,7 @@ fn waits(memory: &Memory, what: &'static str, now: Timestamp, plan: &mut Plan) -
     true
 }
 
-pub(super) fn run(
-    spec: &PodSpec,
-    observed: &Observed,
-    memory: &Memory,
-    now: Timestamp,
-    plan: &mut Plan,
-) {
+pub(super) fn run(spec: &PodSpec, observed: &Observed, memory: &Memory, now: Timestamp, plan: &mut Plan) {
     remove_old(observed, plan);
     if !memory.volumes_ready {
         if !waits(memory, "volumes", now, plan) {
@@ -105,9 +99,8 @@ impl Context<'_> {
     fn init_is_done(&self, init: &Definition) -> bool {
         let inits = self.spec.init_containers.iter().flatten();
         let later = inits.skip_while(|c| c.name != init.name).skip(1).chain(&self.spec.containers);
-        let reached = later
-            .filter_map(|c| self.observed.latest(&c.name))
-            .any(|c| c.sandbox() == self.sandbox);
+        let reached =
+            later.filter_map(|c| self.observed.latest(&c.name)).any(|c| c.sandbox() == self.sandbox);
         reached
             || self.observed.latest(&init.name).is_some_and(|c| {
                 c.sandbox() == self.sandbox && matches!(c.state, State::Exited { code: 0, .. })
@@ -156,9 +149,7 @@ impl Context<'_> {
         plan: &mut Plan,
     ) {
         let (wait, next) = next_backoff(latest.backoff(), ran);
-        let at = finished
-            .checked_add(SignedDuration::try_from(wait).unwrap_or_default())
-            .unwrap_or(finished);
+        let at = finished.checked_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(finished);
         // A clock that was set back must not make the wait longer than it is.
         let longest = self.now.checked_add(SignedDuration::try_from(wait).unwrap_or_default());
         let at = longest.map_or(at, |longest| at.min(longest));

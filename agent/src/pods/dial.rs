@@ -56,7 +56,8 @@ pub(super) async fn http(
     let scheme = if secure { "https" } else { "http" };
     let url = format!("{scheme}://{host}:{port}{path}");
     let ask = async {
-        let stream = TcpStream::connect((host, port)).await.map_err(|e| format!("dial tcp {host}:{port}: {e}"))?;
+        let stream =
+            TcpStream::connect((host, port)).await.map_err(|e| format!("dial tcp {host}:{port}: {e}"))?;
         let request = request(action, &path, &format!("{host}:{port}"))?;
         if secure {
             send(tasks, trust::anybody(stream).await?, request).await
@@ -72,7 +73,11 @@ pub(super) async fn http(
             ));
         }
     };
-    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
+    if (200..400).contains(&status) {
+        Ok(())
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {status}"))
+    }
 }
 
 fn request(action: &HTTPGetAction, path: &str, host: &str) -> Result<Request<Empty<Bytes>>, String> {
@@ -82,7 +87,9 @@ fn request(action: &HTTPGetAction, path: &str, host: &str) -> Result<Request<Emp
         named.push(header.name.to_lowercase());
         request = request.header(&header.name, &header.value);
     }
-    for (name, value) in [("host", host), ("user-agent", "kube-probe/1.33"), ("accept", "*/*"), ("connection", "close")] {
+    for (name, value) in
+        [("host", host), ("user-agent", "kube-probe/1.33"), ("accept", "*/*"), ("connection", "close")]
+    {
         if !named.iter().any(|n| n == name) {
             request = request.header(name, value);
         }

@@ -27,7 +27,13 @@ pub(super) fn post_start(worker: &Worker, id: &str, definition: &Container, hook
 }
 
 /// Starts the hook; the worker hears when it is done, well or not, at the latest when the grace period is over.
-pub(super) fn pre_stop(worker: &Worker, id: &str, definition: &Container, hook: LifecycleHandler, grace: Duration) {
+pub(super) fn pre_stop(
+    worker: &Worker,
+    id: &str,
+    definition: &Container,
+    hook: LifecycleHandler,
+    grace: Duration,
+) {
     let run = Run::new(worker, id, definition, hook);
     let pod = Arc::clone(&worker.pod);
     worker.job("pod/pre-stop", async move {
@@ -51,13 +57,20 @@ struct Run {
 impl Run {
     fn new(worker: &Worker, id: &str, definition: &Container, hook: LifecycleHandler) -> Self {
         let ip = worker.place().pod_ip;
-        Self { shared: Arc::clone(&worker.shared), id: id.to_owned(), definition: definition.clone(), hook, ip }
+        Self {
+            shared: Arc::clone(&worker.shared),
+            id: id.to_owned(),
+            definition: definition.clone(),
+            hook,
+            ip,
+        }
     }
 
     async fn run(&self, limit: Duration) -> Result<(), String> {
         if let Some(exec) = &self.hook.exec {
             let command = exec.command.clone().unwrap_or_default();
-            let outcome = self.shared.runtime.exec(&self.id, &command, limit).await.map_err(|e| e.to_string())?;
+            let outcome =
+                self.shared.runtime.exec(&self.id, &command, limit).await.map_err(|e| e.to_string())?;
             return match outcome.code {
                 0 => Ok(()),
                 code => Err(format!("command exited with {code}: {}", outcome.output.trim_end())),

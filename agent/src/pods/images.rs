@@ -24,7 +24,8 @@ async fn find(shared: &Shared, pod: &Pod, definition: &Container) -> Result<Imag
     let event = |kind: &str, reason: &str, message: &str| {
         report::event(&shared.outbox, pod, Some(&definition.name), kind, reason, message);
     };
-    let present = shared.runtime.image(name).await.map_err(|e| ("ImageInspectError".to_owned(), e.to_string()))?;
+    let present =
+        shared.runtime.image(name).await.map_err(|e| ("ImageInspectError".to_owned(), e.to_string()))?;
     let policy = definition.image_pull_policy.as_deref().unwrap_or_else(|| default_policy(name));
     match (policy, present) {
         ("Never", None) => {

@@ -35,9 +35,9 @@ impl LogSource for Pods {
         let observed = Observed::new(found);
         let (container, pod) = (&request.container, &request.pod);
         let chosen = if request.previous {
-            observed
-                .previous(container)
-                .ok_or_else(|| format!("previous terminated container {container:?} in pod {pod:?} not found"))
+            observed.previous(container).ok_or_else(|| {
+                format!("previous terminated container {container:?} in pod {pod:?} not found")
+            })
         } else {
             observed.latest(container).ok_or_else(|| {
                 format!("container {container:?} in pod {pod:?} is waiting to start: ContainerCreating")

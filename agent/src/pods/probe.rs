@@ -34,8 +34,10 @@ pub(super) struct Counter {
 
 impl Counter {
     pub(super) fn new(probe: &Probe) -> Self {
-        let at_least_one = |n: Option<i32>, default| n.and_then(|n| u32::try_from(n).ok()).unwrap_or(default).max(1);
-        let (success, failure) = (at_least_one(probe.success_threshold, 1), at_least_one(probe.failure_threshold, 3));
+        let at_least_one =
+            |n: Option<i32>, default| n.and_then(|n| u32::try_from(n).ok()).unwrap_or(default).max(1);
+        let (success, failure) =
+            (at_least_one(probe.success_threshold, 1), at_least_one(probe.failure_threshold, 3));
         Self { success, failure, run: 0, last: None }
     }
 
@@ -60,7 +62,8 @@ pub(super) fn arrange(worker: &mut Worker) {
         if memory.post_starting.contains(id) || memory.network.is_none() {
             continue;
         }
-        let leaving = memory.stops.contains_key(id) || memory.condemned.contains_key(id) || memory.deletion.is_some();
+        let leaving =
+            memory.stops.contains_key(id) || memory.condemned.contains_key(id) || memory.deletion.is_some();
         let is_started = memory.probes.get(id).is_some_and(|p| p.started);
         let kinds = [
             ("Startup", &of.startup_probe, !is_started && !leaving),
@@ -172,7 +175,8 @@ impl Prober {
     async fn ask(&self, timeout: Duration) -> Result<(), String> {
         if let Some(exec) = &self.probe.exec {
             let command = exec.command.clone().unwrap_or_default();
-            let outcome = self.shared.runtime.exec(&self.id, &command, timeout).await.map_err(|e| e.to_string())?;
+            let outcome =
+                self.shared.runtime.exec(&self.id, &command, timeout).await.map_err(|e| e.to_string())?;
             return if outcome.code == 0 { Ok(()) } else { Err(outcome.output) };
         }
         if let Some(action) = &self.probe.http_get {

@@ -26,7 +26,14 @@ pub(super) fn gone(outbox: &Outbox, pod: &Pod) {
 }
 
 /// Says an event, of a container or of the whole pod.
-pub(super) fn event(outbox: &Outbox, pod: &Pod, container: Option<&str>, kind: &str, reason: &str, message: &str) {
+pub(super) fn event(
+    outbox: &Outbox,
+    pod: &Pod,
+    container: Option<&str>,
+    kind: &str,
+    reason: &str,
+    message: &str,
+) {
     let (namespace, name, uid) = names(pod);
     if name.is_empty() {
         return;

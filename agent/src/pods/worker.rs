@@ -148,7 +148,8 @@ impl Worker {
         if again {
             return Ok(Next::Again);
         }
-        let wake = plan.wake.map(|at| at.duration_since(Timestamp::now()).max(SignedDuration::ZERO).unsigned_abs());
+        let wake =
+            plan.wake.map(|at| at.duration_since(Timestamp::now()).max(SignedDuration::ZERO).unsigned_abs());
         let wake = wake.map_or(SLEEP, |wake| wake + Duration::from_millis(1));
         Ok(Next::Wait(if kicked || self.shows_pull_failure() { wake.min(BREATH) } else { wake }))
     }
@@ -292,7 +293,8 @@ impl Worker {
         }
         let host_ip = self.shared.node.ip.to_string();
         let before = self.said.as_ref();
-        let status = crate::status::pod_status(&self.pod, &self.observed, &self.memory, &host_ip, before, now);
+        let status =
+            crate::status::pod_status(&self.pod, &self.observed, &self.memory, &host_ip, before, now);
         report::status(&self.shared.outbox, &self.pod, &status);
         self.said = Some(status);
     }

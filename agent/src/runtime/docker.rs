@@ -241,7 +241,10 @@ impl Runtime for Docker {
         Ok(())
     }
 
-    async fn import(&self, archive: BoxStream<'static, std::io::Result<Bytes>>) -> Result<String, RuntimeError> {
+    async fn import(
+        &self,
+        archive: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<String, RuntimeError> {
         let client = self.client().await?;
         let mut progress =
             client.import_image_stream(ImportImageOptionsBuilder::new().build(), archive, None);

@@ -58,7 +58,10 @@ impl Look<'_> {
                 status.ready = is_init && *code == 0;
                 let end = self.terminated(latest);
                 let ran = finished.duration_since(*started);
-                match self.reason_to_wait(definition, latest, *finished, ran).filter(|_| again && self.goes_on()) {
+                match self
+                    .reason_to_wait(definition, latest, *finished, ran)
+                    .filter(|_| again && self.goes_on())
+                {
                     Some((reason, message)) => {
                         status.state = Some(waiting(reason, message));
                         status.last_state = end.map(terminated);

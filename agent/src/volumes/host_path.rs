@@ -18,7 +18,8 @@ pub(super) fn check(path: &str, kind: &str) -> Result<(), String> {
         }
         _ => {}
     }
-    let found = fs::metadata(target).map_err(|_| format!("hostPath type check failed: {path} does not exist"))?;
+    let found =
+        fs::metadata(target).map_err(|_| format!("hostPath type check failed: {path} does not exist"))?;
     let file_type = found.file_type();
     let (fits, what) = match kind {
         "" => (true, ""),

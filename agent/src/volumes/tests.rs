@@ -22,7 +22,11 @@ fn snapshot(config: serde_json::Value) -> Snapshot {
     snapshot
 }
 
-fn prepare(volumes: &Volumes, of: serde_json::Value, config: serde_json::Value) -> Result<HostPaths, VolumeError> {
+fn prepare(
+    volumes: &Volumes,
+    of: serde_json::Value,
+    config: serde_json::Value,
+) -> Result<HostPaths, VolumeError> {
     volumes.prepare(&pod(of), &snapshot(config), &Place::default())
 }
 

@@ -119,10 +119,8 @@ impl Node {
     }
 
     pub(super) fn secret(&self, name: &str, key: &str, value: &str) {
-        let data = BTreeMap::from([(
-            key.to_owned(),
-            oarlock_api::k8s::ByteString(value.as_bytes().to_vec()),
-        )]);
+        let data =
+            BTreeMap::from([(key.to_owned(), oarlock_api::k8s::ByteString(value.as_bytes().to_vec()))]);
         let secret = oarlock_api::k8s::api::core::v1::Secret { data: Some(data), ..Default::default() };
         self.snapshot.lock().secrets.insert(("test".into(), name.into()), Arc::new(secret));
     }
@@ -273,7 +271,9 @@ fn layer(busybox: &Path) -> Vec<u8> {
     let binary = std::fs::read(busybox).expect("these tests need /bin/busybox (package busybox-static)");
     let mut layer = tar::Builder::new(Vec::new());
     file(&mut layer, "bin/busybox", 0o755, &binary);
-    for name in ["sh", "sleep", "cat", "rm", "test", "touch", "hostname", "echo", "true", "httpd", "id", "wget"] {
+    for name in
+        ["sh", "sleep", "cat", "rm", "test", "touch", "hostname", "echo", "true", "httpd", "id", "wget"]
+    {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
