@@ -114,6 +114,7 @@ impl Observed {
     }
 
     /// Whether nothing runs.
+    #[cfg(test)]
     pub(crate) fn is_still(&self) -> bool {
         self.running().next().is_none() && !self.sandboxes.iter().any(Container::is_running)
     }

@@ -108,6 +108,8 @@ pub(crate) struct Wish {
     pub(crate) pod: Arc<Pod>,
     /// Its object is gone.
     pub(crate) removed: bool,
+    /// A ConfigMap or Secret that it may use changed: what failed for want of one is worth another try.
+    pub(crate) refreshed: bool,
 }
 
 /// The pods of this node. Shared by reference.
@@ -178,7 +180,11 @@ impl Pods {
             match workers.slots.get(&uid) {
                 Some(slot) => update(slot, pod, &before, snapshot),
                 None if workers.finished.contains(&uid) => self.say_gone(pod),
-                None => self.hire(&mut workers, uid, Wish { pod: Arc::clone(pod), removed: false }),
+                None => self.hire(
+                    &mut workers,
+                    uid,
+                    Wish { pod: Arc::clone(pod), removed: false, refreshed: false },
+                ),
             }
         }
         if !complete {
@@ -294,7 +300,7 @@ impl Pods {
                 let known = workers.slots.contains_key(&uid);
                 if !known && !uid.is_empty() {
                     let pod = Arc::new(worker::orphan(&uid));
-                    self.hire(&mut workers, uid, Wish { pod, removed: true });
+                    self.hire(&mut workers, uid, Wish { pod, removed: true, refreshed: false });
                 }
             }
         }
@@ -307,16 +313,17 @@ fn update(slot: &Slot, pod: &Arc<Pod>, before: &Snapshot, after: &Snapshot) {
     let mut wish = slot.wish.lock();
     let old = &wish.pod;
     let (a, b) = (&old.metadata, &pod.metadata);
-    let same = wish.removed == false
+    let same = !wish.removed
         && old.spec == pod.spec
         && a.labels == b.labels
         && a.annotations == b.annotations
         && a.deletion_timestamp == b.deletion_timestamp
         && a.deletion_grace_period_seconds == b.deletion_grace_period_seconds;
     wish.pod = Arc::clone(pod);
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let refreshed = objects_changed(pod.metadata.namespace.as_deref().unwrap_or_default(), before, after);
+    wish.refreshed |= refreshed;
     drop(wish);
-    if !same || objects_changed(namespace, before, after) {
+    if !same || refreshed {
         slot.bell.notify_one();
     }
 }

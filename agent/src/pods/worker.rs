@@ -77,7 +77,12 @@ pub(super) async fn run(shared: Arc<Shared>, uid: &str, slot: Arc<Slot>) -> bool
         written: None,
     };
     loop {
-        let wish = slot.wish.lock().clone();
+        let wish = {
+            let mut wish = slot.wish.lock();
+            let taken = wish.clone();
+            wish.refreshed = false;
+            taken
+        };
         let next = match worker.turn(wish).await {
             Ok(Next::Gone) => return true,
             Ok(Next::Again) => Duration::ZERO,
@@ -157,6 +162,13 @@ impl Worker {
     /// Takes over what is wanted now.
     fn take(&mut self, wish: &Wish, now: Timestamp) {
         self.pod = Arc::clone(&wish.pod);
+        if wish.refreshed {
+            let wanting =
+                self.memory.failures.values_mut().filter(|f| f.reason == "CreateContainerConfigError");
+            for retry in self.memory.retries.get_mut("volumes").into_iter().chain(wanting) {
+                retry.at = now;
+            }
+        }
         let meta = &self.pod.metadata;
         if !wish.removed && meta.deletion_timestamp.is_none() {
             return;

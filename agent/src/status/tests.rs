@@ -1,1 +1,192 @@
 //! Statuses in the situations that users see.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use jiff::SignedDuration;
+use oarlock_api::k8s::api::core::v1::ContainerState;
+use serde_json::json;
+
+use super::*;
+use crate::plan::memory::{Probed, Pull, Retry};
+use crate::plan::{PodEnd, spec_hash};
+use crate::runtime::{Container, SANDBOX_NAME, State, label};
+
+const NOW: i64 = 1_700_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(NOW + seconds).unwrap()
+}
+
+fn container(name: &str, attempt: u32, state: State) -> Container {
+    let labels = BTreeMap::from([
+        (label::CONTAINER.to_owned(), name.to_owned()),
+        (label::ATTEMPT.to_owned(), attempt.to_string()),
+        (label::BACKOFF.to_owned(), (attempt * 10).to_string()),
+        (label::SANDBOX.to_owned(), "POD0".to_owned()),
+    ]);
+    Container {
+        id: format!("{name}{attempt}"),
+        labels,
+        image: "i".into(),
+        image_id: "sha256:1".into(),
+        state,
+    }
+}
+
+fn running() -> State {
+    State::Running { started: at(-60), pid: 1 }
+}
+
+fn exited(ago: i64, code: i32, oom: bool) -> State {
+    State::Exited { started: at(-60), finished: at(-ago), code, oom, error: String::new() }
+}
+
+struct Case {
+    pod: Pod,
+    found: Vec<Container>,
+    memory: Memory,
+}
+
+impl Case {
+    fn new(spec: serde_json::Value, found: Vec<Container>) -> Self {
+        let pod = json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let mut memory = Memory { start_time: Some(at(-100)), ..Memory::default() };
+        memory.network = Some(("POD0".to_owned(), Ipv4Addr::new(10, 0, 0, 1)));
+        for one in &found {
+            memory.probes.insert(one.id.clone(), Probed { started: true, ready: true });
+        }
+        let found = found.into_iter().chain([container(SANDBOX_NAME, 0, running())]).collect();
+        Self { pod, found, memory }
+    }
+
+    fn status(&self, before: Option<&PodStatus>) -> PodStatus {
+        let observed = Observed::new(self.found.clone());
+        pod_status(&self.pod, &observed, &self.memory, "1.1.1.1", before, at(0))
+    }
+}
+
+fn plain(policy: &str) -> serde_json::Value {
+    json!({"restartPolicy": policy, "containers": [{"name": "a", "image": "i"}]})
+}
+
+fn conditions(status: &PodStatus) -> String {
+    let of = |c: &PodCondition| {
+        let reason = c.reason.as_deref().map(|r| format!("({r})")).unwrap_or_default();
+        format!("{}={}{reason}", c.type_, c.status)
+    };
+    status.conditions.iter().flatten().map(of).collect::<Vec<_>>().join(" ")
+}
+
+fn state(status: &PodStatus) -> ContainerState {
+    status.container_statuses.as_ref().unwrap()[0].state.clone().unwrap()
+}
+
+#[test]
+fn a_running_pod_is_ready_and_keeps_the_times_of_its_conditions() {
+    let mut case = Case::new(plain("Always"), vec![container("a", 0, running())]);
+    let status = case.status(None);
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!(
+        conditions(&status),
+        "PodReadyToStartContainers=True Initialized=True Ready=True ContainersReady=True"
+    );
+    assert_eq!(status.pod_ip.as_deref(), Some("10.0.0.1"));
+    assert_eq!(status.qos_class.as_deref(), Some("BestEffort"));
+    let mut before = status.clone();
+    for condition in before.conditions.iter_mut().flatten() {
+        condition.last_transition_time = Some(Time(at(-30)));
+    }
+    case.memory.probes.get_mut("a0").unwrap().ready = false;
+    let after = case.status(Some(&before));
+    let times: Vec<_> = after
+        .conditions
+        .unwrap()
+        .into_iter()
+        .map(|c| (c.type_, c.last_transition_time.unwrap().0 == at(0)))
+        .collect();
+    let changed: Vec<_> = times.iter().filter(|(_, new)| *new).map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(changed, ["Ready", "ContainersReady"]);
+}
+
+#[test]
+fn before_anything_runs_the_reason_says_what_is_awaited() {
+    let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
+    let case = Case::new(spec, vec![]);
+    let status = case.status(None);
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    assert_eq!(state(&status).waiting.unwrap().reason.as_deref(), Some("PodInitializing"));
+    assert!(conditions(&status).contains("Initialized=False(ContainersNotInitialized)"));
+
+    let mut case = Case::new(plain("Always"), vec![]);
+    assert_eq!(state(&case.status(None)).waiting.unwrap().reason.as_deref(), Some("ContainerCreating"));
+    let retry = Retry::after(None, "ErrImagePull", "no".into(), at(0));
+    case.memory.pulls.insert("a".into(), Pull::Failed(retry));
+    let status = case.status(None);
+    assert_eq!(state(&status).waiting.unwrap().reason.as_deref(), Some("ErrImagePull"));
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+}
+
+#[test]
+fn a_crash_loop_shows_the_wait_and_what_happened() {
+    let found = vec![container("a", 1, exited(50, 1, false)), container("a", 2, exited(3, 137, true))];
+    let status = Case::new(plain("Always"), found).status(None);
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    let waiting = state(&status).waiting.unwrap();
+    assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
+    assert_eq!(waiting.message.as_deref(), Some("back-off 20s restarting failed container=a pod=p_d(u)"));
+    let container = &status.container_statuses.as_ref().unwrap()[0];
+    let last = container.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((last.reason.as_deref(), last.exit_code), (Some("OOMKilled"), 137));
+    assert_eq!(container.restart_count, 2);
+    assert!(conditions(&status).contains("Ready=False(ContainersNotReady)"));
+}
+
+#[test]
+fn pods_that_are_over_say_how() {
+    for (policy, code, phase, reason) in [
+        ("Never", 0, "Succeeded", "PodCompleted"),
+        ("Never", 3, "Failed", "PodFailed"),
+        ("OnFailure", 0, "Succeeded", "PodCompleted"),
+        ("OnFailure", 3, "Running", "ContainersNotReady"),
+    ] {
+        let status = Case::new(plain(policy), vec![container("a", 0, exited(3, code, false))]).status(None);
+        assert_eq!(status.phase.as_deref(), Some(phase), "{policy} {code}");
+        assert!(conditions(&status).contains(&format!(" Ready=False({reason})")), "{}", conditions(&status));
+    }
+    let mut case = Case::new(plain("Always"), vec![container("a", 0, running())]);
+    case.memory.end = Some(PodEnd::deadline_exceeded());
+    let status = case.status(None);
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("DeadlineExceeded"))
+    );
+    case.memory.was_over = true;
+    let before = PodStatus { phase: Some("Failed".into()), ..PodStatus::default() };
+    assert_eq!(case.status(Some(&before)), before);
+}
+
+#[test]
+fn a_post_start_hook_and_a_startup_probe_hold_readiness_back() {
+    let mut case = Case::new(plain("Always"), vec![container("a", 0, running())]);
+    case.memory.post_starting.insert("a0".into());
+    let is = |status: &PodStatus| {
+        let one = &status.container_statuses.as_ref().unwrap()[0];
+        (one.started, one.ready)
+    };
+    assert_eq!(is(&case.status(None)), (Some(false), false));
+    case.memory.post_starting.clear();
+    case.memory.probes.insert("a0".into(), Probed { started: false, ready: true });
+    assert_eq!(is(&case.status(None)), (Some(false), false));
+}
+
+#[test]
+fn long_waits_are_written_as_go_writes_them() {
+    assert_eq!(containers::go_duration(40), "40s");
+    assert_eq!(containers::go_duration(160), "2m40s");
+    let waited = SignedDuration::from_mins(5);
+    assert_eq!(containers::go_duration(waited.as_secs().unsigned_abs()), "5m0s");
+    let definition = oarlock_api::k8s::api::core::v1::Container::default();
+    assert_eq!(spec_hash(&definition).len(), 16);
+}

@@ -49,7 +49,7 @@ pub(super) struct Node {
     pub(super) pods: Arc<Pods>,
     name: String,
     tasks: Tasks,
-    docker: Arc<Docker>,
+    docker: Arc<dyn Runtime>,
     network: Arc<Pretended>,
     dir: Arc<TempDir>,
     snapshot: Mutex<Snapshot>,
@@ -66,14 +66,18 @@ struct Heard {
 impl Node {
     pub(super) async fn start(name: &str) -> Self {
         let name = format!("pods-test-{name}-{}", std::process::id());
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        Self::with(name, dir).await
-    }
-
-    async fn with(name: String, dir: Arc<TempDir>) -> Self {
-        let docker = Arc::new(Docker::new(&host(), &name));
+        let docker = Docker::new(&host(), &name);
         docker.version().await.expect("these tests need a dockerd at DOCKER_HOST or /var/run/docker.sock");
         import_image(&docker).await;
+        Self::with(name, Arc::new(tempfile::tempdir().unwrap()), Arc::new(docker))
+    }
+
+    /// A node whose containers are only pretended.
+    pub(super) fn on(runtime: Arc<dyn Runtime>, name: &str) -> Self {
+        Self::with(name.to_owned(), Arc::new(tempfile::tempdir().unwrap()), runtime)
+    }
+
+    fn with(name: String, dir: Arc<TempDir>, docker: Arc<dyn Runtime>) -> Self {
         let tasks = Tasks::new();
         let network = Arc::new(Pretended::default());
         let outbox = Arc::new(Outbox::default());
@@ -85,8 +89,7 @@ impl Node {
             cpu_millis: 2000,
             memory: 1 << 30,
         };
-        let runtime: Arc<dyn Runtime> = docker.clone();
-        let pods = Pods::start(&tasks, facts, runtime, network.clone(), Arc::clone(&outbox));
+        let pods = Pods::start(&tasks, facts, Arc::clone(&docker), network.clone(), Arc::clone(&outbox));
         let heard = Arc::new(Mutex::new(Heard::default()));
         tasks.job("test/outbox", {
             let (heard, token) = (Arc::clone(&heard), tasks.token());
@@ -107,7 +110,7 @@ impl Node {
     pub(super) async fn kill_agent_and_start_again(self) -> Self {
         self.tasks.shut_down();
         self.tasks.finish(Duration::from_secs(5)).await.unwrap();
-        Self::with(self.name, self.dir).await
+        Self::with(self.name, self.dir, self.docker)
     }
 
     pub(super) fn pod(&self, name: &str, spec: Value) -> Pod {

@@ -1,0 +1,115 @@
+//! Workers on a runtime that fails on request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::harness::{Node, is_ready};
+use crate::runtime::fake::Fake;
+
+fn one(image: &str) -> Value {
+    json!({"containers": [{"name": "c", "image": image, "imagePullPolicy": "IfNotPresent"}]})
+}
+
+fn waiting(status: &Value) -> String {
+    let reason = &status["containerStatuses"][0]["state"]["waiting"]["reason"];
+    reason.as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_runtime_that_goes_away_is_reported_and_work_goes_on_when_it_is_back() {
+    let fake = Arc::new(Fake::default());
+    fake.away(true);
+    let node = Node::on(fake.clone(), "away");
+    let pod = node.pod("p", one("i"));
+    node.want(std::slice::from_ref(&pod));
+    let mut health = node.pods.runtime_health();
+    health.wait_for(|h| h.as_ref().is_err_and(|e| e.contains("does not answer"))).await.unwrap();
+    fake.away(false);
+    node.until(&pod, "Ready", is_ready).await;
+    health.wait_for(Result::is_ok).await.unwrap();
+
+    fake.away(true);
+    health.wait_for(Result::is_err).await.unwrap();
+    node.delete(&pod, 0);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(fake.containers().len(), 2, "nothing can be removed now");
+    fake.away(false);
+    node.until_gone(&pod).await;
+    assert!(fake.containers().is_empty());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_container_that_cannot_be_made_says_why_and_is_not_left_behind() {
+    let fake = Arc::new(Fake::default());
+    let node = Node::on(fake.clone(), "refused");
+    let pod = node.pod("p", one("i"));
+    fake.fail("create");
+    node.want(std::slice::from_ref(&pod));
+    // The sandbox was refused: tried again after a second.
+    node.until(&pod, "Ready", is_ready).await;
+    let events = node.events();
+    assert!(
+        events.iter().any(|(r, m)| r == "FailedCreatePodSandBox" && m.contains("on purpose")),
+        "{events:?}"
+    );
+
+    let missing = node.pod(
+        "m",
+        json!({"containers": [{"name": "c", "image": "i:1",
+            "env": [{"name": "V", "valueFrom": {"configMapKeyRef": {"name": "nobody", "key": "k"}}}]}]}),
+    );
+    node.want(&[pod, missing.clone()]);
+    let reason = "CreateContainerConfigError";
+    let status = node.until(&missing, reason, |s| waiting(s) == reason).await;
+    assert_eq!(
+        status["containerStatuses"][0]["state"]["waiting"]["message"],
+        "configmap \"nobody\" not found"
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_fetched_backs_off() {
+    let node = Node::on(Arc::new(Fake::default()), "pull");
+    let pod = node.pod("p", one("missing/image:1"));
+    node.want(std::slice::from_ref(&pod));
+    node.until(&pod, "ErrImagePull", |s| waiting(s) == "ErrImagePull").await;
+    let status = node.until(&pod, "ImagePullBackOff", |s| waiting(s) == "ImagePullBackOff").await;
+    let message = status["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap();
+    assert!(message.starts_with("Back-off pulling image \"missing/image:1\": ErrImagePull: "), "{message}");
+    let events = node.events();
+    for (reason, text) in [
+        ("Pulling", "Pulling image \"missing/image:1\""),
+        ("Failed", "Error: ErrImagePull"),
+        ("BackOff", "Back-off pulling image \"missing/image:1\""),
+        ("Failed", "Error: ImagePullBackOff"),
+    ] {
+        assert!(events.iter().any(|(r, m)| r == reason && m == text), "{reason} {text} in {events:?}");
+    }
+    node.delete(&pod, 0);
+    node.until_gone(&pod).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_volume_that_is_not_there_yet_is_waited_for() {
+    let node = Node::on(Arc::new(Fake::default()), "mount");
+    let mut spec = one("i");
+    spec["volumes"] = json!([{"name": "v", "secret": {"secretName": "late"}}]);
+    let pod = node.pod("p", spec);
+    node.want(std::slice::from_ref(&pod));
+    node.until(&pod, "ContainerCreating", |s| waiting(s) == "ContainerCreating").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let events = node.events();
+    let expected = "MountVolume.SetUp failed for volume \"v\" : secret \"late\" not found";
+    assert!(events.iter().any(|(r, m)| r == "FailedMount" && m == expected), "{events:?}");
+    node.secret("late", "k", "v");
+    node.want(std::slice::from_ref(&pod));
+    node.until(&pod, "Ready", is_ready).await;
+    node.delete(&pod, 0);
+    node.until_gone(&pod).await;
+    node.stop().await;
+}
