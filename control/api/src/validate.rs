@@ -3,10 +3,16 @@
 //! Source: k8s.io/kubernetes/pkg/apis/{core,apps}/validation. What this version cannot honour is refused here, too, so that
 //! no field is accepted and ignored.
 
+mod config;
+mod discovery;
+mod handlers;
 mod meta;
 mod pod;
+mod pod_context;
 mod pod_support;
+mod records;
 mod service;
+mod volumes;
 mod workload;
 
 use std::collections::BTreeSet;
@@ -14,7 +20,10 @@ use std::fmt::Display;
 
 use serde_json::Value;
 
-use crate::catalogue::{CONFIG_MAPS, DEPLOYMENTS, Kind, NAMESPACES, PODS, REPLICA_SETS, SECRETS, SERVICES};
+use crate::catalogue::{
+    CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, Kind, LEASES, PODS, REPLICA_SETS, SECRETS,
+    SERVICES,
+};
 use crate::status::Cause;
 
 /// Checks an object that is to be created.
@@ -31,6 +40,7 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<Cause> {
 pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
     let mut errors = Errors::default();
     meta::check(&mut errors, kind, new);
+    meta::check_update(&mut errors, old, new);
     if old.get("spec") != new.get("spec") || !kind.has_subresource("status") {
         checks(&mut errors, kind, new);
     }
@@ -41,7 +51,9 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
     } else if *kind == SERVICES {
         service::check_update(&mut errors, old, new);
     } else if *kind == CONFIG_MAPS || *kind == SECRETS {
-        immutable_content(&mut errors, kind, old, new);
+        config::check_update(&mut errors, kind, old, new);
+    } else if *kind == ENDPOINT_SLICES {
+        discovery::slice_update(&mut errors, old, new);
     }
     errors.causes
 }
@@ -56,10 +68,18 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         workload::replica_set(errors, &object["spec"]);
     } else if *kind == SERVICES {
         service::check(errors, &object["spec"]);
-    } else if *kind == CONFIG_MAPS || *kind == SECRETS {
-        data_keys(errors, object);
-    } else if *kind == NAMESPACES {
-        // Everything is in the metadata.
+    } else if *kind == CONFIG_MAPS {
+        config::config_map(errors, object);
+    } else if *kind == SECRETS {
+        config::secret(errors, object);
+    } else if *kind == ENDPOINTS {
+        discovery::endpoints(errors, object);
+    } else if *kind == ENDPOINT_SLICES {
+        discovery::slice(errors, object);
+    } else if *kind == EVENTS {
+        records::event(errors, object);
+    } else if *kind == LEASES {
+        records::lease(errors, object);
     }
 }
 
@@ -142,40 +162,6 @@ fn list<'v>(object: &'v Value, field: &str) -> &'v [Value] {
 
 fn text<'v>(object: &'v Value, field: &str) -> &'v str {
     object.get(field).and_then(Value::as_str).unwrap_or("")
-}
-
-fn data_keys(errors: &mut Errors, object: &Value) {
-    for field in ["data", "binaryData"] {
-        for key in object.get(field).and_then(Value::as_object).into_iter().flat_map(|m| m.keys()) {
-            let good = !key.is_empty()
-                && key.len() <= 253
-                && key != "."
-                && key != ".."
-                && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-            if !good {
-                let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  \
-                    or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-                errors.invalid(format!("{field}[{key}]"), format!("{key:?}"), why);
-            }
-        }
-    }
-}
-
-fn immutable_content(errors: &mut Errors, kind: &Kind, old: &Value, new: &Value) {
-    if *kind == SECRETS && old["type"] != new["type"] {
-        errors.immutable("type", &old["type"], &new["type"]);
-    }
-    if old["immutable"] != Value::Bool(true) {
-        return;
-    }
-    if new["immutable"] != Value::Bool(true) {
-        errors.forbidden("immutable", "field is immutable when `immutable` is set");
-    }
-    for field in ["data", "binaryData"] {
-        if old.get(field) != new.get(field) {
-            errors.forbidden(field, "field is immutable when `immutable` is set");
-        }
-    }
 }
 
 #[cfg(test)]

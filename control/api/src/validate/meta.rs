@@ -1,8 +1,8 @@
-//! Names, labels and annotations of any object.
+//! Names, labels, annotations, owners and finalizers of any object.
 
 use serde_json::Value;
 
-use super::Errors;
+use super::{Errors, text};
 use crate::catalogue::{Kind, NAMESPACES, SERVICES};
 use crate::meta as rules;
 
@@ -27,6 +27,73 @@ pub(super) fn check(errors: &mut Errors, kind: &Kind, object: &Value) {
     }
     labels(errors, "metadata.labels", object["metadata"].get("labels"));
     annotations(errors, object["metadata"].get("annotations"));
+    owners(errors, rules::owner_references(object));
+    finalizers(errors, object);
+}
+
+/// What may not be added to an object that is being deleted.
+pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
+    if !rules::is_terminating(old) {
+        return;
+    }
+    let known: Vec<&str> = rules::finalizers(old).collect();
+    let added: Vec<&str> = rules::finalizers(new).filter(|f| !known.contains(f)).collect();
+    if !added.is_empty() {
+        let list: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
+        let why =
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string";
+        errors.forbidden("metadata.finalizers", format!("{why}{{{}}}", list.join(", ")));
+    }
+}
+
+fn owners(errors: &mut Errors, owners: &[Value]) {
+    let mut controller = None;
+    for (i, owner) in owners.iter().enumerate() {
+        let path = format!("metadata.ownerReferences[{i}]");
+        for (field, why) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            if text(owner, field).is_empty() {
+                errors.invalid(format!("{path}.{field}"), "\"\"", why);
+            }
+        }
+        if owner["kind"] == "Event" && owner["apiVersion"] == "v1" {
+            errors.invalid(&path, owner, "/v1, Kind=Event is disallowed from being an owner");
+        }
+        if owner["controller"] != true {
+            continue;
+        }
+        let name = text(owner, "name");
+        if let Some(first) = controller.replace(name) {
+            let why = format!(
+                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
+            );
+            errors.invalid("metadata.ownerReferences", Value::from(owners), why);
+        }
+    }
+}
+
+/// Finalizers that need no domain before them.
+const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
+
+fn finalizers(errors: &mut Errors, object: &Value) {
+    for (i, finalizer) in rules::finalizers(object).enumerate() {
+        let path = format!("metadata.finalizers[{i}]");
+        if let Err(why) = rules::check_qualified_name(finalizer) {
+            errors.invalid(&path, format!("{finalizer:?}"), why);
+        } else if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path, format!("{finalizer:?}"), why);
+        }
+    }
+    let has = |name: &str| rules::finalizers(object).any(|f| f == name);
+    if has("orphan") && has("foregroundDeletion") {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.invalid("metadata.finalizers", &object["metadata"]["finalizers"], why);
+    }
 }
 
 /// A map of labels anywhere.

@@ -16,8 +16,11 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
     let volumes: Vec<&str> = list(spec, "volumes").iter().map(|v| text(v, "name")).collect();
     for (index, volume) in list(spec, "volumes").iter().enumerate() {
         name(errors, &format!("{path}.volumes[{index}].name"), text(volume, "name"));
+        super::volumes::check(errors, &format!("{path}.volumes[{index}]"), volume);
     }
     errors.unique(volumes.iter().enumerate().map(|(i, v)| (format!("{path}.volumes[{i}].name"), *v)));
+    super::pod_context::check(errors, path, spec);
+    let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
     let all = ["initContainers", "containers"].into_iter().flat_map(|field| {
         list(spec, field).iter().enumerate().map(move |(i, c)| (format!("{path}.{field}[{i}]"), c))
     });
@@ -25,6 +28,7 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
     errors.unique(all.iter().map(|(path, c)| (format!("{path}.name"), text(c, "name"))));
     for (path, container) in &all {
         check_container(errors, path, container, &volumes);
+        super::handlers::check(errors, path, container, path.contains(".initContainers["), grace);
     }
     errors.one_of(
         &format!("{path}.restartPolicy"),
@@ -84,18 +88,10 @@ fn check_container(errors: &mut Errors, path: &str, container: &Value, volumes: 
     check_env(errors, path, container);
     check_mounts(errors, path, container, volumes);
     check_resources(errors, &format!("{path}.resources"), &container["resources"]);
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if let Some(value) = container.get(probe).filter(|p| !p.is_null()) {
-            check_probe(errors, &format!("{path}.{probe}"), value);
-            if probe != "readinessProbe" && value["successThreshold"].as_i64().is_some_and(|t| t != 1) {
-                errors.invalid(
-                    format!("{path}.{probe}.successThreshold"),
-                    &value["successThreshold"],
-                    "must be 1",
-                );
-            }
-        }
-    }
+    super::pod_context::ids(errors, &format!("{path}.securityContext"), &container["securityContext"]);
+    let policies = ["FallbackToLogsOnError", "File"];
+    let policy = &container["terminationMessagePolicy"];
+    errors.one_of(&format!("{path}.terminationMessagePolicy"), policy, &policies);
 }
 
 fn check_ports(errors: &mut Errors, path: &str, container: &Value) {
@@ -141,10 +137,63 @@ fn check_env(errors: &mut Errors, path: &str, container: &Value) {
             let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
             errors.invalid(format!("{path}.env[{i}].name"), format!("{name:?}"), why);
         }
-        let from = variable.get("valueFrom").filter(|v| !v.is_null());
-        if from.is_some() && !text(variable, "value").is_empty() {
-            let why = "may not be specified when `value` is not empty";
-            errors.invalid(format!("{path}.env[{i}].valueFrom"), "\"\"", why);
+        if let Some(from) = variable.get("valueFrom").filter(|v| !v.is_null()) {
+            check_env_source(errors, &format!("{path}.env[{i}].valueFrom"), from);
+            if !text(variable, "value").is_empty() {
+                let why = "may not be specified when `value` is not empty";
+                errors.invalid(format!("{path}.env[{i}].valueFrom"), "\"\"", why);
+            }
+        }
+    }
+    for (i, source) in list(container, "envFrom").iter().enumerate() {
+        let path = format!("{path}.envFrom[{i}]");
+        let given: Vec<&str> = ["configMapRef", "secretRef"]
+            .into_iter()
+            .filter(|r| source.get(*r).is_some_and(|v| !v.is_null()))
+            .collect();
+        match given.as_slice() {
+            [one] if text(&source[*one], "name").is_empty() => {
+                errors.required(format!("{path}.{one}.name"), "")
+            }
+            [_] => {}
+            [] => errors.invalid(path, "\"\"", "must specify one of: `configMapRef` or `secretRef`"),
+            _ => errors.invalid(path, "\"\"", "may not have more than one field specified at a time"),
+        }
+    }
+}
+
+/// What a variable can take from its pod.
+const ENV_FIELDS: &[&str] = &[
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+
+fn check_env_source(errors: &mut Errors, path: &str, from: &Value) {
+    let known = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef"];
+    let given: Vec<&str> =
+        known.into_iter().filter(|field| from.get(*field).is_some_and(|v| !v.is_null())).collect();
+    match given.as_slice() {
+        [] => {
+            let why =
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+            errors.invalid(path, "\"\"", why);
+        }
+        [_] => {}
+        _ => errors.invalid(path, "\"\"", "may not have more than one field specified at a time"),
+    }
+    for source in given {
+        let (path, reference) = (format!("{path}.{source}"), &from[source]);
+        match source {
+            "fieldRef" => super::volumes::field_ref(errors, &path, reference, ENV_FIELDS),
+            "resourceFieldRef" => super::volumes::resource_ref(errors, &path, reference, false),
+            _ => super::volumes::key_ref(errors, &path, reference),
         }
     }
 }
@@ -164,6 +213,12 @@ fn check_mounts(errors: &mut Errors, path: &str, container: &Value, volumes: &[&
         }
         if at.is_empty() {
             errors.required(format!("{path}.volumeMounts[{i}].mountPath"), "");
+        } else if at.contains(':') {
+            errors.invalid(
+                format!("{path}.volumeMounts[{i}].mountPath"),
+                format!("{at:?}"),
+                "must not contain ':'",
+            );
         }
     }
     for (i, mount) in mounts.iter().enumerate() {
@@ -207,35 +262,6 @@ fn check_resources(errors: &mut Errors, path: &str, resources: &Value) {
     }
 }
 
-fn check_probe(errors: &mut Errors, path: &str, probe: &Value) {
-    let handlers: Vec<&str> = ["exec", "httpGet", "tcpSocket", "grpc"]
-        .into_iter()
-        .filter(|h| probe.get(h).is_some_and(|v| !v.is_null()))
-        .collect();
-    match handlers.as_slice() {
-        [] => errors.required(path, "must specify a handler type"),
-        [_] => {}
-        [_, more @ ..] => {
-            for handler in more {
-                errors.forbidden(format!("{path}.{handler}"), "may not specify more than 1 handler type");
-            }
-        }
-    }
-    for handler in ["httpGet", "tcpSocket"] {
-        if let Some(action) = probe.get(handler).filter(|h| !h.is_null()) {
-            match &action["port"] {
-                Value::String(name) => port_name(errors, &format!("{path}.{handler}.port"), name),
-                port => errors.port(format!("{path}.{handler}.port"), port),
-            }
-        }
-    }
-    for field in
-        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
-    {
-        errors.not_negative(&format!("{path}.{field}"), &probe[field]);
-    }
-}
-
 /// What of a pod may change: images, deadlines, tolerations that are added, and shorter grace for a negative one.
 pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
     let mut allowed = new["spec"].clone();
@@ -248,7 +274,7 @@ pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
                 return;
             }
             for (container, old) in news.iter_mut().zip(olds) {
-                container["image"] = old["image"].clone();
+                crate::meta::map_of(container).insert("image".to_owned(), old["image"].clone());
             }
         }
     }
@@ -261,7 +287,9 @@ pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
         };
         if may_change {
             match old_spec.get(field) {
-                Some(value) => allowed[field] = value.clone(),
+                Some(value) => {
+                    drop(crate::meta::map_of(&mut allowed).insert(field.to_owned(), value.clone()))
+                }
                 None => drop(crate::meta::map_of(&mut allowed).shift_remove(field)),
             }
         }

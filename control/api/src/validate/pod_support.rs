@@ -61,6 +61,10 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
         for source in set_fields(volume).filter(|source| !VOLUMES.contains(source)) {
             errors.unsupported(format!("{path}.{source}"));
         }
+        // Only a tmpfs is held to its size here.
+        if is_set(&volume["emptyDir"]["sizeLimit"]) && volume["emptyDir"]["medium"] != "Memory" {
+            errors.unsupported(format!("{path}.emptyDir.sizeLimit"));
+        }
         for (j, source) in list(&volume["projected"], "sources").iter().enumerate() {
             for kind in set_fields(source).filter(|kind| !PROJECTED.contains(kind)) {
                 errors.unsupported(format!("{path}.projected.sources[{j}].{kind}"));
