@@ -3,6 +3,7 @@
 //! In: snapshots of what is wanted. Out: statuses and events into the outbox, logs on request. A pod that was there before this
 //! agent started is adopted by its containers' labels; one that nobody wants is ended and removed.
 
+mod cgroup;
 mod dial;
 mod execute;
 mod hooks;

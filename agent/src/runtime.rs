@@ -247,6 +247,8 @@ pub struct LogOptions {
 pub struct Version {
     /// Of the runtime, as `status.nodeInfo.containerRuntimeVersion` has it: `docker://20.10.24`.
     pub runtime: String,
+    /// Who makes its cgroups: `cgroupfs`, or `systemd`, which takes no parent that is not a slice.
+    pub cgroup_driver: String,
 }
 
 /// Why the runtime did not do what it was asked.

@@ -114,3 +114,64 @@ where
     let _ = Limited::new(answer.into_body(), MAX_BODY).collect().await;
     Ok(status)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Answers one connection with `answer`, or never if it is empty; returns what was asked.
+    async fn ask(answer: &'static str, path: &str) -> (Result<(), String>, String) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let action: HTTPGetAction = serde_json::from_value(json!({"path": path, "port": "http",
+            "httpHeaders": [{"name": "X-Own", "value": "1"}]}))
+        .unwrap();
+        let container: Container =
+            serde_json::from_value(json!({"name": "c", "ports": [{"name": "http", "containerPort": port}]}))
+                .unwrap();
+        let serve = async {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; 4096];
+            let read = peer.read(&mut asked).await.unwrap();
+            if answer.is_empty() {
+                tokio::time::sleep(SECOND).await;
+            }
+            peer.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&asked[..read]).into_owned()
+        };
+        let tasks = Tasks::new();
+        let limit = SECOND / 2;
+        tokio::join!(http(&tasks, &container, &action, "127.0.0.1", limit), serve)
+    }
+
+    #[tokio::test]
+    async fn answers_below_400_are_good_and_others_are_said() {
+        let (answer, asked) = ask("HTTP/1.1 204 No Content\r\n\r\n", "healthz?full=1").await;
+        assert_eq!(answer, Ok(()));
+        assert!(asked.starts_with("GET /healthz?full=1 HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains("x-own: 1") && asked.contains("user-agent: kube-probe/1.33"), "{asked}");
+        let (answer, _) = ask("HTTP/1.1 503 Busy\r\ncontent-length: 2\r\n\r\nno", "/").await;
+        assert_eq!(answer, Err("HTTP probe failed with statuscode: 503".to_owned()));
+        let (answer, _) = ask("", "/").await;
+        assert!(answer.unwrap_err().contains("context deadline exceeded"));
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_and_an_unknown_name_are_failures() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(tcp("127.0.0.1", port, SECOND).await, Ok(()));
+        drop(listener);
+        assert!(tcp("127.0.0.1", port, SECOND).await.unwrap_err().contains("refused"));
+        let named = IntOrString::String("nobody".to_owned());
+        assert!(super::port(&Container::default(), &named).is_err());
+    }
+}

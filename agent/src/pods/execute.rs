@@ -158,7 +158,12 @@ impl Worker {
 
     async fn remove_volumes(&mut self) -> Done {
         let (volumes, uid) = (self.shared.volumes.clone(), self.uid.clone());
-        let outcome = tokio::task::spawn_blocking(move || volumes.remove(&uid)).await;
+        let cgroup = self.cgroup();
+        let work = move || {
+            super::cgroup::remove(&cgroup);
+            volumes.remove(&uid)
+        };
+        let outcome = tokio::task::spawn_blocking(work).await;
         match outcome.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| report::chain(&e))) {
             Ok(()) => {
                 self.memory.volumes_removed = true;

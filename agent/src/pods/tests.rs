@@ -27,7 +27,7 @@ async fn a_pod_runs_is_probed_restarted_logged_and_deleted() {
                 "failureThreshold": 1}}]}),
     );
     node.want(std::slice::from_ref(&pod));
-    let status = node.until(&pod, "Ready", |s| harness::is_ready(s)).await;
+    let status = node.until(&pod, "Ready", harness::is_ready).await;
     assert_eq!(status["phase"], "Running");
     assert_eq!(status["podIP"], "10.9.8.7");
     let first = status["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
@@ -151,5 +151,32 @@ async fn a_log_is_followed_until_the_container_ends() {
     assert_eq!(String::from_utf8(text).unwrap(), "line 1\nline 2\nline 3\n");
     node.delete(&pod, 0);
     node.until_gone(&pod).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn hooks_run_and_a_container_over_its_memory_limit_says_so() {
+    let node = Node::start("hooks").await;
+    let pod = node.pod(
+        "h",
+        json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 10,
+            "volumes": [{"name": "v", "hostPath": {"path": node.scratch(), "type": "Directory"}}],
+            "containers": [
+            {"name": "hooked", "image": IMAGE, "command": ["sleep", "1000"],
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+                "lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "echo up > /v/hook"]}},
+                    "preStop": {"exec": {"command": ["sh", "-c", "echo down > /v/hook"]}}}},
+            {"name": "greedy", "image": IMAGE, "resources": {"limits": {"memory": "16Mi"}},
+                "command": ["sh", "-c", "x=0123456789abcdef; while true; do x=$x$x; done"]}]}),
+    );
+    node.want(std::slice::from_ref(&pod));
+    let greedy = |s: &serde_json::Value| s["containerStatuses"][1]["state"]["terminated"]["reason"].clone();
+    let status = node.until(&pod, "OOMKilled", |s| greedy(s) == "OOMKilled").await;
+    assert_eq!(status["qosClass"], "Burstable");
+    let hook = std::path::Path::new(&node.scratch()).join("hook");
+    assert_eq!(std::fs::read_to_string(&hook).unwrap(), "up\n");
+    node.delete(&pod, 1);
+    node.until_gone(&pod).await;
+    assert_eq!(std::fs::read_to_string(&hook).unwrap(), "down\n");
     node.stop().await;
 }

@@ -89,9 +89,11 @@ pub(super) async fn run(shared: Arc<Shared>, uid: &str, slot: Arc<Slot>) -> bool
             Ok(Next::Wait(wait)) => wait.min(SLEEP),
             Err(error) => {
                 if error.is_away() {
+                    // Said once for all pods.
                     worker.shared.runtime_is(Err(error.to_string()));
+                } else {
+                    tracing::warn!(pod = %worker.name(), %error, "pod could not be looked after; trying again");
                 }
-                tracing::warn!(pod = %worker.name(), %error, "pod could not be looked after; trying again");
                 BREATH
             }
         };

@@ -82,8 +82,13 @@ impl Docker {
 #[async_trait]
 impl Runtime for Docker {
     async fn version(&self) -> Result<Version, RuntimeError> {
-        let version = self.client().await?.version().await.map_err(|e| failure("ask for the version", e))?;
-        Ok(Version { runtime: format!("docker://{}", version.version.unwrap_or_default()) })
+        let client = self.client().await?;
+        let version = client.version().await.map_err(|e| failure("ask for the version", e))?;
+        let info = client.info().await.map_err(|e| failure("ask for information", e))?;
+        Ok(Version {
+            runtime: format!("docker://{}", version.version.unwrap_or_default()),
+            cgroup_driver: info.cgroup_driver.map(|d| d.to_string()).unwrap_or_default(),
+        })
     }
 
     async fn fingerprints(&self) -> Result<BTreeMap<String, String>, RuntimeError> {

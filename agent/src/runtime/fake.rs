@@ -80,7 +80,10 @@ impl Fake {
 #[async_trait]
 impl Runtime for Fake {
     async fn version(&self) -> Result<Version, RuntimeError> {
-        self.call("version", |_| Version { runtime: "fake://1".to_owned() })
+        self.call("version", |_| Version {
+            runtime: "fake://1".to_owned(),
+            cgroup_driver: "cgroupfs".to_owned(),
+        })
     }
 
     async fn fingerprints(&self) -> Result<BTreeMap<String, String>, RuntimeError> {

@@ -121,6 +121,13 @@ impl Node {
         .unwrap()
     }
 
+    /// A folder of the host for this test.
+    pub(super) fn scratch(&self) -> String {
+        let dir = self.dir.path().join("scratch");
+        std::fs::create_dir_all(&dir).unwrap();
+        dir.to_string_lossy().into_owned()
+    }
+
     pub(super) fn secret(&self, name: &str, key: &str, value: &str) {
         let data =
             BTreeMap::from([(key.to_owned(), oarlock_api::k8s::ByteString(value.as_bytes().to_vec()))]);

@@ -113,3 +113,26 @@ async fn a_volume_that_is_not_there_yet_is_waited_for() {
     node.until_gone(&pod).await;
     node.stop().await;
 }
+
+#[tokio::test]
+async fn an_agent_that_is_killed_in_any_phase_starts_nothing_twice_and_leaves_nothing() {
+    for pause in [0, 1, 2, 4, 7, 11u64] {
+        let fake = Arc::new(Fake::default());
+        let node = Node::on(fake.clone(), "killed");
+        let pod = node.pod("p", one("i"));
+        node.want(std::slice::from_ref(&pod));
+        tokio::time::sleep(Duration::from_micros(pause * 150)).await;
+        let node = node.kill_agent_and_start_again().await;
+        node.want(std::slice::from_ref(&pod));
+        node.until(&pod, "Ready", is_ready).await;
+        let running: Vec<_> = fake.containers().into_iter().filter(|(_, runs)| *runs).collect();
+        assert_eq!(running.len(), 2, "{running:?}");
+        node.delete(&pod, 0);
+        tokio::time::sleep(Duration::from_micros(pause * 50)).await;
+        let node = node.kill_agent_and_start_again().await;
+        node.delete(&pod, 0);
+        node.until_gone(&pod).await;
+        assert!(fake.containers().is_empty());
+        node.stop().await;
+    }
+}
