@@ -115,8 +115,9 @@ impl fmt::Display for Quantity {
         if self.nano == 0 {
             return f.write_str("0");
         }
-        if self.format == Format::BinarySI && self.nano % NANO == 0 && (self.nano / NANO).abs() >= 1024 {
-            let mut value = self.nano / NANO;
+        if self.format == Format::BinarySI && self.nano.abs() >= 1024 * NANO {
+            // Bytes have no fractions: rounded up, as upstream does.
+            let mut value = div_ceil(self.nano.abs(), NANO) * self.nano.signum();
             let mut suffix = "";
             for next in ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"] {
                 if value % 1024 != 0 {
@@ -230,6 +231,8 @@ mod tests {
             ("1000k", "1M"),
             ("12e6", "12e6"),
             ("0", "0"),
+            ("0.1Mi", "104858"),
+            ("-2Ki", "-2Ki"),
             ("1023Ki", "1023Ki"),
             ("1Gi", "1Gi"),
             ("100", "100"),

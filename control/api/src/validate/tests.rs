@@ -120,6 +120,13 @@ fn bad_deployments_are_explained() {
         ]
     );
     let mut object = deployment();
+    object["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": "101%", "maxSurge": 0}});
+    let field = "spec.strategy.rollingUpdate.maxUnavailable";
+    assert_eq!(
+        said(&DEPLOYMENTS, object),
+        [format!("{field}: Invalid value: \"101%\": must not be greater than 100%")]
+    );
+    let mut object = deployment();
     object["spec"]["replicas"] = json!(-1);
     assert_eq!(
         said(&DEPLOYMENTS, object),

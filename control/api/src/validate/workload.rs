@@ -93,7 +93,13 @@ fn strategy(errors: &mut Errors, strategy: &Value) {
                 errors.invalid(format!("spec.strategy.rollingUpdate.{field}"), value, why);
                 zero = false;
             }
-            Some(amount) => zero &= amount == 0,
+            Some(amount) => {
+                if field == "maxUnavailable" && value.is_string() && amount > 100 {
+                    let field = format!("spec.strategy.rollingUpdate.{field}");
+                    errors.invalid(field, value, "must not be greater than 100%");
+                }
+                zero &= amount == 0;
+            }
         }
     }
     if zero {
