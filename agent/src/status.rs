@@ -36,7 +36,6 @@ pub(crate) fn pod_status(
     let inits: Vec<_> = spec.init_containers.iter().flatten().map(|c| look.status(c, true)).collect();
     let all: Vec<_> = spec.containers.iter().map(|c| look.status(c, false)).collect();
     let phase = phase(spec, observed, memory, &inits, &all);
-    let over = matches!(phase, "Succeeded" | "Failed");
     let ip = memory.network.as_ref().map(|(_, ip)| ip.to_string());
     let conditions = conditions(observed, memory, &inits, &all, phase);
     PodStatus {
@@ -45,7 +44,7 @@ pub(crate) fn pod_status(
         message: memory.end.as_ref().map(|e| e.message.clone()),
         host_ip: Some(host_ip.to_owned()),
         host_ips: Some(vec![HostIP { ip: host_ip.to_owned() }]),
-        pod_ip: ip.clone().filter(|_| !over || memory.network.is_some()),
+        pod_ip: ip.clone(),
         pod_ips: ip.map(|ip| vec![PodIP { ip }]),
         qos_class: Some(qos_class(spec).to_owned()),
         start_time: memory.start_time.map(time),
@@ -111,7 +110,10 @@ fn conditions(
     let networked = networked.is_some_and(|((id, _), (sandbox, _))| *id == sandbox.id);
     let not_initialized = names(inits);
     let initialized = match (phase, not_initialized.is_empty()) {
-        ("Succeeded", _) => because_completed(&because, "Initialized", true),
+        ("Succeeded", _) => PodCondition {
+            status: "True".to_owned(),
+            ..because("Initialized", "PodCompleted", String::new())
+        },
         (_, true) => condition("Initialized", true),
         (_, false) => because(
             "Initialized",
@@ -132,19 +134,6 @@ fn conditions(
         readiness("Ready"),
         readiness("ContainersReady"),
     ]
-}
-
-/// A pod that completed was initialized: `True`, with the reason that upstream gives.
-fn because_completed(
-    because: &impl Fn(&str, &str, String) -> PodCondition,
-    kind: &str,
-    status: bool,
-) -> PodCondition {
-    let mut condition = because(kind, "PodCompleted", String::new());
-    if status {
-        condition.status = "True".to_owned();
-    }
-    condition
 }
 
 fn with_times(

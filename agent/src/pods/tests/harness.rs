@@ -135,6 +135,16 @@ impl Node {
         self.snapshot.lock().secrets.insert(("test".into(), name.into()), Arc::new(secret));
     }
 
+    pub(super) fn forget_secret(&self, name: &str) {
+        self.snapshot.lock().secrets.remove(&("test".to_owned(), name.to_owned()));
+    }
+
+    /// What is in a file of a volume.
+    pub(super) fn volume(&self, pod: &Pod, path: &str) -> String {
+        let dir = self.dir.path().join("pods").join(uid(pod)).join("volumes");
+        std::fs::read_to_string(dir.join(format!("kubernetes.io~{path}"))).unwrap()
+    }
+
     pub(super) fn want(&self, pods: &[Pod]) {
         let mut snapshot = self.snapshot.lock();
         snapshot.pods = pods

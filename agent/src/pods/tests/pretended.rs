@@ -136,3 +136,31 @@ async fn an_agent_that_is_killed_in_any_phase_starts_nothing_twice_and_leaves_no
         node.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_running_pod_sees_a_changed_object_and_one_that_is_gone_keeps_its_files() {
+    let node = Node::on(Arc::new(Fake::default()), "refresh");
+    let mut spec = one("i");
+    spec["volumes"] = json!([{"name": "v", "secret": {"secretName": "s"}}]);
+    let pod = node.pod("p", spec);
+    node.secret("s", "k", "old");
+    node.want(std::slice::from_ref(&pod));
+    node.until(&pod, "Ready", is_ready).await;
+    assert_eq!(node.volume(&pod, "secret/v/k"), "old");
+    node.secret("s", "k", "new");
+    node.want(std::slice::from_ref(&pod));
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while node.volume(&pod, "secret/v/k") != "new" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the file changes");
+    node.forget_secret("s");
+    node.want(std::slice::from_ref(&pod));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(node.volume(&pod, "secret/v/k"), "new");
+    node.delete(&pod, 0);
+    node.until_gone(&pod).await;
+    node.stop().await;
+}
