@@ -180,3 +180,29 @@ async fn hooks_run_and_a_container_over_its_memory_limit_says_so() {
     assert_eq!(std::fs::read_to_string(&hook).unwrap(), "down\n");
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_server_is_probed_over_its_own_link() {
+    let node = Node::start("links").await.with_links().await;
+    let pod = node.pod(
+        "web",
+        json!({"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": IMAGE,
+            "command": ["sh", "-c", "echo ok > /tmp/healthz; exec httpd -f -p 80 -h /tmp"],
+            "ports": [{"name": "http", "containerPort": 80}],
+            "startupProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 1},
+            "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1,
+                "failureThreshold": 1}}]}),
+    );
+    node.want(std::slice::from_ref(&pod));
+    let status = node.until(&pod, "Ready", harness::is_ready).await;
+    assert!(status["podIP"].as_str().unwrap().starts_with("10.77.0."), "{status}");
+    let id = status["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
+    node.exec(&id, &["rm", "/tmp/healthz"]).await;
+    let status = node.until(&pod, "unready", |s| !harness::is_ready(s)).await;
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0, "readiness ends nothing");
+    let expected = "Readiness probe failed: HTTP probe failed with statuscode: 404";
+    assert!(node.events().iter().any(|(r, m)| r == "Unhealthy" && m == expected), "{:?}", node.events());
+    node.delete(&pod, 0);
+    node.until_gone(&pod).await;
+    node.stop().await;
+}

@@ -25,7 +25,7 @@ use crate::runtime::{Container, Docker, Runtime};
 use crate::session::streams::LogSource as _;
 
 pub(super) const IMAGE: &str = "oarlock-test/busybox:1";
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Gives every pod the same address and no link.
 #[derive(Debug, Default)]
@@ -50,7 +50,8 @@ pub(super) struct Node {
     name: String,
     tasks: Tasks,
     docker: Arc<dyn Runtime>,
-    network: Arc<Pretended>,
+    network: Arc<dyn PodNetwork>,
+    pretended: Arc<Pretended>,
     dir: Arc<TempDir>,
     snapshot: Mutex<Snapshot>,
     heard: Arc<Mutex<Heard>>,
@@ -69,17 +70,23 @@ impl Node {
         let docker = Docker::new(&host(), &name);
         docker.version().await.expect("these tests need a dockerd at DOCKER_HOST or /var/run/docker.sock");
         import_image(&docker).await;
-        Self::with(name, Arc::new(tempfile::tempdir().unwrap()), Arc::new(docker))
+        Self::with(name, Arc::new(tempfile::tempdir().unwrap()), Arc::new(docker), None)
     }
 
     /// A node whose containers are only pretended.
     pub(super) fn on(runtime: Arc<dyn Runtime>, name: &str) -> Self {
-        Self::with(name.to_owned(), Arc::new(tempfile::tempdir().unwrap()), runtime)
+        Self::with(name.to_owned(), Arc::new(tempfile::tempdir().unwrap()), runtime, None)
     }
 
-    fn with(name: String, dir: Arc<TempDir>, docker: Arc<dyn Runtime>) -> Self {
+    fn with(
+        name: String,
+        dir: Arc<TempDir>,
+        docker: Arc<dyn Runtime>,
+        network: Option<Arc<dyn PodNetwork>>,
+    ) -> Self {
         let tasks = Tasks::new();
-        let network = Arc::new(Pretended::default());
+        let pretended = Arc::new(Pretended::default());
+        let network = network.unwrap_or_else(|| pretended.clone());
         let outbox = Arc::new(Outbox::default());
         let facts = NodeFacts {
             ip: Ipv4Addr::LOCALHOST.into(),
@@ -103,14 +110,32 @@ impl Node {
             }
         });
         let snapshot = Mutex::default();
-        Self { pods, name, tasks, docker, network, dir, snapshot, heard }
+        Self { pods, name, tasks, docker, network, pretended, dir, snapshot, heard }
+    }
+
+    /// The same node with real links, in a network namespace of this thread's own. Needs root.
+    pub(super) async fn with_links(self) -> Self {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("these tests need root");
+        for words in [
+            "link add eth0 type veth peer name eth1",
+            "address add 172.30.99.1/24 dev eth0",
+            "link set eth1 up",
+            "link set eth0 up",
+            "link set lo up",
+        ] {
+            let done = std::process::Command::new("ip").args(words.split(' ')).status();
+            assert!(done.expect("these tests need ip (package iproute2)").success(), "ip {words}");
+        }
+        let network = crate::net::Network::open(&self.tasks, self.dir.path(), "eth0").await.unwrap();
+        network.set_pod_cidr("10.77.0.0/24".parse().unwrap()).await.unwrap();
+        Self::with(self.name, self.dir, self.docker, Some(Arc::new(network)))
     }
 
     /// What kill -9 leaves: jobs end wherever they are, containers stay.
     pub(super) async fn kill_agent_and_start_again(self) -> Self {
         self.tasks.shut_down();
         self.tasks.finish(Duration::from_secs(5)).await.unwrap();
-        Self::with(self.name, self.dir, self.docker)
+        Self::with(self.name, self.dir, self.docker, Some(self.network))
     }
 
     pub(super) fn pod(&self, name: &str, spec: Value) -> Pod {
@@ -194,7 +219,7 @@ impl Node {
     }
 
     pub(super) fn removed_networks(&self) -> Vec<String> {
-        self.network.removed.lock().clone()
+        self.pretended.removed.lock().clone()
     }
 
     pub(super) async fn exec(&self, id: &str, command: &[&str]) {
