@@ -1,1 +1,15 @@
-//! Placeholder head; the room is described in docs/architecture.md.
+//! What should happen: controllers and the scheduler as pure functions from the world, a key and a time to changes.
+//!
+//! In: slim views of objects, kept up to date change by change. Out: [`Plan`]s. No I/O, no clock, no randomness: time and
+//! seeds are arguments, so that a whole cluster can be simulated in one thread.
+
+#![forbid(unsafe_code)]
+
+mod change;
+pub mod controllers;
+mod schedule;
+mod world;
+
+pub use change::{Change, EventAbout, Part, Plan};
+pub use controllers::{CONTROLLERS, Controller, Settings};
+pub use world::{Key, NodeView, PodView, World};

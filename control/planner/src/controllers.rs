@@ -1,0 +1,61 @@
+//! The controllers, one a file: each says which keys a change touches and what should happen for a key.
+
+mod deployment;
+mod endpoints;
+mod event_ttl;
+mod garbage;
+mod namespace;
+mod node_cidr;
+mod node_lifecycle;
+mod pod_gc;
+mod replica_set;
+mod rollout;
+mod scheduler;
+mod service_account;
+mod template;
+
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use oarlock_api::catalogue::Kind;
+
+use crate::change::Plan;
+use crate::world::{Key, World};
+
+/// What controllers need to know beside the world.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The range of which every node gets a /24 (or the whole of a smaller one).
+    pub cluster_cidr: Ipv4Net,
+    /// The cluster's CA, for the ConfigMap `kube-root-ca.crt`.
+    pub ca_pem: String,
+}
+
+/// One controller.
+pub struct Controller {
+    /// Its name, for logs and metrics.
+    pub name: &'static str,
+    /// The keys that have to be looked at when an object changes. Asked before and after the change is applied.
+    pub affected: fn(&World, &'static Kind, &Key) -> Vec<Key>,
+    /// What should happen for a key.
+    pub plan: fn(&World, &Settings, &Key, Timestamp) -> Plan,
+}
+
+/// All controllers, in the order in which work that waits is done.
+pub static CONTROLLERS: &[Controller] = &[
+    Controller { name: "nodeipam", affected: node_cidr::affected, plan: node_cidr::plan },
+    Controller { name: "scheduler", affected: scheduler::affected, plan: scheduler::plan },
+    Controller { name: "endpoint", affected: endpoints::affected, plan: endpoints::plan },
+    Controller { name: "deployment", affected: deployment::affected, plan: deployment::plan },
+    Controller { name: "replicaset", affected: replica_set::affected, plan: replica_set::plan },
+    Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },
+    Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },
+    Controller { name: "namespace", affected: namespace::affected, plan: namespace::plan },
+    Controller { name: "serviceaccount", affected: service_account::affected, plan: service_account::plan },
+    Controller { name: "garbagecollector", affected: garbage::affected, plan: garbage::plan },
+    Controller { name: "event-ttl", affected: event_ttl::affected, plan: event_ttl::plan },
+];
+
+/// The key itself when the kind is the controller's own.
+fn own(kind: &'static Kind, wanted: &'static Kind, key: &Key) -> Vec<Key> {
+    if *kind == *wanted { vec![key.clone()] } else { Vec::new() }
+}

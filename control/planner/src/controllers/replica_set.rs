@@ -1,0 +1,186 @@
+//! ReplicaSets: as many pods as asked for.
+//!
+//! Source: k8s.io/kubernetes/pkg/controller/replicaset and controller_utils.go (which pods go first).
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use oarlock_api::catalogue::{Kind, PODS, REPLICA_SETS};
+use oarlock_api::meta;
+use oarlock_api::selector::Selector;
+use serde_json::{Value, json};
+
+use super::template::{self, omit_zero, owner_reference};
+use super::{Settings, own};
+use crate::change::{Change, EventAbout, Part, Plan};
+use crate::world::{Held, Key, PodView, World};
+
+/// Pods made or removed in one go; the rest follows when these are seen.
+const BURST: usize = 500;
+
+pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> {
+    if *kind != PODS {
+        return own(kind, &REPLICA_SETS, key);
+    }
+    let Some(pod) = world.pod(key) else { return Vec::new() };
+    if let Some(owner) = &pod.controller {
+        let owner = world.by_uid(owner).filter(|(kind, _)| **kind == REPLICA_SETS);
+        return owner.map(|(_, key)| key.clone()).into_iter().collect();
+    }
+    // Nobody's: whoever selects it may adopt it.
+    let all = world.list_in(&REPLICA_SETS, &key.0);
+    all.filter(|(_, rs)| selector(&rs.value).is_some_and(|s| s.matches_with(|k| pod.label(k))))
+        .map(|(k, _)| k.clone())
+        .collect()
+}
+
+fn selector(rs: &Value) -> Option<Selector> {
+    Selector::from_label_selector(rs["spec"].get("selector")).ok().flatten().filter(|s| !s.is_everything())
+}
+
+pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Plan {
+    let Some(held) = world.get(&REPLICA_SETS, key) else { return Plan::nothing() };
+    let rs = &*held.value;
+    let Some(selector) = selector(rs) else { return Plan::nothing() };
+    let uid = meta::uid(rs);
+    let mut changes = adoption(world, key, rs, &selector);
+    let pods: Vec<(&Key, &PodView)> =
+        world.pods_of(uid).filter(|(_, p)| p.is_active() && selector.matches_with(|k| p.label(k))).collect();
+    let wanted = rs["spec"]["replicas"].as_i64().unwrap_or(1).max(0);
+    if !meta::is_terminating(rs) {
+        changes.extend(replicas(key, rs, &pods, wanted, world));
+    }
+    let min_ready = rs["spec"]["minReadySeconds"].as_i64().unwrap_or(0);
+    changes.extend(status(key, held, &pods, min_ready, now));
+    let soon = min_ready > 0 && pods.iter().any(|(_, p)| p.ready && !p.is_available(min_ready, now));
+    if soon { Plan::of(changes).again(Duration::from_secs(1)) } else { Plan::of(changes) }
+}
+
+/// Takes in orphans that fit, lets go of own pods that do not.
+fn adoption(world: &World, key: &Key, rs: &Value, selector: &Selector) -> Vec<Change> {
+    let patch = |pod: &Key, view: &PodView, owners: Value| Change::Patch {
+        kind: &PODS,
+        namespace: pod.0.clone(),
+        name: pod.1.clone(),
+        part: Part::Main,
+        patch: json!({"metadata": {"uid": view.uid, "resourceVersion": view.revision.to_string(), "ownerReferences": owners}}),
+    };
+    let mut changes = Vec::new();
+    if !meta::is_terminating(rs) {
+        for (pod, view) in world.pods_in(&key.0) {
+            if view.owners.is_empty() && view.is_active() && selector.matches_with(|k| view.label(k)) {
+                changes.push(patch(pod, view, json!([owner_reference(rs)])));
+            }
+        }
+    }
+    for (pod, view) in world.pods_of(meta::uid(rs)) {
+        if view.owners.len() == 1 && !view.is_terminating() && !selector.matches_with(|k| view.label(k)) {
+            changes.push(patch(pod, view, Value::Null));
+        }
+    }
+    changes
+}
+
+fn replicas(key: &Key, rs: &Value, pods: &[(&Key, &PodView)], wanted: i64, world: &World) -> Vec<Change> {
+    let about = EventAbout {
+        kind: &REPLICA_SETS,
+        namespace: key.0.clone(),
+        name: key.1.clone(),
+        uid: meta::uid(rs).to_owned(),
+    };
+    let present = i64::try_from(pods.len()).unwrap_or(i64::MAX);
+    let missing = usize::try_from(wanted - present).unwrap_or(0).min(BURST);
+    let mut changes: Vec<Change> = (0..missing)
+        .map(|_| Change::Create {
+            kind: &PODS,
+            namespace: key.0.clone(),
+            object: template::pod(&rs["spec"]["template"], rs),
+        })
+        .collect();
+    let surplus = usize::try_from(present - wanted).unwrap_or(0).min(BURST);
+    for (pod, view) in first_to_go(pods, world).into_iter().take(surplus) {
+        changes.push(Change::Delete {
+            kind: &PODS,
+            namespace: pod.0.clone(),
+            name: pod.1.clone(),
+            uid: view.uid.to_string(),
+            grace: None,
+        });
+        changes.push(Change::Event {
+            about: about.clone(),
+            kind: "Normal",
+            reason: "SuccessfulDelete",
+            message: format!("Deleted pod: {}", pod.1),
+            component: "replicaset-controller",
+        });
+    }
+    changes
+}
+
+/// Upstream's order: unscheduled, then pending, then not ready, then on crowded nodes, then ready for a shorter time, then
+/// restarted more often, then younger.
+fn first_to_go<'w>(pods: &[(&'w Key, &'w PodView)], world: &World) -> Vec<(&'w Key, &'w PodView)> {
+    let phase = |p: &PodView| match &*p.phase {
+        "Pending" => 0,
+        "Running" => 2,
+        _ => 1,
+    };
+    let siblings = |p: &PodView| {
+        let Some(node) = &p.node else { return 0 };
+        world.pods_on(node).filter(|(_, other)| other.controller == p.controller && other.is_active()).count()
+    };
+    let mut sorted = pods.to_vec();
+    sorted.sort_by_cached_key(|(key, p)| {
+        (
+            p.node.is_some(),
+            phase(p),
+            p.ready,
+            Reverse(siblings(p)),
+            Reverse(p.ready_since),
+            Reverse(p.restarts),
+            Reverse(p.created),
+            (*key).clone(),
+        )
+    });
+    sorted
+}
+
+fn status(
+    key: &Key,
+    held: &Held,
+    pods: &[(&Key, &PodView)],
+    min_ready: i64,
+    now: Timestamp,
+) -> Option<Change> {
+    let rs = &*held.value;
+    let count = |test: &dyn Fn(&PodView) -> bool| {
+        i64::try_from(pods.iter().filter(|(_, p)| test(p)).count()).unwrap_or(i64::MAX)
+    };
+    let labels = rs["spec"]["template"]["metadata"]["labels"].as_object();
+    let labelled = |p: &PodView| labels.into_iter().flatten().all(|(k, v)| p.label(k) == v.as_str());
+    let wanted = [
+        ("replicas", count(&|_| true)),
+        ("fullyLabeledReplicas", count(&labelled)),
+        ("readyReplicas", count(&|p| p.ready)),
+        ("availableReplicas", count(&|p| p.is_available(min_ready, now))),
+        ("observedGeneration", rs["metadata"]["generation"].as_i64().unwrap_or(1)),
+    ];
+    let present = &rs["status"];
+    if wanted.iter().all(|(field, value)| present[*field].as_i64().unwrap_or(0) == *value)
+        && present.get("replicas").is_some()
+    {
+        return None;
+    }
+    let mut status = json!({});
+    for (field, value) in wanted {
+        status[field] = if field == "replicas" { json!(value) } else { omit_zero(value) };
+    }
+    Some(Change::Patch {
+        kind: &REPLICA_SETS,
+        namespace: key.0.clone(),
+        name: key.1.clone(),
+        part: Part::Status,
+        patch: json!({"metadata": {"resourceVersion": held.revision.to_string()}, "status": status}),
+    })
+}

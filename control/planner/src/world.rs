@@ -1,0 +1,226 @@
+//! The world as controllers see it: slim views of pods and nodes, shared values of the rest, indexes by owner and node.
+//!
+//! Kept up to date change by change; the cost of a change does not depend on the size of the cluster.
+
+mod views;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use oarlock_api::catalogue::{Kind, NODES, PODS};
+use oarlock_api::meta;
+use serde_json::Value;
+
+pub use views::{NodeView, PodView};
+
+/// Namespace and name; the namespace is empty for kinds of the cluster.
+pub type Key = (String, String);
+
+/// An object that is held whole.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The object.
+    pub value: Arc<Value>,
+    /// The revision that wrote it.
+    pub revision: u64,
+}
+
+/// Everything that controllers look at.
+#[derive(Debug, Default)]
+pub struct World {
+    pods: BTreeMap<Key, PodView>,
+    pods_by_node: BTreeMap<String, BTreeSet<Key>>,
+    pods_by_owner: BTreeMap<String, BTreeSet<Key>>,
+    pending: BTreeSet<Key>,
+    nodes: BTreeMap<String, NodeView>,
+    objects: BTreeMap<(&'static str, &'static str), BTreeMap<Key, Held>>,
+    owners: BTreeMap<String, (&'static Kind, Key)>,
+    dependents: BTreeMap<String, BTreeSet<(&'static str, &'static str, Key)>>,
+    revision: u64,
+}
+
+fn table(kind: &Kind) -> (&'static str, &'static str) {
+    (kind.group, kind.plural)
+}
+
+impl World {
+    /// The revision up to which changes were applied.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// An object was created or changed.
+    pub fn put(
+        &mut self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        value: &Arc<Value>,
+        revision: u64,
+    ) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.forget(kind, &key);
+        self.revision = self.revision.max(revision);
+        let uid = meta::uid(value).to_owned();
+        for owner in meta::owner_references(value) {
+            if let Some(owner) = owner["uid"].as_str() {
+                let (group, plural) = table(kind);
+                self.dependents.entry(owner.to_owned()).or_default().insert((group, plural, key.clone()));
+            }
+        }
+        self.owners.insert(uid, (kind, key.clone()));
+        if *kind == PODS {
+            self.put_pod(key, PodView::read(value, revision));
+        } else {
+            if *kind == NODES {
+                self.nodes.insert(name.to_owned(), NodeView::read(value));
+            }
+            let held = Held { value: Arc::clone(value), revision };
+            self.objects.entry(table(kind)).or_default().insert(key, held);
+        }
+    }
+
+    /// An object is gone.
+    pub fn delete(&mut self, kind: &'static Kind, namespace: &str, name: &str, revision: u64) {
+        self.forget(kind, &(namespace.to_owned(), name.to_owned()));
+        self.revision = self.revision.max(revision);
+    }
+
+    fn forget(&mut self, kind: &'static Kind, key: &Key) {
+        let (uid, owners) = if *kind == PODS {
+            let Some(pod) = self.take_pod(key) else { return };
+            (pod.uid.to_string(), pod.owners)
+        } else {
+            if *kind == NODES {
+                self.nodes.remove(&key.1);
+            }
+            let Some(held) = self.objects.get_mut(&table(kind)).and_then(|t| t.remove(key)) else { return };
+            let owners =
+                meta::owner_references(&held.value).iter().filter_map(|o| o["uid"].as_str().map(Box::from));
+            (meta::uid(&held.value).to_owned(), owners.collect())
+        };
+        self.owners.remove(&uid);
+        for owner in owners {
+            if let Some(set) = self.dependents.get_mut(&*owner) {
+                let (group, plural) = table(kind);
+                set.remove(&(group, plural, key.clone()));
+                if set.is_empty() {
+                    self.dependents.remove(&*owner);
+                }
+            }
+        }
+    }
+
+    fn put_pod(&mut self, key: Key, pod: PodView) {
+        if let Some(owner) = &pod.controller {
+            self.pods_by_owner.entry(owner.to_string()).or_default().insert(key.clone());
+        }
+        match &pod.node {
+            Some(node) => drop(self.pods_by_node.entry(node.to_string()).or_default().insert(key.clone())),
+            None if !pod.is_terminating() => drop(self.pending.insert(key.clone())),
+            None => {}
+        }
+        self.pods.insert(key, pod);
+    }
+
+    fn take_pod(&mut self, key: &Key) -> Option<PodView> {
+        let pod = self.pods.remove(key)?;
+        self.pending.remove(key);
+        for (index, name) in [(&mut self.pods_by_owner, &pod.controller), (&mut self.pods_by_node, &pod.node)]
+        {
+            if let Some(name) = name
+                && let Some(set) = index.get_mut(&**name)
+            {
+                set.remove(key);
+                if set.is_empty() {
+                    index.remove(&**name);
+                }
+            }
+        }
+        Some(pod)
+    }
+
+    /// Counts a pod on a node before the store says so: the scheduler's decision is on its way.
+    pub fn assume(&mut self, key: &Key, node: &str) {
+        if let Some(mut pod) = self.take_pod(key) {
+            pod.node = Some(node.into());
+            self.put_pod(key.clone(), pod);
+        }
+    }
+
+    /// One pod.
+    #[must_use]
+    pub fn pod(&self, key: &Key) -> Option<&PodView> {
+        self.pods.get(key)
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> impl Iterator<Item = (&Key, &PodView)> {
+        self.pods.iter()
+    }
+
+    /// The pods of a namespace.
+    pub fn pods_in<'w>(&'w self, namespace: &str) -> impl Iterator<Item = (&'w Key, &'w PodView)> {
+        let namespace = namespace.to_owned();
+        self.pods.range((namespace.clone(), String::new())..).take_while(move |((n, _), _)| *n == namespace)
+    }
+
+    /// The pods that an object controls.
+    pub fn pods_of(&self, owner_uid: &str) -> impl Iterator<Item = (&Key, &PodView)> {
+        let keys = self.pods_by_owner.get(owner_uid).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.pods.get(key)?)))
+    }
+
+    /// The pods of a node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&Key, &PodView)> {
+        let keys = self.pods_by_node.get(node).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.pods.get(key)?)))
+    }
+
+    /// The pods that no node has.
+    pub fn pending(&self) -> impl Iterator<Item = &Key> {
+        self.pending.iter()
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeView> {
+        self.nodes.values()
+    }
+
+    /// One node.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&NodeView> {
+        self.nodes.get(name)
+    }
+
+    /// One object of any kind but Pod.
+    #[must_use]
+    pub fn get(&self, kind: &Kind, key: &Key) -> Option<&Held> {
+        self.objects.get(&table(kind))?.get(key)
+    }
+
+    /// All objects of a kind but Pod.
+    pub fn list(&self, kind: &Kind) -> impl Iterator<Item = (&Key, &Held)> {
+        self.objects.get(&table(kind)).into_iter().flatten()
+    }
+
+    /// The objects of a kind but Pod in a namespace.
+    pub fn list_in<'w>(&'w self, kind: &Kind, namespace: &str) -> impl Iterator<Item = (&'w Key, &'w Held)> {
+        let namespace = namespace.to_owned();
+        let start = (namespace.clone(), String::new());
+        let range = self.objects.get(&table(kind)).map(|t| t.range(start..));
+        range.into_iter().flatten().take_while(move |((n, _), _)| *n == namespace)
+    }
+
+    /// The object with a uid.
+    #[must_use]
+    pub fn by_uid(&self, uid: &str) -> Option<&(&'static Kind, Key)> {
+        self.owners.get(uid)
+    }
+
+    /// Everything that names an object as an owner: (group, plural, key).
+    pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &(&'static str, &'static str, Key)> {
+        self.dependents.get(uid).into_iter().flatten()
+    }
+}

@@ -1,0 +1,279 @@
+//! Slim views: what controllers and the scheduler need of a pod and of a node, a few hundred bytes each.
+
+use std::collections::BTreeMap;
+use std::str::FromStr as _;
+
+use jiff::Timestamp;
+use oarlock_api::meta;
+use oarlock_api::quantity::Quantity;
+use serde_json::Value;
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodView {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<Box<str>, Box<str>>,
+    /// The uid of the owner that controls it.
+    pub controller: Option<Box<str>>,
+    /// The uids of all owners.
+    pub owners: Vec<Box<str>>,
+    /// `metadata.finalizers`.
+    pub finalizers: Vec<Box<str>>,
+    /// `spec.nodeName`.
+    pub node: Option<Box<str>>,
+    /// `spec.nodeSelector`.
+    pub node_selector: BTreeMap<Box<str>, Box<str>>,
+    /// `spec.tolerations`.
+    pub tolerations: Vec<Toleration>,
+    /// `spec.schedulerName`.
+    pub scheduler: Box<str>,
+    /// `spec.priority`.
+    pub priority: i64,
+    /// Requested CPU in thousandths of a core.
+    pub cpu_milli: i64,
+    /// Requested memory in bytes.
+    pub memory: i64,
+    /// Requested ephemeral storage in bytes.
+    pub storage: i64,
+    /// Named container ports: (name, protocol, number).
+    pub ports: Vec<(Box<str>, Box<str>, u16)>,
+    /// `spec.hostname` and `spec.subdomain`, for records of headless Services.
+    pub hostname: Option<Box<str>>,
+    /// `status.phase`.
+    pub phase: Box<str>,
+    /// `status.podIP`.
+    pub ip: Option<Box<str>>,
+    /// Whether the Ready condition is true.
+    pub ready: bool,
+    /// When the Ready condition last changed.
+    pub ready_since: Option<Timestamp>,
+    /// Sum of restarts.
+    pub restarts: i64,
+    /// `metadata.creationTimestamp`.
+    pub created: Option<Timestamp>,
+    /// `metadata.deletionTimestamp`.
+    pub deletion: Option<Timestamp>,
+    /// The message of a PodScheduled=False condition.
+    pub unschedulable: Option<Box<str>>,
+    /// The revision that wrote it.
+    pub revision: u64,
+}
+
+/// `v1.Toleration`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Toleration {
+    key: Box<str>,
+    exists: bool,
+    value: Box<str>,
+    effect: Box<str>,
+    /// For how long a NoExecute taint is borne; `None` is for ever.
+    pub seconds: Option<i64>,
+}
+
+/// `v1.Taint`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taint {
+    /// The key.
+    pub key: Box<str>,
+    /// The value.
+    pub value: Box<str>,
+    /// NoSchedule, PreferNoSchedule or NoExecute.
+    pub effect: Box<str>,
+    /// When a NoExecute taint was added.
+    pub added: Option<Timestamp>,
+}
+
+impl Toleration {
+    /// Whether it bears a taint.
+    #[must_use]
+    pub fn bears(&self, taint: &Taint) -> bool {
+        (self.effect.is_empty() || self.effect == taint.effect)
+            && (self.key.is_empty() || self.key == taint.key)
+            && (self.exists || self.value == taint.value)
+    }
+}
+
+fn text(value: &Value) -> Box<str> {
+    value.as_str().unwrap_or("").into()
+}
+
+fn non_empty(value: &Value) -> Option<Box<str>> {
+    value.as_str().filter(|t| !t.is_empty()).map(Box::from)
+}
+
+fn map(value: &Value) -> BTreeMap<Box<str>, Box<str>> {
+    value.as_object().into_iter().flatten().map(|(k, v)| (k.as_str().into(), text(v))).collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn time(value: &Value) -> Option<Timestamp> {
+    meta::parse_time(value.as_str()?)
+}
+
+/// A quantity of a resource list; what does not parse counts nothing (validation has refused it long before).
+fn quantity(value: &Value) -> Option<Quantity> {
+    Quantity::from_str(value.as_str()?).ok()
+}
+
+impl PodView {
+    /// Reads a pod.
+    #[must_use]
+    pub fn read(pod: &Value, revision: u64) -> Self {
+        let (metadata, spec, status) = (&pod["metadata"], &pod["spec"], &pod["status"]);
+        let condition = |kind: &str| list(&status["conditions"]).iter().find(|c| c["type"] == kind);
+        let ready = condition("Ready");
+        let scheduled = condition("PodScheduled").filter(|c| c["status"] == "False");
+        let request = |resource: &str| requests(spec, resource);
+        Self {
+            uid: text(&metadata["uid"]),
+            labels: map(&metadata["labels"]),
+            controller: meta::controller_of(pod).and_then(|o| non_empty(&o["uid"])),
+            owners: meta::owner_references(pod).iter().filter_map(|o| non_empty(&o["uid"])).collect(),
+            finalizers: meta::finalizers(pod).map(Box::from).collect(),
+            node: non_empty(&spec["nodeName"]),
+            node_selector: map(&spec["nodeSelector"]),
+            tolerations: list(&spec["tolerations"]).iter().map(toleration).collect(),
+            scheduler: text(&spec["schedulerName"]),
+            priority: spec["priority"].as_i64().unwrap_or(0),
+            cpu_milli: request("cpu").milli_value(),
+            memory: request("memory").value(),
+            storage: request("ephemeral-storage").value(),
+            ports: named_ports(spec),
+            hostname: non_empty(&spec["hostname"]),
+            phase: text(&status["phase"]),
+            ip: non_empty(&status["podIP"]),
+            ready: ready.is_some_and(|c| c["status"] == "True"),
+            ready_since: ready.and_then(|c| time(&c["lastTransitionTime"])),
+            restarts: list(&status["containerStatuses"])
+                .iter()
+                .filter_map(|s| s["restartCount"].as_i64())
+                .sum(),
+            created: time(&metadata["creationTimestamp"]),
+            deletion: time(&metadata["deletionTimestamp"]),
+            unschedulable: scheduled.map(|c| text(&c["message"])),
+            revision,
+        }
+    }
+
+    /// Whether it is being deleted.
+    #[must_use]
+    pub fn is_terminating(&self) -> bool {
+        self.deletion.is_some()
+    }
+
+    /// Whether it has come to its end: it holds no resources and is no replica.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(&*self.phase, "Succeeded" | "Failed")
+    }
+
+    /// Whether it counts as a replica.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !self.has_ended() && !self.is_terminating()
+    }
+
+    /// Whether it has been ready for `seconds`.
+    #[must_use]
+    pub fn is_available(&self, seconds: i64, now: Timestamp) -> bool {
+        self.ready
+            && (seconds == 0 || self.ready_since.is_some_and(|t| now.as_second() - t.as_second() >= seconds))
+    }
+
+    /// One label.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(AsRef::as_ref)
+    }
+}
+
+fn toleration(value: &Value) -> Toleration {
+    Toleration {
+        key: text(&value["key"]),
+        exists: value["operator"] == "Exists",
+        value: text(&value["value"]),
+        effect: text(&value["effect"]),
+        seconds: value["tolerationSeconds"].as_i64(),
+    }
+}
+
+/// What the pod asks for: the sum of its containers, or the largest init container if that is more.
+fn requests(spec: &Value, resource: &str) -> Quantity {
+    let zero = Quantity::milli(0);
+    let of = |container: &Value| quantity(&container["resources"]["requests"][resource]).unwrap_or(zero);
+    let sum = list(&spec["containers"]).iter().map(of).fold(zero, |sum, q| sum.plus(&q));
+    list(&spec["initContainers"]).iter().map(of).fold(sum, Ord::max)
+}
+
+fn named_ports(spec: &Value) -> Vec<(Box<str>, Box<str>, u16)> {
+    let ports = list(&spec["containers"]).iter().flat_map(|c| list(&c["ports"]));
+    let named = ports.filter_map(|p| {
+        let protocol = p["protocol"].as_str().unwrap_or("TCP").into();
+        Some((non_empty(&p["name"])?, protocol, u16::try_from(p["containerPort"].as_u64()?).ok()?))
+    });
+    named.collect()
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// `metadata.name`.
+    pub name: Box<str>,
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<Box<str>, Box<str>>,
+    /// `spec.taints`.
+    pub taints: Vec<Taint>,
+    /// `spec.unschedulable`.
+    pub unschedulable: bool,
+    /// `spec.podCIDR`.
+    pub pod_cidr: Option<Box<str>>,
+    /// Allocatable CPU in thousandths of a core.
+    pub cpu_milli: i64,
+    /// Allocatable memory in bytes.
+    pub memory: i64,
+    /// Allocatable ephemeral storage in bytes.
+    pub storage: i64,
+    /// How many pods it takes.
+    pub max_pods: i64,
+    /// The status of the Ready condition: True, False, Unknown, or empty.
+    pub ready: Box<str>,
+    /// `metadata.creationTimestamp`.
+    pub created: Option<Timestamp>,
+}
+
+impl NodeView {
+    /// Reads a node.
+    #[must_use]
+    pub fn read(node: &Value) -> Self {
+        let allocatable = &node["status"]["allocatable"];
+        let amount = |resource: &str| quantity(&allocatable[resource]).unwrap_or(Quantity::milli(0));
+        let ready = list(&node["status"]["conditions"]).iter().find(|c| c["type"] == "Ready");
+        let taint = |t: &Value| Taint {
+            key: text(&t["key"]),
+            value: text(&t["value"]),
+            effect: text(&t["effect"]),
+            added: time(&t["timeAdded"]),
+        };
+        Self {
+            name: text(&node["metadata"]["name"]),
+            uid: text(&node["metadata"]["uid"]),
+            labels: map(&node["metadata"]["labels"]),
+            taints: list(&node["spec"]["taints"]).iter().map(taint).collect(),
+            unschedulable: node["spec"]["unschedulable"] == true,
+            pod_cidr: non_empty(&node["spec"]["podCIDR"]),
+            cpu_milli: amount("cpu").milli_value(),
+            memory: amount("memory").value(),
+            storage: amount("ephemeral-storage").value(),
+            max_pods: amount("pods").value(),
+            ready: ready.map_or_else(|| "".into(), |c| text(&c["status"])),
+            created: time(&node["metadata"]["creationTimestamp"]),
+        }
+    }
+}
