@@ -12,6 +12,7 @@ use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
 use oarlock_daemon::files::{read_if_present, write_atomic};
 use oarlock_daemon::pki::{self, Ca, Identity};
+use oarlock_planner::Settings;
 use oarlock_store::{Embedded, Retention, Store};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -19,7 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::cache::Cache;
 use crate::config::{Backend, ServeConfig};
 use crate::http::{Documents, Server};
-use crate::nodes::Nodes;
+use crate::nodes::{Events, Nodes};
+use crate::reconcile;
 use crate::registry::{Ranges, Registry};
 
 /// How long the parts have to end.
@@ -72,7 +74,9 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         cluster_domain: config.cluster_domain.clone(),
         cluster_dns: config.cluster_dns_ip().to_string(),
     };
-    let nodes = Nodes::new(Arc::clone(&registry), Arc::clone(&ca), token, cluster, tasks.clone());
+    let events = Arc::new(Events::new(Arc::clone(&registry)));
+    spawn_controllers(config, tasks, &registry, &events, &ca);
+    let nodes = Nodes::new(Arc::clone(&registry), events, Arc::clone(&ca), token, cluster, tasks.clone());
     let serving = Arc::clone(&nodes);
     let own_of_nodes = own.clone();
     tasks.spawn("nodes", async move {
@@ -94,6 +98,35 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     tasks.spawn("http", server.serve(tasks.clone(), api, tls));
     tracing::info!(api = config.secure_port, agents = config.agent_port, ca = %ca.hash(), "the control plane is up");
     Ok(())
+}
+
+/// Bootstraps the cluster, then runs the controllers for ever.
+fn spawn_controllers(
+    config: &ServeConfig,
+    tasks: &Tasks,
+    registry: &Arc<Registry>,
+    events: &Arc<Events>,
+    ca: &Ca,
+) {
+    let settings = Settings { cluster_cidr: config.cluster_cidr, ca_pem: ca.certificate_pem().to_owned() };
+    let (advertise, port, service) =
+        (config.advertise_address, config.secure_port, config.kubernetes_service_ip());
+    let (registry, events, of_driver, stop) =
+        (Arc::clone(registry), Arc::clone(events), tasks.clone(), tasks.token());
+    tasks.spawn("controllers", async move {
+        loop {
+            let made = tokio::select! {
+                made = reconcile::bootstrap(&registry, advertise, port, service) => made,
+                () = stop.cancelled() => return,
+            };
+            match made {
+                Ok(()) => break,
+                Err(status) => tracing::warn!(%status, "the cluster's own objects cannot be made yet"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        reconcile::run(registry, events, settings, of_driver, stop).await;
+    });
 }
 
 async fn bind(config: &ServeConfig, port: u16) -> anyhow::Result<TcpListener> {

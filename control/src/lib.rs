@@ -8,4 +8,5 @@ pub mod control;
 pub mod http;
 pub mod nodes;
 pub mod patch;
+pub mod reconcile;
 pub mod registry;

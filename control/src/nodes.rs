@@ -26,7 +26,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use crate::http::{LogSource, LogStream};
 use crate::registry::Registry;
 
-pub use events::Events;
+pub use events::{Event, Events};
 
 /// Objects as large as the store accepts fit with their envelope.
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
@@ -41,7 +41,7 @@ pub struct Nodes {
     ca: Arc<Ca>,
     join_token: String,
     cluster: Welcome,
-    events: Events,
+    events: Arc<Events>,
     streams: streams::Hub,
     tasks: Tasks,
 }
@@ -51,12 +51,12 @@ impl Nodes {
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
+        events: Arc<Events>,
         ca: Arc<Ca>,
         join_token: String,
         cluster: Welcome,
         tasks: Tasks,
     ) -> Arc<Self> {
-        let events = Events::new(Arc::clone(&registry));
         Arc::new(Self { registry, ca, join_token, cluster, events, streams: streams::Hub::default(), tasks })
     }
 

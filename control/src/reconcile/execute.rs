@@ -1,0 +1,202 @@
+//! Carrying out the changes of a plan through the registry.
+
+use std::net::Ipv4Addr;
+
+use futures_util::StreamExt as _;
+use oarlock_api::catalogue::{ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, PODS, SERVICES};
+use oarlock_api::meta;
+use oarlock_api::status::Status;
+use oarlock_planner::{Change, Key, Part};
+use serde_json::{Value, json};
+
+use crate::nodes::{Event, Events};
+use crate::patch::Patch;
+use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
+
+/// Changes of one plan under way at the same time.
+const PARALLEL: usize = 16;
+
+/// What came of a plan's changes.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The latest revision written.
+    pub(super) revision: u64,
+    /// The first failure that is worth another try.
+    pub(super) failure: Option<Status>,
+    /// Pods that could not be bound.
+    pub(super) unbound: Vec<Key>,
+}
+
+/// Carries out changes that do not depend on each other.
+pub(super) async fn execute(registry: &Registry, events: &Events, changes: Vec<Change>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut results = futures_util::stream::iter(changes)
+        .map(|change| async move {
+            let unbound = match &change {
+                Change::Bind { namespace, name, .. } => Some((namespace.clone(), name.clone())),
+                _ => None,
+            };
+            (one(registry, events, change).await, unbound)
+        })
+        .buffer_unordered(PARALLEL);
+    while let Some((result, binding)) = results.next().await {
+        match result {
+            Ok(revision) => outcome.revision = outcome.revision.max(revision),
+            Err(status) => {
+                outcome.unbound.extend(binding);
+                outcome.failure.get_or_insert(status);
+            }
+        }
+    }
+    outcome
+}
+
+async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64, Status> {
+    match change {
+        Change::Create { kind, namespace, object } => {
+            let created = registry.create(kind, &namespace, object, &WriteOptions::default()).await;
+            let created = match created {
+                Err(status) if status.is("AlreadyExists") || ends(&status) => return Ok(0),
+                other => other?,
+            };
+            if *kind == PODS {
+                say_created(events, &namespace, &created).await;
+            }
+            Ok(version(&created))
+        }
+        Change::Patch { kind, namespace, name, part, patch } => {
+            let sub = match part {
+                Part::Main => Sub::Main,
+                Part::Status => Sub::Status,
+                Part::Finalizers => Sub::Finalize,
+            };
+            let patch = Patch::Merge(patch);
+            let patched =
+                registry.patch(kind, &namespace, &name, sub, &patch, &WriteOptions::default()).await;
+            match patched {
+                Err(status) if status.is("NotFound") => Ok(0),
+                other => other.map(|object| version(&object)),
+            }
+        }
+        Change::Delete { kind, namespace, name, uid, grace } => {
+            let options = DeleteOptions {
+                uid: Some(uid),
+                grace_period_seconds: grace,
+                propagation_policy: None,
+                ..DeleteOptions::default()
+            };
+            match registry.delete(kind, &namespace, &name, &options).await {
+                Ok(Deleted::Gone(_)) => Ok(0),
+                Ok(Deleted::Terminating(object)) => Ok(version(&object)),
+                // Another object of the same name, or none: what was to go is gone.
+                Err(status) if status.is("NotFound") || status.is("Conflict") => Ok(0),
+                Err(status) => Err(status),
+            }
+        }
+        Change::Bind { namespace, name, uid, node } => {
+            registry.bind(&namespace, &name, &uid, &node).await.map(|pod| version(&pod))
+        }
+        Change::Event { about, kind, reason, message, component } => {
+            say(events, &about.reference(), kind, reason, &message, component).await;
+            Ok(0)
+        }
+    }
+}
+
+/// A namespace that ends takes nothing new: no failure of the plan.
+fn ends(status: &Status) -> bool {
+    status.details.as_ref().is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"))
+}
+
+fn version(object: &Value) -> u64 {
+    meta::resource_version(object).parse().unwrap_or(0)
+}
+
+/// Events are for people: one that cannot be written does not hold anything up.
+async fn say(events: &Events, object: &Value, kind: &str, reason: &str, message: &str, component: &str) {
+    let event = Event { object: object.clone(), kind, reason, message, component, host: "" };
+    if let Err(status) = events.write(&event).await {
+        tracing::debug!(%status, reason, "an event could not be written");
+    }
+}
+
+async fn say_created(events: &Events, namespace: &str, pod: &Value) {
+    let Some(owner) = meta::controller_of(pod) else { return };
+    let kind = owner["kind"].as_str().unwrap_or("");
+    let component = format!("{}-controller", kind.to_lowercase());
+    let about = json!({
+        "kind": kind, "apiVersion": owner["apiVersion"], "namespace": namespace, "name": owner["name"], "uid": owner["uid"],
+    });
+    let message = format!("Created pod: {}", meta::name(pod));
+    say(events, &about, "Normal", "SuccessfulCreate", &message, &component).await;
+}
+
+/// What a cluster has from its first moment: the system namespaces, and the Service `kubernetes` with the API server behind
+/// it. Repeated at every start; what is there stays.
+///
+/// # Errors
+/// The store is away.
+pub async fn bootstrap(
+    registry: &Registry,
+    advertise: Ipv4Addr,
+    port: u16,
+    service: Ipv4Addr,
+) -> Result<(), Status> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        ensure(registry, &NAMESPACES, "", json!({"metadata": {"name": name}})).await?;
+    }
+    registry.catch_up().await?;
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let object = json!({
+        "metadata": {"name": "kubernetes", "labels": labels},
+        "spec": {
+            "clusterIP": service.to_string(),
+            "ports": [{"name": "https", "port": 443, "targetPort": port, "protocol": "TCP"}],
+        },
+    });
+    ensure(registry, &SERVICES, "default", object).await?;
+    if advertise.is_loopback() {
+        tracing::info!("no endpoints for the kubernetes Service: --advertise-address is a loopback address");
+        return Ok(());
+    }
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let endpoints = json!({
+        "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": advertise.to_string()}], "ports": ports}],
+    });
+    put(registry, &ENDPOINTS, endpoints, "subsets").await?;
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [advertise.to_string()], "conditions": {"ready": true}}],
+        "ports": ports,
+    });
+    put(registry, &ENDPOINT_SLICES, slice, "endpoints").await
+}
+
+async fn ensure(
+    registry: &Registry,
+    kind: &'static Kind,
+    namespace: &str,
+    object: Value,
+) -> Result<(), Status> {
+    match registry.create(kind, namespace, object, &WriteOptions::default()).await {
+        Err(status) if status.is("AlreadyExists") => Ok(()),
+        // The address is taken: by an older form of the same Service, or by a user's.
+        Err(status) if status.is("Invalid") => {
+            tracing::warn!(%status, "a part of the cluster's own objects cannot be made");
+            Ok(())
+        }
+        other => other.map(drop),
+    }
+}
+
+/// Creates an object, or gives the present one this field: addresses of the API server may change between starts.
+async fn put(registry: &Registry, kind: &'static Kind, object: Value, field: &str) -> Result<(), Status> {
+    ensure(registry, kind, "default", object.clone()).await?;
+    let patch = Patch::Merge(json!({field: object[field], "ports": object.get("ports")}));
+    registry
+        .patch(kind, "default", meta::name(&object), Sub::Main, &patch, &WriteOptions::default())
+        .await
+        .map(drop)
+}
