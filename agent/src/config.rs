@@ -32,9 +32,6 @@ pub enum Command {
     /// Bring images to this node's Docker without a registry.
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Look at the eBPF dataplane, or load it by hand.
-    #[command(subcommand)]
-    Dataplane(DataplaneCommand),
 }
 
 /// What `run` needs to know.
@@ -71,13 +68,6 @@ pub struct RunConfig {
     /// [default: /oarlock/<node name>].
     #[arg(long, env = "OARLOCK_CGROUP_PARENT")]
     pub cgroup_parent: Option<String>,
-    /// Where the BPF file system is mounted; programs and maps are pinned under <bpffs>/oarlock/<node name>.
-    #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
-    pub bpffs: PathBuf,
-    /// Answer ClusterIPs for packets that come from outside the cluster, too. Off by default: the addresses of Services are
-    /// the cluster's own.
-    #[arg(long, env = "OARLOCK_ACCEPT_EXTERNAL_CLUSTER_IP")]
-    pub accept_external_cluster_ip: bool,
     /// The image of the container that holds each pod's namespaces.
     #[arg(long, env = "OARLOCK_PAUSE_IMAGE", default_value = "oarlock/pause:0.1.0")]
     pub pause_image: String,
@@ -120,32 +110,6 @@ pub enum ImageCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-}
-
-/// Commands about the dataplane of one node.
-#[derive(Debug, Subcommand)]
-pub enum DataplaneCommand {
-    /// Load the programs and attach them to a link, without a control plane. For looking around.
-    Load {
-        /// The link.
-        #[arg(long)]
-        iface: String,
-    },
-    /// Print the Services and endpoints as the kernel's maps hold them.
-    Dump(PinnedConfig),
-    /// Compare the kernel's maps with each other and say what does not fit. Exits non-zero if something does not.
-    Verify(PinnedConfig),
-}
-
-/// Where a node's pinned state is.
-#[derive(Debug, Args)]
-pub struct PinnedConfig {
-    /// The node's name.
-    #[arg(long, env = "OARLOCK_NODE_NAME")]
-    pub node_name: String,
-    /// Where the BPF file system is mounted.
-    #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
-    pub bpffs: PathBuf,
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! In: the control plane's session. Out: containers, links, BPF maps, statuses. It decides nothing about the cluster.
 
+pub mod agent;
+pub mod check;
 pub mod config;
 pub mod desired;
 pub mod image;

@@ -88,12 +88,6 @@ impl ServeConfig {
         Ipv4Addr::from(u32::from(self.service_cluster_ip_range.network()).saturating_add(1))
     }
 
-    /// The tenth address of the service range: the cluster's DNS.
-    #[must_use]
-    pub fn cluster_dns_ip(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.service_cluster_ip_range.network()).saturating_add(10))
-    }
-
     /// Every name and address that the server's certificate has to hold.
     #[must_use]
     pub fn names(&self) -> Vec<String> {

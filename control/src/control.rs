@@ -72,7 +72,8 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         cluster_cidr: config.cluster_cidr.to_string(),
         service_cidr: config.service_cluster_ip_range.to_string(),
         cluster_domain: config.cluster_domain.clone(),
-        cluster_dns: config.cluster_dns_ip().to_string(),
+        // Empty until the agents answer DNS themselves: pods then use their node's resolver.
+        cluster_dns: String::new(),
     };
     let events = Arc::new(Events::new(Arc::clone(&registry)));
     spawn_controllers(config, tasks, &registry, &events, &ca);

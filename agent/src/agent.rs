@@ -1,0 +1,247 @@
+//! The composition root: builds the parts, then spawns the tasks that connect them.
+//!
+//! Pods and network are opened before the control plane is asked for anything: what runs goes on without it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use jiff::Timestamp;
+use oarlock_api::k8s::api::core::v1::Node;
+use oarlock_api::node::Welcome;
+use oarlock_daemon::Tasks;
+use oarlock_daemon::admin::{self, Health};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::RunConfig;
+use crate::desired::{Desired, Topic};
+use crate::net::{Network, NodeRoute};
+use crate::node_object::{NodeFacts, NodeState};
+use crate::outbox::Outbox;
+use crate::pods::{self, ClusterDns, Pods};
+use crate::runtime::{Docker, Runtime};
+use crate::session::{Joining, Session};
+
+/// How long the parts have to end. Containers and links stay.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+/// How often facts that no event announces (Docker's version) are asked for.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// Runs the agent until a signal, or until a part of it fails.
+///
+/// # Errors
+/// What keeps it from starting, or the task that ended.
+pub async fn run(config: RunConfig) -> anyhow::Result<()> {
+    let tasks = Tasks::new();
+    start(&config, &tasks).await?;
+    tokio::select! {
+        signal = oarlock_daemon::shutdown_signal() => {
+            tracing::info!(signal = signal?, "shutting down; pods keep running");
+        }
+        () = tasks.token().cancelled_owned() => {}
+    }
+    tasks.shut_down();
+    tasks.finish(SHUTDOWN).await?;
+    Ok(())
+}
+
+/// The parts that tasks share.
+struct Parts {
+    name: String,
+    facts: NodeFacts,
+    desired: Arc<Desired>,
+    outbox: Arc<Outbox>,
+    network: Arc<Network>,
+    pods: Arc<Pods>,
+    docker: Arc<Docker>,
+    health: Health,
+    cluster: watch::Sender<Option<Welcome>>,
+}
+
+async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
+    let uplink = config.uplinks.first().context("--uplink is needed")?;
+    let listener = TcpListener::bind(config.metrics_bind_address).await.with_context(|| {
+        format!("cannot listen on {}: is another agent running?", config.metrics_bind_address)
+    })?;
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
+    let health = Health::default();
+    let registry = Arc::new(oarlock_daemon::metrics::registry());
+    tasks.spawn("admin", admin::serve(tasks.clone(), listener, registry, health.clone()));
+
+    let port = config.metrics_bind_address.port();
+    let facts = NodeFacts::read(&config.node_name, config.node_ip, config.max_pods, port, &config.data_dir);
+    let network = Arc::new(Network::open(tasks, &config.data_dir, uplink).await?);
+    let outbox = Arc::new(Outbox::default());
+    let docker = Arc::new(Docker::new(&config.docker_host, &config.node_name));
+    let of_pods = pods::NodeFacts {
+        ip: config.node_ip,
+        cgroup_parent: config.cgroup(),
+        pause_image: config.pause_image.clone(),
+        data_dir: config.data_dir.join("pods"),
+        cpu_millis: i64::try_from(facts.cpus).unwrap_or(1) * 1000,
+        memory: i64::try_from(facts.memory_bytes).unwrap_or(i64::MAX),
+    };
+    let runtime: Arc<dyn Runtime> = docker.clone();
+    let pods = Pods::start(tasks, of_pods, runtime, network.clone(), Arc::clone(&outbox));
+
+    let state = NodeState { not_ready: vec!["the node is starting".to_owned()], ..NodeState::default() };
+    let (object, node) = watch::channel(encode(&facts.object(&state, Timestamp::now())));
+    let parts = Arc::new(Parts {
+        name: config.node_name.clone(),
+        facts,
+        desired: Arc::default(),
+        outbox,
+        network,
+        pods,
+        docker,
+        health,
+        cluster: watch::Sender::new(None),
+    });
+    spawn_session(config, tasks, &parts, node);
+    tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
+    tasks.spawn("routes", Arc::clone(&parts).follow_nodes(tasks.clone()));
+    tasks.spawn("node-status", Arc::clone(&parts).report_node(object, tasks.clone()));
+    tracing::info!(node = %config.node_name, ip = %config.node_ip, "the agent is up");
+    Ok(())
+}
+
+fn spawn_session(config: &RunConfig, tasks: &Tasks, parts: &Arc<Parts>, node: watch::Receiver<Bytes>) {
+    let joining = Joining {
+        node_name: config.node_name.clone(),
+        server: config.server.clone(),
+        token_file: config.token_file.clone(),
+        ca_file: config.ca_file.clone(),
+        ca_hash: config.ca_hash.clone(),
+        pki_dir: config.data_dir.join("pki"),
+    };
+    let session = Session {
+        joining,
+        desired: Arc::clone(&parts.desired),
+        outbox: Arc::clone(&parts.outbox),
+        health: parts.health.clone(),
+        cluster: parts.cluster.clone(),
+        node,
+        logs: Arc::clone(&parts.pods) as Arc<dyn crate::session::streams::LogSource>,
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("session", session.run());
+}
+
+impl Parts {
+    /// Makes the node run the pods that are wanted.
+    async fn follow_pods(self: Arc<Self>, tasks: Tasks) {
+        let mut changed = self.desired.subscribe(Topic::Pods);
+        let mut cluster = self.cluster.subscribe();
+        let token = tasks.token();
+        loop {
+            let (snapshot, complete) = self.desired.snapshot();
+            if complete {
+                self.outbox.retain_pods(|uid| {
+                    snapshot.pods.values().any(|pod| pod.metadata.uid.as_deref() == Some(uid))
+                });
+            }
+            self.pods.apply(&snapshot, complete);
+            self.outbox.ack(snapshot.version);
+            tokio::select! {
+                _ = changed.changed() => {}
+                _ = cluster.changed() => {
+                    if let Some(welcome) = cluster.borrow_and_update().clone() {
+                        let dns = ClusterDns { domain: welcome.cluster_domain, address: welcome.cluster_dns };
+                        self.pods.set_dns(dns);
+                    }
+                }
+                () = token.cancelled() => return,
+            }
+        }
+    }
+
+    /// Keeps the own podCIDR and the routes to other nodes' pods as the Nodes say.
+    async fn follow_nodes(self: Arc<Self>, tasks: Tasks) {
+        let mut changed = self.desired.subscribe(Topic::Nodes);
+        let token = tasks.token();
+        loop {
+            let (snapshot, complete) = self.desired.snapshot();
+            if complete {
+                let outcome = self.sync_routes(snapshot.nodes.values().map(|node| &**node)).await;
+                if let Err(error) = &outcome {
+                    tracing::warn!(%error, "a route cannot be set; trying again with the next change");
+                }
+                self.health.set("network", outcome.map_err(|e| e.to_string()));
+            }
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = tokio::time::sleep(REFRESH) => {}
+                () = token.cancelled() => return,
+            }
+        }
+    }
+
+    async fn sync_routes<'n>(
+        &self,
+        nodes: impl Iterator<Item = &'n Node>,
+    ) -> Result<(), crate::net::NetError> {
+        let mut routes = BTreeSet::new();
+        for node in nodes {
+            let cidr = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()?.parse().ok());
+            let Some(pod_cidr) = cidr else { continue };
+            if node.metadata.name.as_deref() == Some(self.name.as_str()) {
+                self.network.set_pod_cidr(pod_cidr).await?;
+            } else if let Some(IpAddr::V4(via)) = internal_ip(node) {
+                routes.insert(NodeRoute { pod_cidr, via });
+            }
+        }
+        self.network.set_node_routes(&routes).await
+    }
+
+    /// Reports what the node is and whether it can run pods.
+    async fn report_node(self: Arc<Self>, object: watch::Sender<Bytes>, tasks: Tasks) {
+        let mut runtime = self.pods.runtime_health();
+        let mut nodes = self.desired.subscribe(Topic::Nodes);
+        let token = tasks.token();
+        loop {
+            let mut state = NodeState::default();
+            match self.docker.version().await {
+                Ok(version) => {
+                    state.docker_version = version.runtime.trim_start_matches("docker://").to_owned();
+                }
+                Err(error) => state.not_ready.push(error.to_string()),
+            }
+            if let Err(why) = &*runtime.borrow_and_update()
+                && state.not_ready.is_empty()
+            {
+                state.not_ready.push(why.clone());
+            }
+            let (snapshot, _) = self.desired.snapshot();
+            let own = snapshot.nodes.get(&(String::new(), self.name.clone()));
+            if own.and_then(|n| n.spec.as_ref()?.pod_cidr.as_ref()).is_none() {
+                state.not_ready.push("the node has no podCIDR yet".to_owned());
+            }
+            let well = if state.not_ready.is_empty() { Ok(()) } else { Err(state.not_ready.join("; ")) };
+            self.health.set("node", well);
+            let now = Timestamp::now();
+            object.send_replace(encode(&self.facts.object(&state, now)));
+            self.outbox.node_status(encode(&self.facts.status(&state, now)));
+            tokio::select! {
+                _ = runtime.changed() => {}
+                _ = nodes.changed() => {}
+                () = tokio::time::sleep(REFRESH) => {}
+                () = token.cancelled() => return,
+            }
+        }
+    }
+}
+
+fn internal_ip(node: &Node) -> Option<IpAddr> {
+    let addresses = node.status.as_ref()?.addresses.as_ref()?;
+    addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Bytes {
+    // Types of the Kubernetes API always serialize.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}

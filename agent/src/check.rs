@@ -1,0 +1,103 @@
+//! `oarlock-agent check`: what this host lacks to be a node, and how to mend it.
+
+use std::path::Path;
+
+use crate::runtime::{Docker, Runtime as _};
+
+/// One thing that a node needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: &'static str,
+    /// What is wrong and how to mend it; `Ok` says what was found.
+    pub state: Result<String, String>,
+}
+
+/// The oldest kernel that has everything: 5.15 (bpf_link for cgroups and XDP, LRU maps, BTF).
+const OLDEST_KERNEL: (u32, u32) = (5, 15);
+
+/// Looks at the host.
+pub async fn check(docker_host: &str, bpffs: &Path) -> Vec<Finding> {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let docker = Docker::new(docker_host, "").version().await;
+    let mounts = text("/proc/self/mounts");
+    vec![
+        Finding { what: "kernel", state: kernel(text("/proc/sys/kernel/osrelease").trim()) },
+        Finding { what: "BTF", state: btf(Path::new("/sys/kernel/btf/vmlinux").exists()) },
+        Finding { what: "BPF file system", state: bpf_mount(&mounts, bpffs) },
+        Finding { what: "cgroup v2", state: cgroup2(&mounts) },
+        Finding { what: "privileges", state: privileges(nix::unistd::geteuid().is_root()) },
+        Finding { what: "Docker", state: docker.map_err(|e| e.to_string()).and_then(docker_state) },
+    ]
+}
+
+fn kernel(release: &str) -> Result<String, String> {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let (major, minor) = OLDEST_KERNEL;
+    if version >= OLDEST_KERNEL {
+        Ok(release.to_owned())
+    } else {
+        Err(format!(
+            "{release} is too old: Linux {major}.{minor} or newer is needed; install a newer kernel and reboot"
+        ))
+    }
+}
+
+fn btf(present: bool) -> Result<String, String> {
+    let missing = "/sys/kernel/btf/vmlinux is missing: the kernel was built without CONFIG_DEBUG_INFO_BTF; use one with it";
+    if present { Ok("/sys/kernel/btf/vmlinux".to_owned()) } else { Err(missing.to_owned()) }
+}
+
+fn bpf_mount(mounts: &str, bpffs: &Path) -> Result<String, String> {
+    let path = bpffs.display().to_string();
+    let mounted = mounts
+        .lines()
+        .map(|l| l.split(' ').collect::<Vec<_>>())
+        .any(|f| f.get(1) == Some(&path.as_str()) && f.get(2) == Some(&"bpf"));
+    if mounted { Ok(path) } else { Err(format!("{path} is not mounted: mount -t bpf bpf {path}")) }
+}
+
+fn cgroup2(mounts: &str) -> Result<String, String> {
+    let found =
+        mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>()).find(|f| f.get(2) == Some(&"cgroup2"));
+    let missing = "no cgroup v2 hierarchy is mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified";
+    found.and_then(|f| f.get(1).map(|p| (*p).to_owned())).ok_or_else(|| missing.to_owned())
+}
+
+fn privileges(root: bool) -> Result<String, String> {
+    if root {
+        Ok("root".to_owned())
+    } else {
+        Err("not root: links, BPF programs and cgroups need it; run with sudo".to_owned())
+    }
+}
+
+fn docker_state(version: crate::runtime::Version) -> Result<String, String> {
+    if version.cgroup_driver == "systemd" {
+        let why = "uses the cgroup driver systemd, which takes no parent of ours: set \"exec-opts\": \
+            [\"native.cgroupdriver=cgroupfs\"] in /etc/docker/daemon.json and restart it";
+        return Err(why.to_owned());
+    }
+    Ok(version.runtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_its_remedy() {
+        assert!(kernel("6.18.44-fc").is_ok() && kernel("5.15.0").is_ok());
+        assert!(kernel("5.10.0-27-amd64").unwrap_err().contains("5.15"));
+        assert!(kernel("nonsense").is_err());
+        assert!(btf(false).unwrap_err().contains("CONFIG_DEBUG_INFO_BTF"));
+        let mounts = "bpf /sys/fs/bpf bpf rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(cgroup2(mounts), Ok("/sys/fs/cgroup/unified".into()));
+        assert!(bpf_mount(mounts, Path::new("/sys/fs/bpf")).is_ok());
+        assert!(bpf_mount("", Path::new("/sys/fs/bpf")).unwrap_err().contains("mount -t bpf"));
+        let version =
+            crate::runtime::Version { runtime: "docker://20".into(), cgroup_driver: "systemd".into() };
+        assert!(docker_state(version).unwrap_err().contains("cgroupfs"));
+    }
+}
