@@ -44,9 +44,9 @@ pub(super) fn create(kind: &Kind, namespace: &str, object: Value, now: Timestamp
     }
     let stated = metadata.get("namespace").and_then(Value::as_str).unwrap_or("");
     if kind.namespaced && !stated.is_empty() && stated != namespace {
-        return Err(Status::bad_request(format!(
-            "the namespace of the provided object does not match the namespace sent on the request"
-        )));
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     for field in [
         "deletionTimestamp",

@@ -100,9 +100,6 @@ async fn an_outdated_version_conflicts_and_an_equal_write_changes_nothing() {
     let f = fixture().await;
     let created =
         f.create(&CONFIG_MAPS, "d", json!({"metadata": {"name": "c"}, "data": {"a": "1"}})).await.unwrap();
-    let update = |object: Value| {
-        f.registry.update(&CONFIG_MAPS, "d", "c", Sub::Main, object, &WriteOptions { dry_run: false })
-    };
     let same = f
         .registry
         .update(&CONFIG_MAPS, "d", "c", Sub::Main, created.clone(), &WriteOptions::default())

@@ -175,7 +175,7 @@ impl Registry {
         let mut ops = vec![Op::Put(key.to_owned(), encode(object), None)];
         let mut taken = Vec::new();
         let keeps: BTreeSet<String> =
-            claims.iter().filter_map(|op| matches!(op, ClaimOp::Take(_)).then(|| op.claim().key())).collect();
+            claims.iter().filter(|op| matches!(op, ClaimOp::Take(_))).map(|op| op.claim().key()).collect();
         for op in claims {
             match op {
                 ClaimOp::Take(claim) => {
