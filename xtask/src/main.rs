@@ -1,2 +1,71 @@
-//! stub
-fn main() {}
+//! `cargo xtask`: parses the command line and hands over to one file a command.
+//!
+//! Depends on no crate of the workspace: it must compile when they do not.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "this program talks to a person at a terminal")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it waits for processes, reads CI and CARGO_TARGET_DIR, and has no runtime"
+)]
+
+mod cluster;
+mod docker;
+mod exec;
+mod fabric;
+mod images;
+mod setup;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Everything that is done to Oarlock and with it. Start with `cargo xtask up`.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install and start what is missing on this machine (Debian, as root); elsewhere list it.
+    Setup,
+    /// Build the daemons.
+    Build,
+    /// Bring up a cluster on this machine: a control plane and nodes in network namespaces. Twice is harmless.
+    Up(cluster::UpOptions),
+    /// Take the cluster down: processes, containers, namespaces, links, cgroups, routes.
+    Down(cluster::DownOptions),
+    /// Say what of the cluster is running.
+    Status,
+    /// Run a command on a node, in its network and its cgroup: cargo xtask node 1 -- ip route
+    Node(cluster::NodeOptions),
+    /// Run every check and test, with set-up. What CI runs.
+    Test,
+    /// Check what no compiler checks: file heads, inherited lints, forbidden module names.
+    Tidy,
+    /// Write the gRPC code from control/api/proto.
+    Proto,
+    /// Write the field table of Kubernetes' messages from the sources of k8s-pb and k8s-openapi.
+    Schema,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Setup => setup::setup(),
+        Command::Build => cluster::build(),
+        Command::Up(options) => cluster::up(&options),
+        Command::Down(options) => cluster::down(&options),
+        Command::Status => cluster::status(),
+        Command::Node(options) => cluster::node(&options),
+        Command::Test => test::test(),
+        Command::Tidy => tidy::tidy(),
+        Command::Proto => exec::cargo(&["run", "--quiet", "-p", "oarlock-api", "--example", "generate"]),
+        Command::Schema => {
+            exec::cargo(&["run", "--quiet", "-p", "oarlock-api", "--example", "generate_schema"])
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The network of a cluster on one machine: a bridge in a namespace of its own, nodes and an outside client around it.
+//!
+//! The machine is not a node: it reaches pods by routes through the fabric. Before anything else, its ranges are made
+//! unreachable, so that no packet of the cluster can leave by the machine's own uplink.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::exec::{output, succeeds};
+
+/// The machine's address on the fabric.
+pub(crate) const HOST: &str = "172.30.77.1";
+const FABRIC: &str = "oarlock-fabric";
+const CLIENT: &str = "oarlock-client";
+/// The ranges of nodes, pods and Services.
+const RANGES: [&str; 3] = ["172.30.77.0/24", "10.244.0.0/16", "10.96.0.0/16"];
+/// Marks the machine's routes as ours.
+const PROTOCOL: &str = "201";
+
+/// The namespace of a node.
+pub(crate) fn node_namespace(number: u8) -> String {
+    format!("oarlock-node{number}")
+}
+
+/// The address of a node.
+pub(crate) fn node_ip(number: u8) -> String {
+    format!("172.30.77.{}", 10 + number)
+}
+
+fn ip(arguments: &str) -> Result<()> {
+    output("ip", &arguments.split(' ').collect::<Vec<_>>()).map(drop)
+}
+
+fn has_namespace(name: &str) -> bool {
+    std::path::Path::new("/run/netns").join(name).exists()
+}
+
+/// Makes what is missing of the fabric with this many nodes.
+pub(crate) fn up(nodes: u8) -> Result<()> {
+    for range in RANGES {
+        ip(&format!("route replace unreachable {range} metric 4000 proto {PROTOCOL}"))?;
+    }
+    if !has_namespace(FABRIC) {
+        ip(&format!("netns add {FABRIC}"))?;
+        ip(&format!("-n {FABRIC} link add oarlock-br type bridge"))?;
+        ip(&format!("-n {FABRIC} link set oarlock-br up"))?;
+    }
+    if !succeeds("ip", &["link", "show", "oarlock-host"]) {
+        ip(&format!("link add oarlock-host type veth peer name host netns {FABRIC}"))?;
+        ip(&format!("-n {FABRIC} link set host master oarlock-br up"))?;
+        ip(&format!("addr add {HOST}/24 dev oarlock-host"))?;
+        ip("link set oarlock-host up")?;
+    }
+    for number in 1..=nodes {
+        join(&node_namespace(number), &format!("node{number}"), &node_ip(number))?;
+    }
+    join(CLIENT, "client", "172.30.77.200")
+}
+
+fn join(namespace: &str, port: &str, address: &str) -> Result<()> {
+    if has_namespace(namespace) {
+        return Ok(());
+    }
+    ip(&format!("netns add {namespace}"))?;
+    ip(&format!("-n {FABRIC} link add {port} type veth peer name eth0 netns {namespace}"))?;
+    ip(&format!("-n {FABRIC} link set {port} master oarlock-br up"))?;
+    ip(&format!("-n {namespace} addr add {address}/24 dev eth0"))?;
+    ip(&format!("-n {namespace} link set eth0 up"))?;
+    ip(&format!("-n {namespace} link set lo up"))
+}
+
+/// A route of the machine to the pods of a node.
+pub(crate) fn route_pods(cidr: &str, node: &str) -> Result<()> {
+    ip(&format!("route replace {cidr} via {node} dev oarlock-host proto {PROTOCOL}"))
+}
+
+/// Removes everything, whatever is left of it.
+pub(crate) fn down() {
+    let namespaces = output("ip", &["netns", "list"]).unwrap_or_default();
+    let ours = namespaces.lines().filter_map(|l| l.split(' ').next()).filter(|n| {
+        *n == FABRIC
+            || *n == CLIENT
+            || n.strip_prefix("oarlock-node").is_some_and(|d| d.parse::<u8>().is_ok())
+    });
+    for namespace in ours {
+        let _ = ip(&format!("netns del {namespace}"));
+    }
+    let _ = ip("link del oarlock-host");
+    let _ = ip(&format!("route flush proto {PROTOCOL}"));
+    for range in RANGES {
+        let _ = ip(&format!("route del unreachable {range} metric 4000"));
+    }
+}
+
+/// A command that runs in a namespace's network (and only there: /sys stays as it is).
+pub(crate) fn command_in(namespace: &str, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{namespace}")).arg(program);
+    command
+}

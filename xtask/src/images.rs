@@ -1,0 +1,114 @@
+//! The images that a cluster without a registry needs: pause, web, toolbox. Made here, imported through Docker's API.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::docker;
+use crate::exec::{output, root, step};
+
+const VERSION: &str = "0.1.0";
+
+/// Makes and imports the images that are missing.
+pub(crate) fn ensure() -> Result<()> {
+    for name in ["pause", "web", "toolbox"] {
+        let tag = format!("oarlock/{name}:{VERSION}");
+        if docker::has_image(&tag) {
+            continue;
+        }
+        step(&format!("making the image {tag}"), || docker::load(&archive(name, &tag)?))?;
+    }
+    Ok(())
+}
+
+/// An archive as `docker save` writes it: one layer, a config, a manifest.
+fn archive(name: &str, tag: &str) -> Result<PathBuf> {
+    let folder = root().join("target/images");
+    std::fs::create_dir_all(&folder)?;
+    let layer = folder.join(format!("{name}-layer.tar"));
+    let mut tar = tar::Builder::new(std::fs::File::create(&layer)?);
+    let entrypoint: Vec<&str> = match name {
+        "toolbox" => {
+            add_busybox(&mut tar)?;
+            vec!["/bin/sleep", "1000000"]
+        }
+        _ => {
+            let binary = compile(name, &folder)?;
+            add_file(&mut tar, &binary, name, 0o755)?;
+            vec![if name == "web" { "/web" } else { "/pause" }]
+        }
+    };
+    tar.finish()?;
+    drop(tar);
+    let digest = output("sha256sum", &[&layer.display().to_string()])?;
+    let digest = digest.split(' ').next().unwrap_or_default().to_owned();
+    let config = serde_json::json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "config": {"Cmd": entrypoint, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
+        "history": [{"created_by": "cargo xtask"}],
+    });
+    let config_path = folder.join(format!("{name}-config.json"));
+    std::fs::write(&config_path, config.to_string())?;
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]);
+    let manifest_path = folder.join(format!("{name}-manifest.json"));
+    std::fs::write(&manifest_path, manifest.to_string())?;
+    let path = folder.join(format!("{name}.tar"));
+    let mut tar = tar::Builder::new(std::fs::File::create(&path)?);
+    add_file(&mut tar, &manifest_path, "manifest.json", 0o644)?;
+    add_file(&mut tar, &config_path, "config.json", 0o644)?;
+    add_file(&mut tar, &layer, "layer.tar", 0o644)?;
+    tar.finish()?;
+    Ok(path)
+}
+
+type Tar = tar::Builder<std::fs::File>;
+
+fn add_file(tar: &mut Tar, path: &Path, name: &str, mode: u32) -> Result<()> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(mode);
+    tar.append_data(&mut header, name, bytes.as_slice())?;
+    Ok(())
+}
+
+/// busybox with a link for each of its applets.
+fn add_busybox(tar: &mut Tar) -> Result<()> {
+    add_file(tar, Path::new("/bin/busybox"), "bin/busybox", 0o755)?;
+    for applet in output("/bin/busybox", &["--list"])?.lines().filter(|a| *a != "busybox") {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        tar.append_link(&mut header, format!("bin/{applet}"), "/bin/busybox")?;
+    }
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_mode(0o1777);
+    header.set_size(0);
+    tar.append_data(&mut header, "tmp/", std::io::empty())?;
+    Ok(())
+}
+
+/// A static program of one file.
+fn compile(name: &str, folder: &Path) -> Result<PathBuf> {
+    let binary = folder.join(name);
+    let source = root().join(format!("xtask/images/{name}.rs"));
+    let arguments = [
+        "--edition",
+        "2024",
+        "-O",
+        "-C",
+        "target-feature=+crt-static",
+        "-C",
+        "strip=symbols",
+        "-C",
+        "panic=abort",
+        "-o",
+        &binary.display().to_string(),
+        &source.display().to_string(),
+    ];
+    output("rustc", &arguments)?;
+    Ok(binary)
+}

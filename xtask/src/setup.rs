@@ -1,0 +1,77 @@
+//! What a fresh machine lacks, installed (Debian, as root) or listed.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::docker;
+use crate::exec::{is_root, output, root, run, step, succeeds};
+
+/// What has to be there, by a file that proves it, and the Debian package that brings it.
+const NEEDED: &[(&str, &str)] = &[
+    ("/usr/sbin/dockerd", "docker.io"),
+    ("/usr/bin/etcd", "etcd-server"),
+    ("/bin/busybox", "busybox-static"),
+    ("/sbin/ip", "iproute2"),
+    ("/usr/bin/nsenter", "util-linux"),
+    ("/usr/bin/curl", "curl"),
+];
+
+/// Makes the machine ready. Quick when it is.
+pub(crate) fn setup() -> Result<()> {
+    packages()?;
+    kubectl()?;
+    mount_bpffs()?;
+    docker::ensure()
+}
+
+fn packages() -> Result<()> {
+    let missing: Vec<&str> =
+        NEEDED.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        bail!("missing on this machine: {}\nInstall them, or run this as root on Debian.", missing.join(" "));
+    }
+    step(&format!("installing {}", missing.join(" ")), || {
+        output("apt-get", &["update"])?;
+        let mut arguments =
+            vec!["install", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold"];
+        arguments.extend(&missing);
+        output("env", &[&["DEBIAN_FRONTEND=noninteractive", "apt-get"], arguments.as_slice()].concat())
+            .map(drop)
+    })
+}
+
+/// kubectl: the one on the PATH, else Debian's, unpacked beside us (installed it would clash with others).
+fn kubectl() -> Result<()> {
+    if kubectl_path().is_some() {
+        return Ok(());
+    }
+    step("fetching kubectl (Debian's kubernetes-client)", || {
+        let tools = root().join("target/tools");
+        std::fs::create_dir_all(&tools)?;
+        let script = format!(
+            "cd {0} && apt-get download kubernetes-client >/dev/null && dpkg -x kubernetes-client_*.deb {0}/kubectl && rm -f \
+             kubernetes-client_*.deb",
+            tools.display()
+        );
+        output("sh", &["-c", &script]).map(drop)
+    })
+}
+
+/// Where kubectl is.
+pub(crate) fn kubectl_path() -> Option<String> {
+    let own = root().join("target/tools/kubectl/usr/bin/kubectl");
+    if succeeds("kubectl", &["version", "--client"]) {
+        return Some("kubectl".to_owned());
+    }
+    own.exists().then(|| own.display().to_string())
+}
+
+fn mount_bpffs() -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf"));
+    if mounted || !is_root() { Ok(()) } else { run("mount", &["-t", "bpf", "bpf", "/sys/fs/bpf"]) }
+}
