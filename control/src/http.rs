@@ -3,6 +3,7 @@
 //! In: TLS connections. Out: answers. Every request takes the same way: who asks, may they, what do they ask, then the
 //! registry. Nothing here knows a single kind but for the paths that upstream made special.
 
+mod access;
 mod body;
 mod discovery;
 mod encode;
@@ -32,11 +33,13 @@ use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
 use oarlock_daemon::metrics::SharedRegistry;
 use oarlock_daemon::pki::{Identity, peer_identity};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use access::{Attempt, authorize};
 use path::Target;
 use query::Query;
 use respond::Body;
@@ -51,8 +54,10 @@ const MAX_BODY: usize = 3 * 1024 * 1024;
 const MAX_CONNECTIONS: usize = 10_000;
 /// How long a client may take for its handshake and for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Who may do everything.
-const MASTERS: &str = "system:masters";
+/// How long the body of a request may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// How often an idle HTTP/2 peer is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// What the server needs.
 pub struct Server {
@@ -122,7 +127,7 @@ impl Server {
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250).keep_alive_interval(KEEP_ALIVE);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(connection);
         tokio::select! {
@@ -134,14 +139,15 @@ impl Server {
         }
     }
 
-    async fn answer(
+    async fn answer<B: RequestBody>(
         &self,
         identity: Option<&Identity>,
-        request: Request<Incoming>,
+        request: Request<B>,
         tasks: &Tasks,
     ) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let path = head.uri.path().to_owned();
+        // What is no UTF-8 names no object.
+        let path = percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
         let outcome = self.route(identity, &head, &path, body, tasks).await;
         let mut response = outcome.unwrap_or_else(|status| {
             if status.code >= 500 {
@@ -157,17 +163,18 @@ impl Server {
         response
     }
 
-    async fn route(
+    async fn route<B: RequestBody>(
         &self,
         identity: Option<&Identity>,
         head: &http::request::Parts,
         path: &str,
-        body: Incoming,
+        body: B,
         tasks: &Tasks,
     ) -> Result<Response<Body>, Status> {
         let target = path::parse(path);
         let query = Query::parse(head.uri.query());
-        authorize(identity, &target, &head.method, path)?;
+        let attempt = Attempt { method: &head.method, path, target: &target, query: &query };
+        authorize(self.registry.cache().catalogue(), identity, attempt)?;
         let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
         let Target::Resource(resource) = target else {
             if head.method != Method::GET && head.method != Method::HEAD {
@@ -175,13 +182,7 @@ impl Server {
             }
             return self.document(&target, &query, accept);
         };
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|e| {
-            if e.is::<http_body_util::LengthLimitError>() {
-                Status::too_large(MAX_BODY)
-            } else {
-                Status::bad_request(format!("the body of the request broke off: {e}"))
-            }
-        })?;
+        let body = read(body).await?;
         let request = resource::Request {
             registry: &self.registry,
             logs: &*self.logs,
@@ -190,7 +191,7 @@ impl Server {
             query,
             accept,
             content_type: body::content_type(&head.headers),
-            body: body.to_bytes(),
+            body,
             shutdown: tasks.token(),
         };
         request.answer().await
@@ -276,22 +277,28 @@ impl Server {
     }
 }
 
-/// Who asks must be known, but for what everybody may see; today only the cluster's masters may do anything.
-fn authorize(
-    identity: Option<&Identity>,
-    target: &Target<'_>,
-    method: &Method,
-    path: &str,
-) -> Result<(), Status> {
-    if matches!(target, Target::Health(_) | Target::Version) {
-        return Ok(());
+/// The body of a request: from a connection, or (in tests) out of memory.
+trait RequestBody:
+    hyper::body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send
+{
+}
+
+impl<B> RequestBody for B where
+    B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send
+{
+}
+
+/// A whole body, of bounded size and within a bounded time.
+async fn read(body: impl RequestBody) -> Result<Bytes, Status> {
+    match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Status::too_large(MAX_BODY)),
+        Ok(Err(error)) => Err(Status::bad_request(format!("the body of the request broke off: {error}"))),
+        Err(_) => {
+            let seconds = BODY_PATIENCE.as_secs();
+            Err(Status::bad_request(format!("the body of the request did not arrive within {seconds} s")))
+        }
     }
-    let identity = identity.ok_or_else(Status::unauthorized)?;
-    if identity.groups.iter().any(|group| group == MASTERS) {
-        return Ok(());
-    }
-    let verb = method.as_str().to_lowercase();
-    Err(Status::forbidden_path(&identity.user, &verb, path))
 }
 
 fn version() -> serde_json::Value {
@@ -307,3 +314,6 @@ fn version() -> serde_json::Value {
         "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod strategic;
 
+use json_patch::PatchOperation;
 use oarlock_api::catalogue::Kind;
 use oarlock_api::schema::Schema;
 use oarlock_api::status::Status;
@@ -11,6 +12,10 @@ use crate::registry::Sub;
 
 /// The most operations of one JSON patch, as upstream limits them.
 const MAX_OPERATIONS: usize = 10_000;
+/// The most bytes that all copies and moves of one JSON patch may carry: as many as a request may have.
+const MAX_CARRIED: usize = 3 * 1024 * 1024;
+/// The deepest object that a JSON patch may make: what is stored must be readable again (`serde_json` reads 128 levels).
+const MAX_DEPTH: usize = 120;
 
 /// A patch, parsed.
 #[derive(Debug, Clone)]
@@ -59,13 +64,7 @@ impl Patch {
     /// A patch that does not fit the object.
     pub fn apply(&self, kind: &Kind, sub: Sub, mut object: Value) -> Result<Value, Status> {
         match self {
-            Self::Json(patch) => {
-                json_patch::patch(&mut object, patch).map_err(|e| {
-                    let message =
-                        format!("the server rejected our request due to an error in our request: {e}");
-                    Status::invalid_patch(message)
-                })?;
-            }
+            Self::Json(patch) => apply_json(&mut object, patch)?,
             Self::Merge(patch) => json_patch::merge(&mut object, patch),
             Self::Strategic(patch) => {
                 let (group, version, name) = if sub == Sub::Scale {
@@ -82,13 +81,48 @@ impl Patch {
             Err(Status::bad_request("the patched object is no object"))
         }
     }
+}
 
-    /// The paths that the patch sets, as an object: for the check of unknown fields. A JSON patch has none.
-    #[must_use]
-    pub fn as_object(&self) -> Option<&Value> {
-        match self {
-            Self::Json(_) => None,
-            Self::Merge(patch) | Self::Strategic(patch) => Some(patch),
+/// Applies the operations one by one. Copies and moves can double an object each time, in size and in depth, so both are
+/// bounded, as upstream bounds them (`AccumulatedCopySizeLimit`).
+fn apply_json(object: &mut Value, patch: &json_patch::Patch) -> Result<(), Status> {
+    let rejected = |why: &dyn std::fmt::Display| {
+        Status::invalid_patch(format!(
+            "the server rejected our request due to an error in our request: {why}"
+        ))
+    };
+    let mut carried = 0;
+    for operation in &patch.0 {
+        let (path, value) = match operation {
+            PatchOperation::Copy(copy) => (copy.path.as_str(), object.pointer(copy.from.as_str())),
+            PatchOperation::Move(r#move) => (r#move.path.as_str(), object.pointer(r#move.from.as_str())),
+            PatchOperation::Add(add) => (add.path.as_str(), Some(&add.value)),
+            PatchOperation::Replace(replace) => (replace.path.as_str(), Some(&replace.value)),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => ("", None),
+        };
+        if let Some(value) = value {
+            if matches!(operation, PatchOperation::Copy(_) | PatchOperation::Move(_)) {
+                carried += value.to_string().len();
+            }
+            if carried > MAX_CARRIED {
+                return Err(rejected(&format_args!("it copies more than {MAX_CARRIED} bytes")));
+            }
+            if path.matches('/').count() + depth(value) > MAX_DEPTH {
+                return Err(rejected(&format_args!("it nests deeper than {MAX_DEPTH} levels")));
+            }
         }
+        json_patch::patch(object, std::slice::from_ref(operation)).map_err(|e| rejected(&e))?;
+    }
+    Ok(())
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

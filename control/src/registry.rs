@@ -113,11 +113,24 @@ impl Registry {
         }
     }
 
+    /// Waits until the cache was filled once: before that it would show an empty cluster.
+    ///
+    /// # Errors
+    /// The store has not been read in time.
+    pub async fn filled(&self) -> Result<(), Status> {
+        if self.cache.wait_for(Revision(1), BOUND).await {
+            Ok(())
+        } else {
+            Err(Status::unavailable("the watch cache has not been filled from the store yet; try again"))
+        }
+    }
+
     /// Waits until the cache shows a revision that a client has seen.
     ///
     /// # Errors
     /// A revision that has not happened.
     pub async fn reach(&self, revision: Revision) -> Result<(), Status> {
+        self.filled().await?;
         if self.cache.wait_for(revision, FUTURE_BOUND).await {
             return Ok(());
         }
@@ -157,6 +170,14 @@ impl Registry {
     /// `NotFound`, or the store is away.
     pub async fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Value, Status> {
         Ok(self.read(kind, namespace, name).await?.value)
+    }
+
+    /// The Scale of one object.
+    ///
+    /// # Errors
+    /// `NotFound`, a kind that has no replicas, or the store is away.
+    pub async fn scale(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Value, Status> {
+        scale::view(kind, &self.read(kind, namespace, name).await?.value)
     }
 
     /// All objects of a kind (of one namespace), as of now.
@@ -327,4 +348,4 @@ pub(crate) fn store_status(error: oarlock_store::Error) -> Status {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! Lists: how fresh, which part, which objects.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,6 +12,7 @@ use oarlock_api::selector::{FieldSelector, Selector};
 use oarlock_api::status::Status;
 use oarlock_store::Revision;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::encode::{self, Include, ListMeta};
 use super::negotiate::Form;
@@ -60,6 +62,8 @@ struct Continue {
 }
 
 const VERSION: &str = "meta.k8s.io/v1";
+/// In a token: go on with what there is by then. No object has this revision.
+const NOW: u64 = 0;
 
 impl Continue {
     fn encode(revision: u64, start: String) -> String {
@@ -87,17 +91,30 @@ pub(super) async fn list(
     let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(usize::MAX);
     let freshness = query.freshness()?;
     let (objects, meta) = match query.get("continue").map(Continue::decode).transpose()? {
-        Some(token) => exact(registry, scope, Revision(token.rv), Some(token.start), limit).await?,
+        Some(token) if token.rv == NOW => {
+            registry.catch_up().await?;
+            cached(registry, scope, Some(&token.start), limit)
+        }
+        Some(token) => {
+            let part = exact(registry, scope, Revision(token.rv), Some(token.start.clone()), limit).await;
+            match part {
+                Err(status) if status.is("Expired") => return Ok(expired(token.start)),
+                part => part?,
+            }
+        }
         None => match freshness {
             Freshness::Exact(revision) => exact(registry, scope, Revision(revision), None, limit).await?,
-            Freshness::Any => cached(registry, scope, 0),
+            Freshness::Any => {
+                registry.filled().await?;
+                cached(registry, scope, None, 0)
+            }
             Freshness::NotOlderThan(revision) => {
                 registry.reach(Revision(revision)).await?;
-                cached(registry, scope, limit)
+                cached(registry, scope, None, limit)
             }
             Freshness::Consistent => {
                 registry.catch_up().await?;
-                cached(registry, scope, limit)
+                cached(registry, scope, None, limit)
             }
         },
     };
@@ -105,13 +122,45 @@ pub(super) async fn list(
     Ok(respond::bytes(StatusCode::OK, "application/json", body))
 }
 
-fn cached(registry: &Registry, scope: &Scope, limit: usize) -> (Vec<Arc<Object>>, ListMeta) {
-    let (objects, revision) = registry.cache().list(scope.kind, scope.namespace.as_deref());
-    let mut objects: Vec<Arc<Object>> = if scope.is_everything() {
-        objects
-    } else {
-        objects.into_iter().filter(|o| scope.matches(o)).collect()
+/// The refusal of a token whose history is gone, with one that goes on in the present, as upstream has it.
+fn expired(start: String) -> Response<Body> {
+    let status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
+         the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
+         Continuing with the provided token results in an inconsistent list - objects that were created, modified, or \
+         deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    let mut body = status.to_json();
+    body["metadata"] = json!({"continue": Continue::encode(NOW, start)});
+    respond::json(StatusCode::GONE, &body)
+}
+
+/// The order of the store's keys, in which pages follow each other: in it `a-b/x` stands before `a/x`.
+fn by_key(one: &Object, other: &Object) -> Ordering {
+    let namespace = |object: &Object| -> Vec<u8> { [object.key.namespace.as_bytes(), b"/"].concat() };
+    let namespaces = match one.key.namespace == other.key.namespace {
+        true => Ordering::Equal,
+        false => namespace(one).cmp(&namespace(other)),
     };
+    namespaces.then_with(|| one.key.name.cmp(&other.key.name))
+}
+
+fn cached(
+    registry: &Registry,
+    scope: &Scope,
+    start: Option<&str>,
+    limit: usize,
+) -> (Vec<Arc<Object>>, ListMeta) {
+    let (mut objects, revision) = registry.cache().list(scope.kind, scope.namespace.as_deref());
+    if scope.kind.namespaced && scope.namespace.is_none() {
+        objects.sort_by(|one, other| by_key(one, other));
+    }
+    if let Some(start) = start {
+        objects.retain(|o| o.key.kind.key(&o.key.namespace, &o.key.name).as_str() >= start);
+    }
+    if !scope.is_everything() {
+        objects.retain(|o| scope.matches(o));
+    }
     let mut meta = ListMeta { revision: revision.0, continue_token: None, remaining: None };
     if limit > 0 && objects.len() > limit {
         let left = objects.len() - limit;

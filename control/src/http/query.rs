@@ -104,7 +104,30 @@ impl Query {
         self.get("resourceVersion").map(parse).transpose()
     }
 
+    /// Whether a watch starts with what there is: `None` leaves it to the resourceVersion. The rules of both parameters on a
+    /// watch are upstream's.
+    pub(super) fn initial_events(&self) -> Result<Option<bool>, Status> {
+        let given = self.get("sendInitialEvents").map(|_| self.flag("sendInitialEvents"));
+        let why = match (given, self.get("resourceVersionMatch")) {
+            (None, None) | (Some(_), Some("NotOlderThan")) => return Ok(given),
+            (None, Some(_)) => {
+                "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+            }
+            (Some(_), None) => {
+                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            }
+            (Some(_), Some(other)) => {
+                &format!("Unsupported value: {other:?}: supported values: \"NotOlderThan\"")
+            }
+        };
+        Err(options_error("resourceVersionMatch", why.to_owned()))
+    }
+
     pub(super) fn freshness(&self) -> Result<Freshness, Status> {
+        if self.get("sendInitialEvents").is_some() {
+            let why = "Forbidden: sendInitialEvents is forbidden for list";
+            return Err(options_error("sendInitialEvents", why.to_owned()));
+        }
         let version = self.version()?;
         let paged = self.get("continue").is_some();
         let forbidden = |why: &str| Err(options_error("resourceVersionMatch", format!("Forbidden: {why}")));
@@ -135,11 +158,12 @@ impl Query {
 /// A 422 about a parameter, as upstream words it.
 fn options_error(field: &str, message: String) -> Status {
     let kind = Kind { group: "meta.k8s.io", kind: "ListOptions", ..copy_of_core() };
-    Status::invalid(
-        &kind,
-        "",
-        vec![Cause { reason: "FieldValueInvalid".to_owned(), message, field: field.to_owned() }],
-    )
+    let reason = match message.split(':').next() {
+        Some("Forbidden") => "FieldValueForbidden",
+        Some("Unsupported value") => "FieldValueNotSupported",
+        _ => "FieldValueInvalid",
+    };
+    Status::invalid(&kind, "", vec![Cause { reason: reason.to_owned(), message, field: field.to_owned() }])
 }
 
 fn copy_of_core() -> Kind {

@@ -44,6 +44,10 @@ impl Request<'_> {
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_resource());
         }
+        if path.subresource != Some("log") {
+            // Before anything is written: an answer that cannot be given must not hide that it was.
+            self.form()?;
+        }
         match (path.name, path.subresource) {
             (None, _) => self.collection(kind).await,
             (Some(name), None) => self.object(kind, name).await,
@@ -134,9 +138,7 @@ impl Request<'_> {
             ("status", &Method::PATCH) => self.patch(kind, name, Sub::Status).await,
             ("finalize", &Method::PUT) => self.update(kind, name, Sub::Finalize).await,
             ("scale", &Method::GET) => {
-                let options = WriteOptions { dry_run: true };
-                // A change that changes nothing shows the view.
-                let view = self.registry.modify(kind, namespace, name, Sub::Scale, &options, Ok).await?;
+                let view = self.registry.scale(kind, namespace, name).await?;
                 Ok(respond::json(StatusCode::OK, &view))
             }
             ("scale", &Method::PUT) => self.update(kind, name, Sub::Scale).await,

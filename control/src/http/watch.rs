@@ -35,12 +35,8 @@ pub(super) async fn watch(
     shutdown: CancellationToken,
 ) -> Result<Response<Body>, Status> {
     let version = query.version()?;
-    let streaming_list = query.flag("sendInitialEvents");
-    let match_word = query.get("resourceVersionMatch");
-    if match_word.is_some() != query.get("sendInitialEvents").is_some() {
-        let why = "sendInitialEvents and resourceVersionMatch=NotOlderThan go together on a watch";
-        return Err(Status::bad_request(why));
-    }
+    let initial = query.initial_events()?;
+    let streaming_list = initial == Some(true);
     let mut ready = VecDeque::new();
     let mut session = Session {
         include: Include::parse(query.get("includeObject")),
@@ -53,6 +49,10 @@ pub(super) async fn watch(
         Some(version) if version > 0 && !streaming_list => {
             registry.reach(Revision(version)).await?;
             Revision(version)
+        }
+        _ if initial == Some(false) => {
+            registry.catch_up().await?;
+            registry.cache().revision()
         }
         version => {
             match version {
@@ -87,7 +87,9 @@ pub(super) async fn watch(
         session,
         watch,
         ready,
-        end: Instant::now() + Duration::from_secs(seconds),
+        // Clients may ask for more time than a clock has.
+        end: Instant::now() + Duration::from_secs(seconds.min(LONGEST.1 * 24)),
+        bookmark: Instant::now() + BOOKMARK,
         shutdown,
         ended: false,
     };
@@ -101,6 +103,8 @@ struct State {
     watch: CacheWatch,
     ready: VecDeque<Bytes>,
     end: Instant,
+    /// When the next bookmark is due: a fixed time, lest a kind on which much happens but nothing for us starves it.
+    bookmark: Instant,
     shutdown: CancellationToken,
     ended: bool,
 }
@@ -116,7 +120,8 @@ impl State {
             }
             let changes = tokio::select! {
                 changes = self.watch.next() => changes,
-                () = tokio::time::sleep(BOOKMARK), if self.session.bookmarks => {
+                () = tokio::time::sleep_until(self.bookmark), if self.session.bookmarks => {
+                    self.bookmark = Instant::now() + BOOKMARK;
                     return Some(self.session.bookmark(self.watch.seen(), false));
                 }
                 () = tokio::time::sleep_until(self.end) => {

@@ -14,13 +14,13 @@ use super::{DeleteOptions, Deleted, Ranges, Registry, Sub, WriteOptions};
 use crate::cache::Cache;
 use crate::patch::Patch;
 
-struct Fixture {
-    registry: Arc<Registry>,
-    _tasks: Tasks,
+pub(crate) struct Fixture {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) tasks: Tasks,
     _folder: tempfile::TempDir,
 }
 
-async fn fixture() -> Fixture {
+pub(crate) async fn fixture() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> =
         Arc::new(Embedded::open(&folder.path().join("s"), Retention::default()).unwrap());
@@ -33,12 +33,18 @@ async fn fixture() -> Fixture {
         kubernetes_service: "10.96.0.1".parse().unwrap(),
     };
     let registry = Registry::new(store, cache, ranges);
-    let fixture = Fixture { registry, _tasks: tasks, _folder: folder };
+    let fixture = Fixture { registry, tasks, _folder: folder };
     fixture.create(&NAMESPACES, "", json!({"metadata": {"name": "d"}})).await.unwrap();
     fixture
 }
 
 impl Fixture {
+    /// Forgets all history before now.
+    pub(crate) async fn compact(&self) {
+        let (_, now) = self.registry.store.get("/registry/none").await.unwrap();
+        self.registry.store.compact(now).await.unwrap();
+    }
+
     async fn create(&self, kind: &'static Kind, namespace: &str, object: Value) -> Result<Value, Status> {
         self.registry.create(kind, namespace, object, &WriteOptions::default()).await
     }
@@ -290,4 +296,41 @@ async fn concurrent_creators_never_share_an_address() {
     let ips: std::collections::BTreeSet<String> =
         made.iter().map(|s| s["spec"]["clusterIP"].to_string()).collect();
     assert_eq!(ips.len(), 40);
+}
+
+#[tokio::test]
+async fn a_create_never_outruns_the_end_of_its_namespace() {
+    let f = fixture().await;
+    f.registry.catch_up().await.unwrap();
+    for round in 0..20 {
+        let space = format!("s{round}");
+        f.create(&NAMESPACES, "", json!({"metadata": {"name": &space}})).await.unwrap();
+        let options = DeleteOptions::default();
+        let (ended, made) = tokio::join!(
+            f.registry.delete(&NAMESPACES, "", &space, &options),
+            f.create(&CONFIG_MAPS, &space, json!({"metadata": {"name": "c"}})),
+        );
+        let Deleted::Terminating(ending) = ended.unwrap() else { panic!("held by its finalizer") };
+        if let Ok(made) = made {
+            let revision =
+                |o: &Value| o["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+            assert!(revision(&made) < revision(&ending), "created in a namespace that ends");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_without_an_address_of_its_own_gives_it_back() {
+    let f = fixture().await;
+    let object =
+        json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "10.96.0.77", "ports": [{"port": 80}]}});
+    f.create(&SERVICES, "d", object).await.unwrap();
+    let external = json!({"spec": {"type": "ExternalName", "externalName": "example.com", "clusterIP": null, "clusterIPs": null}});
+    let changed = f.patch(&SERVICES, "s", external).await.unwrap();
+    assert!(changed["spec"].get("clusterIP").is_none(), "{changed}");
+    let other =
+        json!({"metadata": {"name": "t"}, "spec": {"clusterIP": "10.96.0.77", "ports": [{"port": 80}]}});
+    f.create(&SERVICES, "d", other.clone()).await.unwrap();
+    let again = f.create(&SERVICES, "d", other).await.unwrap_err();
+    assert_eq!(again.reason, "AlreadyExists", "the name says more than the address");
 }

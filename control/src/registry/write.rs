@@ -36,9 +36,7 @@ impl Registry {
     ) -> Result<Value, Status> {
         let now = Timestamp::now();
         let mut object = prepare::create(kind, namespace, object, now)?;
-        if kind.namespaced {
-            self.check_namespace(kind, namespace, meta::name(&object)).await?;
-        }
+        let mut home = self.home(kind, namespace, meta::name(&object), false).await?;
         defaults::apply(kind, &mut object);
         let generated = meta::name(&object).is_empty();
         for _ in 0..ATTEMPTS {
@@ -63,16 +61,18 @@ impl Registry {
                 return if present.is_some() { Err(Status::already_exists(kind, &name)) } else { Ok(wanted) };
             }
             let key = kind.key(namespace, &name);
-            match self.commit(Compare::Absent(key.clone()), &key, &wanted, &claims).await? {
+            match self.commit(Compare::Absent(key.clone()), home, &key, &wanted, &claims).await? {
                 Committed::At(revision) => {
                     set_version(&mut wanted, revision);
                     return Ok(wanted);
                 }
+                Committed::Moved => {}
                 Committed::Taken(claim) if claim.requested => return Err(claim.refusal(kind, &name)),
                 Committed::Taken(_) => {}
                 Committed::Changed if generated => {}
                 Committed::Changed => return Err(Status::already_exists(kind, &name)),
             }
+            home = self.home(kind, namespace, &name, true).await?;
         }
         Err(Status::too_many_requests("no free name or address was found in time; try again", 1))
     }
@@ -140,13 +140,13 @@ impl Registry {
             set_version(&mut next, record.modified.0);
             return Ok(Some(next));
         }
-        match self.commit(compare, &record.key, &next, &claims).await? {
+        match self.commit(compare, None, &record.key, &next, &claims).await? {
             Committed::At(revision) => {
                 set_version(&mut next, revision);
                 Ok(Some(next))
             }
             Committed::Taken(claim) if claim.requested => Err(claim.refusal(kind, meta::name(&next))),
-            Committed::Taken(_) | Committed::Changed => Ok(None),
+            Committed::Taken(_) | Committed::Moved | Committed::Changed => Ok(None),
         }
     }
 
@@ -167,6 +167,7 @@ impl Registry {
     async fn commit(
         &self,
         compare: Compare,
+        home: Option<Compare>,
         key: &str,
         object: &Value,
         claims: &Claims,
@@ -187,20 +188,40 @@ impl Registry {
                 ClaimOp::Free(claim) => ops.push(Op::Delete(claim.key())),
             }
         }
+        let object_holds = holds(&compares[0]);
+        compares.extend(home);
         match bounded(self.store.txn(compares, ops)).await? {
             Outcome::Committed(revision) => Ok(Committed::At(revision.0)),
             Outcome::Conflict(present) => {
+                if !object_holds(present.first().and_then(Option::as_ref)) {
+                    return Ok(Committed::Changed);
+                }
                 let clash = present.iter().skip(1).zip(taken).find(|(record, _)| record.is_some());
-                Ok(clash.map_or(Committed::Changed, |(_, claim)| Committed::Taken(claim.clone())))
+                Ok(clash.map_or(Committed::Moved, |(_, claim)| Committed::Taken(claim.clone())))
             }
         }
     }
 
-    async fn check_namespace(&self, kind: &Kind, namespace: &str, name: &str) -> Result<(), Status> {
-        let terminating = match self.cache.get(&NAMESPACES, "", namespace) {
-            Some(object) => meta::is_terminating(&object.value()),
+    /// The namespace of a new object, which must exist, not be ending, and not change until the object is written: an
+    /// object that is created while its namespace ends would be left over. `fresh` asks the store, not the cache.
+    async fn home(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        fresh: bool,
+    ) -> Result<Option<Compare>, Status> {
+        if !kind.namespaced {
+            return Ok(None);
+        }
+        let cached = self.cache.get(&NAMESPACES, "", namespace).filter(|_| !fresh);
+        let (revision, terminating) = match cached {
+            Some(object) => (object.revision, meta::is_terminating(&object.value())),
             // The cache may be behind: only the store knows that there is none.
-            None => meta::is_terminating(&self.read(&NAMESPACES, "", namespace).await?.value),
+            None => {
+                let present = self.read(&NAMESPACES, "", namespace).await?;
+                (present.record.modified, meta::is_terminating(&present.value))
+            }
         };
         if terminating {
             let why = format!(
@@ -210,7 +231,7 @@ impl Registry {
             let status = Status::forbidden(kind, name, &why);
             return Err(status.with_cause("NamespaceTerminating", message, "metadata.namespace"));
         }
-        Ok(())
+        Ok(Some(Compare::ModifiedAt(NAMESPACES.key("", namespace), revision)))
     }
 }
 
@@ -225,7 +246,19 @@ impl ClaimOp {
 enum Committed {
     At(u64),
     Taken(Claim),
+    /// The object is not (or no longer) as it was compared.
     Changed,
+    /// Its namespace is not.
+    Moved,
+}
+
+/// Whether the present record of a compared key is what the compare wants.
+fn holds(compare: &Compare) -> impl Fn(Option<&Record>) -> bool + use<> {
+    let wanted = match compare {
+        Compare::Absent(_) => None,
+        Compare::ModifiedAt(_, revision) => Some(*revision),
+    };
+    move |record| record.map(|r| r.modified) == wanted
 }
 
 /// The stored form: apiVersion, kind and metadata first, without the resourceVersion.
