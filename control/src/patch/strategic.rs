@@ -302,8 +302,8 @@ mod tests {
         }
 
         #[test]
-        fn an_empty_patch_changes_nothing(object in json_value()) {
-            prop_assume!(object.is_object());
+        fn an_empty_patch_changes_nothing(spec in json_value(), metadata in json_value()) {
+            let object = json!({"metadata": metadata, "spec": spec});
             let mut patched = object.clone();
             apply(Schema::builtin().kind("", "v1", "Pod"), &mut patched, &json!({})).unwrap();
             prop_assert_eq!(patched, object);

@@ -70,7 +70,7 @@ fn bad_patches_are_refused_with_upstreams_codes() {
 #[test]
 fn a_patch_cannot_make_an_object_grow_or_nest_without_bounds() {
     let doubling: Vec<Value> =
-        (0..64).map(|i| json!({"op": "copy", "from": "/data", "path": format!("/data/x{i}")})).collect();
+        (0..20).map(|i| json!({"op": "copy", "from": "/data", "path": format!("/data/x{i}")})).collect();
     let status = apply(JSON, &json!(doubling), json!({"data": {"a": "1"}})).unwrap_err();
     assert_eq!(status.code, 422);
     let deepening: Vec<Value> =
@@ -118,6 +118,11 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
+fn object() -> impl Strategy<Value = Value> {
+    prop::collection::vec(("[a-c]", value()), 0..4)
+        .prop_map(|pairs| Value::Object(pairs.into_iter().collect()))
+}
+
 /// What a merge patch leaves of itself where there was nothing: RFC 7386 on an empty target.
 fn without_nulls(value: &Value) -> Value {
     match value {
@@ -130,8 +135,7 @@ fn without_nulls(value: &Value) -> Value {
 
 proptest! {
     #[test]
-    fn a_merge_patch_is_idempotent_and_of_nothing_is_itself_without_nulls(object in value(), patch in value()) {
-        prop_assume!(object.is_object() && patch.is_object());
+    fn a_merge_patch_is_idempotent_and_of_nothing_is_itself_without_nulls(object in object(), patch in object()) {
         let patch_of = Patch::Merge(patch.clone());
         let once = patch_of.apply(&CONFIG_MAPS, Sub::Main, object.clone()).unwrap();
         prop_assert_eq!(&patch_of.apply(&CONFIG_MAPS, Sub::Main, once.clone()).unwrap(), &once);
