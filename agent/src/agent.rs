@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::RunConfig;
+use crate::dataplane::{Dataplane, DataplaneConfig};
 use crate::desired::{Desired, Topic};
 use crate::net::{Network, NodeRoute};
 use crate::node_object::{NodeFacts, NodeState};
@@ -76,6 +77,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let port = config.metrics_bind_address.port();
     let facts = NodeFacts::read(&config.node_name, config.node_ip, config.max_pods, port, &config.data_dir);
     let network = Arc::new(Network::open(tasks, &config.data_dir, uplink).await?);
+    let dataplane = open_dataplane(config)?;
     let outbox = Arc::new(Outbox::default());
     let docker = Arc::new(Docker::new(&config.docker_host, &config.node_name));
     let of_pods = pods::NodeFacts {
@@ -104,10 +106,24 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     });
     spawn_session(config, tasks, &parts, node);
     tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
+    tasks.spawn("services", Arc::clone(&parts).follow_services(dataplane, tasks.clone()));
     tasks.spawn("routes", Arc::clone(&parts).follow_nodes(tasks.clone()));
     tasks.spawn("node-status", Arc::clone(&parts).report_node(object, tasks.clone()));
     tracing::info!(node = %config.node_name, ip = %config.node_ip, "the agent is up");
     Ok(())
+}
+
+fn open_dataplane(config: &RunConfig) -> anyhow::Result<Dataplane> {
+    let IpAddr::V4(node_ip) = config.node_ip else {
+        anyhow::bail!("--node-ip must be an IPv4 address today")
+    };
+    let dataplane = DataplaneConfig {
+        node_name: config.node_name.clone(),
+        node_ip,
+        cgroup: config.cgroup(),
+        bpffs: config.bpffs.clone(),
+    };
+    Ok(Dataplane::open(dataplane)?)
 }
 
 fn spawn_session(config: &RunConfig, tasks: &Tasks, parts: &Arc<Parts>, node: watch::Receiver<Bytes>) {
@@ -155,6 +171,43 @@ impl Parts {
                         self.pods.set_dns(dns);
                     }
                 }
+                () = token.cancelled() => return,
+            }
+        }
+    }
+
+    /// Makes the kernel answer for the Services that there are. Nothing is taken away before a whole snapshot has come.
+    async fn follow_services(self: Arc<Self>, dataplane: Dataplane, tasks: Tasks) {
+        let mut changed = self.desired.subscribe(Topic::Services);
+        let token = tasks.token();
+        let mut dataplane = Some(dataplane);
+        loop {
+            let (snapshot, complete) = self.desired.snapshot();
+            if complete && let Some(mut taken) = dataplane.take() {
+                let synced = tokio::task::spawn_blocking(move || {
+                    let outcome = taken.sync(&snapshot);
+                    (taken, outcome)
+                });
+                let Ok((taken, outcome)) = synced.await else { return };
+                dataplane = Some(taken);
+                match &outcome {
+                    Ok(done) if done.written + done.removed > 0 => {
+                        tracing::debug!(
+                            written = done.written,
+                            removed = done.removed,
+                            "services written to the kernel"
+                        );
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::error!(%error, "services cannot be written to the kernel; trying again")
+                    }
+                }
+                self.health.set("dataplane", outcome.map(drop).map_err(|e| e.to_string()));
+            }
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = tokio::time::sleep(REFRESH) => {}
                 () = token.cancelled() => return,
             }
         }

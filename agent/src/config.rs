@@ -68,6 +68,9 @@ pub struct RunConfig {
     /// [default: /oarlock/<node name>].
     #[arg(long, env = "OARLOCK_CGROUP_PARENT")]
     pub cgroup_parent: Option<String>,
+    /// Where the BPF file system is mounted; programs and maps are pinned under <bpffs>/oarlock/<node name>.
+    #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
     /// The image of the container that holds each pod's namespaces.
     #[arg(long, env = "OARLOCK_PAUSE_IMAGE", default_value = "oarlock/pause:0.1.0")]
     pub pause_image: String,

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod check;
 pub mod config;
+pub mod dataplane;
 pub mod desired;
 pub mod image;
 pub mod net;

@@ -1,2 +1,24 @@
-//! stub
-fn main() {}
+//! The BPF programs of a node, one object: maps are shared by construction and the agent loads once.
+//!
+//! Licence: dual MIT/GPL, as the kernel asks of programs that use GPL-only helpers.
+
+#![no_std]
+#![no_main]
+#![allow(
+    unsafe_code,
+    missing_docs,
+    reason = "programs are called by the kernel: every entry and every map access is unsafe"
+)]
+
+mod maps;
+mod sock;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing can panic in a verified program; the linker only wants a symbol.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,2 +1,14 @@
-//! stub
-#![no_std]
+//! The shared truth of kernel and user space: map layouts, and the pure logic that programs use.
+//!
+//! no_std, tested on the host. Never here: aya-ebpf, allocation, anything that only works in the kernel.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod layout;
+pub mod maps;
+pub mod reason;
+pub mod select;
+
+/// The version of everything in [`layout`] and [`maps`]; part of the path under which maps are pinned. Bumped on any change
+/// of a byte, so that an agent never reads tables of another layout.
+pub const LAYOUT_VERSION: u32 = 1;

@@ -1,6 +1,6 @@
 //! One suite for every backend: each sentence of the trait's documentation, against the embedded store and against etcd.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests panic, as tests do")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests panic, as tests do")]
 #![expect(clippy::disallowed_methods, reason = "a test's concurrent clients are plain tasks")]
 
 #[path = "conformance/suite.rs"]

@@ -1,0 +1,227 @@
+//! Keys and values of the maps. Addresses and ports are byte arrays in network order; getters give numbers.
+//!
+//! `#[repr(C)]`, no padding (bytemuck refuses it at compile time), no enums, no bools: any bit pattern is a value.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Declares that a layout may cross the border to the kernel.
+macro_rules! crosses {
+    ($($name:ident: $size:literal),* $(,)?) => {
+        $(
+            const _: () = assert!(core::mem::size_of::<$name>() == $size);
+            #[cfg(feature = "user")]
+            #[expect(unsafe_code, reason = "bytemuck::Pod, required here, is the same promise")]
+            // SAFETY: the type is `bytemuck::Pod`: repr(C), no padding, every bit pattern is valid.
+            unsafe impl aya::Pod for $name where $name: Pod {}
+        )*
+    };
+}
+
+/// Where clients knock: an address, a port, a protocol. Written by the agent, read by every hook.
+///
+/// | byte | field |
+/// |---|---|
+/// | 0..4 | address, network order |
+/// | 4..6 | port, network order |
+/// | 6 | protocol: 6 TCP, 17 UDP |
+/// | 7 | scope: 0 everywhere |
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct FrontendKey {
+    address: [u8; 4],
+    port: [u8; 2],
+    protocol: u8,
+    scope: u8,
+}
+
+impl FrontendKey {
+    /// A frontend of an IPv4 address.
+    #[must_use]
+    pub const fn new(address: [u8; 4], port: u16, protocol: u8) -> Self {
+        Self { address, port: port.to_be_bytes(), protocol, scope: 0 }
+    }
+
+    /// The address, in network order.
+    #[must_use]
+    pub const fn address(&self) -> [u8; 4] {
+        self.address
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
+
+    /// 6 TCP, 17 UDP.
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        self.protocol
+    }
+}
+
+/// The backends of a frontend as one word that is published with one aligned store: readers see the old set or the new
+/// one, never a mixture and never a hole.
+///
+/// Bits 32..64 the first slot, 16..32 how many, 0..16 a generation that grows with each publication.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
+pub struct SlotRange(u64);
+
+impl SlotRange {
+    /// `count` slots from `base`.
+    #[must_use]
+    pub const fn new(base: u32, count: u16, generation: u16) -> Self {
+        Self(((base as u64) << 32) | ((count as u64) << 16) | generation as u64)
+    }
+
+    /// The first slot.
+    #[must_use]
+    pub const fn base(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// How many slots; none means that nobody answers and the client is refused.
+    #[must_use]
+    pub const fn count(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Grows with each publication.
+    #[must_use]
+    pub const fn generation(self) -> u16 {
+        self.0 as u16
+    }
+}
+
+/// A frontend's line in the service table: one cache line. Written by the agent, read by every hook.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
+pub struct ServiceLine {
+    /// The published backends.
+    pub slots: SlotRange,
+    reserved: [u64; 7],
+}
+
+impl ServiceLine {
+    /// A line with these backends.
+    #[must_use]
+    pub const fn new(slots: SlotRange) -> Self {
+        Self { slots, reserved: [0; 7] }
+    }
+}
+
+/// Who answers: an address and a port. Written by the agent, read by every hook.
+///
+/// Bytes 0..4 address, 4..6 port (network order), 6..8 zero, 8..12 generation (native order), 12..16 zero.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord, Pod, Zeroable)]
+pub struct Backend {
+    address: [u8; 4],
+    port: [u8; 2],
+    reserved: [u8; 2],
+    generation: u32,
+    reserved2: u32,
+}
+
+impl Backend {
+    /// A backend. The generation differs from that of whoever had its index before.
+    #[must_use]
+    pub const fn new(address: [u8; 4], port: u16, generation: u32) -> Self {
+        Self { address, port: port.to_be_bytes(), reserved: [0; 2], generation, reserved2: 0 }
+    }
+
+    /// The address, in network order.
+    #[must_use]
+    pub const fn address(&self) -> [u8; 4] {
+        self.address
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
+
+    /// Which user of its index this is.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+
+/// A socket and the backend that it talks to. Written and read by the socket hooks.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct SocketKey {
+    cookie: u64,
+    address: [u8; 4],
+    port: [u8; 2],
+    reserved: [u8; 2],
+}
+
+impl SocketKey {
+    /// A socket (by its cookie) that talks to a backend.
+    #[must_use]
+    pub const fn new(cookie: u64, address: [u8; 4], port: u16) -> Self {
+        Self { cookie, address, port: port.to_be_bytes(), reserved: [0; 2] }
+    }
+}
+
+/// The frontend that the socket's user believes to talk to.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Believed {
+    address: [u8; 4],
+    port: [u8; 2],
+    reserved: [u8; 2],
+}
+
+impl Believed {
+    /// An address and a port.
+    #[must_use]
+    pub const fn new(address: [u8; 4], port: u16) -> Self {
+        Self { address, port: port.to_be_bytes(), reserved: [0; 2] }
+    }
+
+    /// The address, in network order.
+    #[must_use]
+    pub const fn address(&self) -> [u8; 4] {
+        self.address
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
+}
+
+crosses!(FrontendKey: 8, SlotRange: 8, ServiceLine: 64, Backend: 16, SocketKey: 16, Believed: 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_slot_range_keeps_its_parts(base: u32, count: u16, generation: u16) {
+            let range = SlotRange::new(base, count, generation);
+            prop_assert_eq!((range.base(), range.count(), range.generation()), (base, count, generation));
+        }
+
+        #[test]
+        fn addresses_and_ports_are_in_network_order(address: [u8; 4], port: u16, generation: u32) {
+            let key = FrontendKey::new(address, port, 6);
+            let bytes = bytemuck::bytes_of(&key);
+            prop_assert_eq!(&bytes[..4], &address);
+            prop_assert_eq!(&bytes[4..6], &port.to_be_bytes());
+            prop_assert_eq!((key.address(), key.port(), key.protocol()), (address, port, 6));
+            let backend = Backend::new(address, port, generation);
+            prop_assert_eq!((backend.address(), backend.port(), backend.generation()), (address, port, generation));
+            let believed = Believed::new(address, port);
+            prop_assert_eq!((believed.address(), believed.port()), (address, port));
+        }
+    }
+}

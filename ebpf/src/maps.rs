@@ -1,0 +1,26 @@
+//! Every map once: its name and how much it holds. The programs declare the same; a test of the agent opens the built
+//! object and compares.
+
+/// Frontends: [`crate::layout::FrontendKey`] to an index of [`SERVICE_TABLE`]. Hash.
+pub const FRONTENDS: &str = "FRONTENDS";
+/// [`crate::layout::ServiceLine`] by index. Array.
+pub const SERVICE_TABLE: &str = "SERVICE_TABLE";
+/// Indexes of [`BACKENDS`], in blocks that service lines point to. Array.
+pub const SLOTS: &str = "SLOTS";
+/// [`crate::layout::Backend`] by index. Array.
+pub const BACKENDS: &str = "BACKENDS";
+/// Where each service's round robin stands, by index of [`SERVICE_TABLE`]. Per-CPU array of u32.
+pub const ROUND_ROBIN: &str = "ROUND_ROBIN";
+/// [`crate::layout::SocketKey`] to [`crate::layout::Believed`]. LRU hash.
+pub const SOCKETS: &str = "SOCKETS";
+/// Events by [`crate::reason::Reason`]. Per-CPU array of u64.
+pub const COUNTERS: &str = "COUNTERS";
+
+/// Frontends, and lines of the service table: 10,000 Services with three ports.
+pub const MAX_SERVICES: u32 = 32_768;
+/// Slots of all services together: twice what 10,000 Services with ten endpoints need, for copies on write.
+pub const MAX_SLOTS: u32 = 262_144;
+/// Backends of all services together.
+pub const MAX_BACKENDS: u32 = 131_072;
+/// Sockets whose believed peer is remembered.
+pub const MAX_SOCKETS: u32 = 65_536;

@@ -1,0 +1,47 @@
+//! What the programs count: a number in the kernel, a name in metrics.
+
+/// Something that happened to a connection or a datagram.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// A connection or datagram to a Service was given a backend.
+    Translated = 0,
+    /// A Service without endpoints: the client was refused.
+    NoEndpoints = 1,
+    /// A slot or line that does not exist: the tables are damaged; the client was let through untranslated.
+    BadTable = 2,
+    /// A received datagram or a peer's name was given the Service's address back.
+    Reversed = 3,
+}
+
+impl Reason {
+    /// All of them, by number.
+    pub const ALL: [Self; 4] = [Self::Translated, Self::NoEndpoints, Self::BadTable, Self::Reversed];
+
+    /// How many there are: the size of the counters' map.
+    pub const COUNT: u32 = 4;
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Translated => "translated",
+            Self::NoEndpoints => "no_endpoints",
+            Self::BadTable => "bad_table",
+            Self::Reversed => "reversed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_places_in_the_list() {
+        assert_eq!(Reason::ALL.len(), Reason::COUNT as usize);
+        for (number, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, number);
+        }
+    }
+}
