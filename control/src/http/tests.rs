@@ -3,11 +3,14 @@
 use async_trait::async_trait;
 use http_body_util::Full;
 use oarlock_api::node::LogRequest;
-use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
 use crate::registry::tests::{Fixture, fixture};
+
+mod fuzz;
+mod lists;
+mod watches;
 
 struct OneLine;
 
@@ -100,27 +103,6 @@ impl Api {
         let path = format!("/api/v1/namespaces/{namespace}/configmaps");
         let made = self.post(&path, json!({"metadata": {"name": name, "labels": labels}})).await;
         assert_eq!(made.code, 201, "{}", made.message());
-    }
-}
-
-/// The events of a watch, one by one.
-struct Lines(Body);
-
-impl Lines {
-    async fn next(&mut self) -> (String, Value) {
-        let frame = tokio::time::timeout(Duration::from_secs(10), self.0.frame()).await.unwrap();
-        let line = frame.expect("the watch goes on").unwrap().into_data().unwrap();
-        assert_eq!(line.last(), Some(&b'\n'));
-        let mut event: Value = serde_json::from_slice(&line).unwrap();
-        (event["type"].as_str().unwrap().to_owned(), event["object"].take())
-    }
-}
-
-impl Api {
-    async fn watch(&self, path: &str, accept: &str) -> Lines {
-        let response = self.open("GET", path, &[("accept", accept)], Bytes::new()).await;
-        assert_eq!(response.status(), 200, "{path}");
-        Lines(response.into_body())
     }
 }
 
@@ -293,263 +275,9 @@ async fn subresources_have_verbs_of_their_own() {
 }
 
 #[tokio::test]
-async fn pages_follow_each_other_without_gaps_whatever_namespaces_are_called() {
-    let api = api().await;
-    for namespace in ["a", "a-b", "a.b"].iter().filter(|n| !n.contains('.')) {
-        assert_eq!(api.post("/api/v1/namespaces", json!({"metadata": {"name": namespace}})).await.code, 201);
-        for name in ["x", "y"] {
-            api.map(namespace, name, json!({"in": namespace})).await;
-        }
-    }
-    let mut seen = Vec::new();
-    let (mut token, mut left) = (String::new(), Vec::new());
-    loop {
-        let list = api.get(&format!("/api/v1/configmaps?limit=1&continue={token}")).await.json();
-        let item = &list["items"][0]["metadata"];
-        seen.push(format!("{}/{}", item["namespace"].as_str().unwrap(), item["name"].as_str().unwrap()));
-        left.push(list["metadata"]["remainingItemCount"].as_u64().unwrap_or(0));
-        match list["metadata"]["continue"].as_str() {
-            Some(next) => token = next.to_owned(),
-            None => break,
-        }
-        // What is created meanwhile belongs to no page of this list.
-        api.map("a", &format!("z{}", seen.len()), json!({})).await;
-    }
-    assert_eq!(seen, ["a-b/x", "a-b/y", "a/x", "a/y"]);
-    assert_eq!(left, [3, 2, 1, 0]);
-    let selected = api.get("/api/v1/configmaps?limit=1&labelSelector=in%3Da").await.json();
-    assert_eq!(selected["items"][0]["metadata"]["name"], "x");
-    assert!(
-        selected["metadata"].get("remainingItemCount").is_none()
-            && selected["metadata"]["continue"].is_string()
-    );
-}
-
-#[tokio::test]
-async fn a_page_whose_history_is_gone_says_how_to_go_on() {
-    let api = api().await;
-    for name in ["x", "y", "z"] {
-        api.map("d", name, json!({})).await;
-    }
-    let first = api.get(&format!("{MAPS}?limit=1")).await.json();
-    api.map("d", "later", json!({})).await;
-    api.fixture.compact().await;
-    let token = first["metadata"]["continue"].as_str().unwrap();
-    let expired = api.get(&format!("{MAPS}?limit=9&continue={token}")).await;
-    assert_eq!((expired.code, expired.json()["reason"].as_str()), (410, Some("Expired")));
-    assert!(expired.message().starts_with("The provided continue parameter is too old"));
-    let fresh = expired.json()["metadata"]["continue"].as_str().unwrap().to_owned();
-    let rest = api.get(&format!("{MAPS}?limit=9&continue={fresh}")).await.json();
-    let names: Vec<&str> =
-        rest["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["y", "z"], "what comes after the first page, as of now");
-    assert_eq!(api.get(&format!("{MAPS}?continue=junk")).await.code, 400);
-}
-
-#[tokio::test]
-async fn lists_come_in_the_form_that_is_asked_for() {
-    let api = api().await;
-    api.map("d", "m", json!({})).await;
-    let table = api.send("GET", MAPS, &[("accept", TABLE)], "").await.json();
-    assert_eq!((&table["kind"], &table["rows"][0]["cells"][0]), (&json!("Table"), &json!("m")));
-    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
-    let whole =
-        api.send("GET", &format!("{MAPS}?includeObject=Object"), &[("accept", TABLE)], "").await.json();
-    assert_eq!(whole["rows"][0]["object"]["kind"], "ConfigMap");
-    let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
-    let metadata = api.send("GET", MAPS, &[("accept", partial)], "").await.json();
-    assert_eq!(
-        (&metadata["kind"], &metadata["items"][0]["metadata"]["name"]),
-        (&json!("PartialObjectMetadataList"), &json!("m"))
-    );
-    let none = api.get(&format!("{MAPS}?fieldSelector=metadata.name%3Dother")).await.json();
-    assert_eq!(none["items"], json!([]));
-    let future = api.get(&format!("{MAPS}?resourceVersion=999999")).await;
-    assert_eq!(
-        (future.code, &future.json()["details"]["causes"][0]["reason"]),
-        (504, &json!("ResourceVersionTooLarge"))
-    );
-}
-
-#[tokio::test]
-async fn a_collection_is_deleted_by_selector() {
-    let api = api().await;
-    api.map("d", "m", json!({"a": "b"})).await;
-    api.map("d", "n", json!({})).await;
-    assert_eq!(api.send("DELETE", &format!("{MAPS}?labelSelector=a%3Db"), &[], "").await.code, 200);
-    let list = api.get(MAPS).await.json();
-    assert_eq!(
-        (list["items"].as_array().unwrap().len(), &list["items"][0]["metadata"]["name"]),
-        (1, &json!("n"))
-    );
-}
-
-#[tokio::test]
-async fn a_watch_shows_what_enters_and_leaves_its_selector() {
-    let api = api().await;
-    api.map("d", "there", json!({"a": "b"})).await;
-    let mut lines = api.watch(&format!("{MAPS}?watch=1&labelSelector=a%3Db"), "application/json").await;
-    let kind_and_name =
-        |(kind, object): (String, Value)| (kind, object["metadata"]["name"].as_str().unwrap().to_owned());
-    assert_eq!(kind_and_name(lines.next().await), ("ADDED".into(), "there".into()));
-    api.map("d", "other", json!({})).await;
-    let other = format!("{MAPS}/other");
-    api.patch(&other, "merge", json!({"metadata": {"labels": {"a": "b"}}})).await;
-    assert_eq!(kind_and_name(lines.next().await), ("ADDED".into(), "other".into()));
-    api.patch(&other, "merge", json!({"data": {"x": "y"}})).await;
-    assert_eq!(kind_and_name(lines.next().await), ("MODIFIED".into(), "other".into()));
-    let left = api.patch(&other, "merge", json!({"metadata": {"labels": null}})).await.json();
-    let (kind, object) = lines.next().await;
-    assert_eq!(
-        (kind.as_str(), &object["metadata"]["resourceVersion"]),
-        ("DELETED", &left["metadata"]["resourceVersion"])
-    );
-    api.send("DELETE", &format!("{MAPS}/there"), &[], "").await;
-    assert_eq!(kind_and_name(lines.next().await), ("DELETED".into(), "there".into()));
-}
-
-#[tokio::test]
-async fn a_watch_can_begin_with_a_list_and_speak_tables() {
-    let api = api().await;
-    api.map("d", "m", json!({})).await;
-    let streaming = format!(
-        "{MAPS}?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
-    );
-    let mut lines = api.watch(&streaming, "application/json").await;
-    assert_eq!(lines.next().await.0, "ADDED");
-    let (kind, end) = lines.next().await;
-    assert_eq!(
-        (kind.as_str(), &end["metadata"]["annotations"]["k8s.io/initial-events-end"]),
-        ("BOOKMARK", &json!("true"))
-    );
-    let mut lines = api.watch(&format!("{MAPS}?watch=1"), TABLE).await;
-    let (_, first) = lines.next().await;
-    api.map("d", "n", json!({})).await;
-    let (_, second) = lines.next().await;
-    assert!(!first["columnDefinitions"].as_array().unwrap().is_empty());
-    assert_eq!((&second["columnDefinitions"], &second["rows"][0]["cells"][0]), (&json!([]), &json!("n")));
-    let now = format!("{MAPS}?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan");
-    let mut lines = api.watch(&now, "application/json").await;
-    api.map("d", "o", json!({})).await;
-    assert_eq!(lines.next().await.1["metadata"]["name"], "o");
-    let ended = api.get(&format!("{MAPS}?watch=1&timeoutSeconds=1&allowWatchBookmarks=true")).await;
-    assert!(
-        ended.body.split(|b| *b == b'\n').any(|l| l.starts_with(b"{\"type\":\"BOOKMARK\"")),
-        "a bookmark at the end"
-    );
-    for bad in [
-        "resourceVersionMatch=Exact",
-        "sendInitialEvents=true",
-        "sendInitialEvents=true&resourceVersionMatch=Exact",
-    ] {
-        assert_eq!(api.get(&format!("{MAPS}?watch=1&{bad}")).await.code, 422, "{bad}");
-    }
-    assert_eq!(api.get(&format!("{MAPS}?sendInitialEvents=true")).await.code, 422);
-}
-
-#[tokio::test]
 async fn names_in_paths_may_be_encoded() {
     let api = api().await;
     api.map("d", "m.n", json!({})).await;
     assert_eq!(api.get(&format!("{MAPS}/m%2En")).await.code, 200);
     assert_eq!(api.get(&format!("{MAPS}/%FF%FE")).await.code, 404);
-}
-
-/// Words that paths and queries are made of, and some that they are not.
-const WORDS: &[&str] = &[
-    "api",
-    "apis",
-    "v1",
-    "apps",
-    "v2",
-    "namespaces",
-    "d",
-    "none",
-    "pods",
-    "deployments",
-    "services",
-    "nodes",
-    "watch",
-    "log",
-    "status",
-    "scale",
-    "binding",
-    "finalize",
-    "openapi",
-    "v3",
-    "healthz",
-    "%2e%2e",
-    "..",
-    "%00",
-    "%ff",
-    "",
-    "p",
-    "x y",
-    "events",
-];
-const PARAMETERS: &[&str] = &[
-    "watch=true",
-    "limit=1",
-    "limit=-1",
-    "limit=x",
-    "continue=abc",
-    "continue=e30",
-    "resourceVersion=0",
-    "resourceVersion=-1",
-    "resourceVersionMatch=Exact",
-    "labelSelector=a in (b",
-    "labelSelector=a%3Db",
-    "fieldSelector=metadata.name%3Da",
-    "fieldSelector=a%3D%3D%3D",
-    "timeoutSeconds=99999999999999999999",
-    "timeoutSeconds=1",
-    "dryRun=All",
-    "dryRun=x",
-    "pretty=1",
-    "propagationPolicy=Sideways",
-    "gracePeriodSeconds=-1",
-    "fieldValidation=x",
-    "sendInitialEvents=true",
-    "includeObject=x",
-    "&&=",
-];
-
-#[test]
-fn no_request_is_answered_with_a_failure_of_the_server() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let api = runtime.block_on(api());
-    let words = prop::collection::vec(prop::sample::select(WORDS), 0..9);
-    let parameters = prop::collection::vec(prop::sample::select(PARAMETERS), 0..4);
-    let method =
-        prop::sample::select(vec!["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"]);
-    let body = prop::sample::select(vec![
-        "",
-        "{}",
-        "[]",
-        "{",
-        "null",
-        r#"{"metadata":{"name":"p"}}"#,
-        r#"{"metadata":7}"#,
-        r#"[{"op":"add","path":"/x","value":1}]"#,
-    ]);
-    let types = prop::sample::select(vec![
-        "application/json",
-        "application/yaml",
-        "application/vnd.kubernetes.protobuf",
-        "application/merge-patch+json",
-        "application/json-patch+json",
-        "application/strategic-merge-patch+json",
-        "x",
-        "",
-    ]);
-    let accept =
-        prop::sample::select(vec!["", "*/*", TABLE, "application/json;as=Table;v=v9", "text/html", ";;,,"]);
-    let config = ProptestConfig { cases: 600, ..ProptestConfig::default() };
-    proptest!(config, |(words in words, parameters in parameters, method in method, body in body, types in types, accept in accept)| {
-        let path = format!("/{}?{}", words.join("/"), parameters.join("&")).replace(' ', "+");
-        prop_assume!(path.parse::<http::Uri>().is_ok());
-        let headers = [("content-type", types), ("accept", accept)];
-        let code = runtime.block_on(api.open(method, &path, &headers, Bytes::from(body))).status().as_u16();
-        prop_assert!(code < 500, "{method} {path} {types} {body}: {code}");
-    });
 }
