@@ -21,14 +21,12 @@ use redb::{Database, DatabaseError};
 use tokio::sync::oneshot;
 
 use crate::{
-    Compare, Error, LeaseId, ListOptions, Op, Outcome, Page, Record, Result, Revision, Store, Watch,
+    Compare, Error, LeaseId, ListOptions, MAX_VALUE, Op, Outcome, Page, Record, Result, Revision, Store,
+    Watch,
 };
 use history::Shared;
 use tables::Reader;
 use writer::{Request, Writer};
-
-/// The largest value, as etcd's default request limit.
-pub(crate) const MAX_VALUE: usize = 1_572_864;
 
 /// How much history is kept without being asked to forget it.
 #[derive(Debug, Clone, Copy)]

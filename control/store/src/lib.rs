@@ -9,15 +9,20 @@
 
 mod embedded;
 mod error;
+mod etcd;
 
 pub use embedded::{Embedded, Retention};
 pub use error::{Error, Result};
+pub use etcd::{Etcd, EtcdOptions};
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+
+/// The largest value, as etcd's default request limit.
+const MAX_VALUE: usize = 1_572_864;
 
 /// A point in the history of the whole store. One write transaction, however many keys it touches, is one revision.
 /// Revisions start at 1 and only grow; 0 means "before everything".

@@ -5,6 +5,8 @@
 
 #[path = "conformance/suite.rs"]
 mod suite;
+#[path = "support/etcd.rs"]
+mod support;
 
 use std::sync::Arc;
 
@@ -17,7 +19,13 @@ fn embedded() -> (Arc<dyn Store>, tempfile::TempDir) {
     (Arc::new(store), folder)
 }
 
-macro_rules! on_embedded {
+/// A client of an empty etcd of the test's own.
+async fn etcd() -> (Arc<dyn Store>, support::Server) {
+    let server = support::Server::start().await;
+    (Arc::new(server.client().await), server)
+}
+
+macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
         mod on_embedded {
             $(
@@ -28,10 +36,19 @@ macro_rules! on_embedded {
                 }
             )*
         }
+        mod on_etcd {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    let (store, _server) = super::etcd().await;
+                    super::suite::$name(store).await;
+                }
+            )*
+        }
     };
 }
 
-on_embedded!(
+on_both!(
     an_absent_key_is_none_at_the_present_revision,
     a_created_key_reads_back_with_its_revisions,
     a_compare_that_fails_writes_nothing_and_shows_what_is_there,
