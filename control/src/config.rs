@@ -52,6 +52,15 @@ pub struct ServeConfig {
     /// The etcd servers, for --store etcd: http://127.0.0.1:2379,...
     #[arg(long, env = "OARLOCK_ETCD_ENDPOINTS", value_delimiter = ',')]
     pub etcd_endpoints: Vec<String>,
+    /// The file with the authority of etcd's certificates, for https endpoints.
+    #[arg(long, env = "OARLOCK_ETCD_CA_FILE")]
+    pub etcd_ca_file: Option<PathBuf>,
+    /// The file with our certificate for etcd.
+    #[arg(long, env = "OARLOCK_ETCD_CERT_FILE", requires = "etcd_key_file")]
+    pub etcd_cert_file: Option<PathBuf>,
+    /// The file with the key of our certificate for etcd.
+    #[arg(long, env = "OARLOCK_ETCD_KEY_FILE", requires = "etcd_cert_file")]
+    pub etcd_key_file: Option<PathBuf>,
     /// The address to listen on.
     #[arg(long, env = "OARLOCK_BIND_ADDRESS", default_value = "0.0.0.0")]
     pub bind_address: IpAddr,

@@ -13,7 +13,7 @@ use oarlock_daemon::admin::Health;
 use oarlock_daemon::files::{read_if_present, write_atomic};
 use oarlock_daemon::pki::{self, Ca, Identity};
 use oarlock_planner::Settings;
-use oarlock_store::{Embedded, Retention, Store};
+use oarlock_store::{Embedded, Etcd, EtcdOptions, Retention, Store};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -57,7 +57,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let api = bind(config, config.secure_port).await?;
     let agents = bind(config, config.agent_port).await?;
 
-    let store = open_store(config).await?;
+    let store = open_store(config, tasks).await?;
     let health = Health::default();
     let cache = Cache::new(Arc::new(Catalogue::builtin()));
     tasks.spawn("cache", Arc::clone(&cache).run(Arc::clone(&store), health.clone(), tasks.token()));
@@ -137,13 +137,33 @@ async fn bind(config: &ServeConfig, port: u16) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}: is another one running?"))
 }
 
-async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {
+async fn open_store(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<Arc<dyn Store>> {
     match config.store {
         Backend::Embedded => {
             let path = config.data_dir.join("store.redb");
             Ok(Arc::new(Embedded::open(&path, Retention::default())?))
         }
-        Backend::Etcd => anyhow::bail!("--store etcd is not built yet: use --store embedded"),
+        Backend::Etcd => {
+            anyhow::ensure!(
+                !config.etcd_endpoints.is_empty(),
+                "--store etcd needs --etcd-endpoints URL[,URL..]"
+            );
+            let options = EtcdOptions {
+                endpoints: config.etcd_endpoints.clone(),
+                ca: config.etcd_ca_file.clone(),
+                cert: config.etcd_cert_file.clone(),
+                key: config.etcd_key_file.clone(),
+            };
+            let etcd = Arc::new(Etcd::connect(options).await?);
+            let (compacted, token) = (Arc::clone(&etcd), tasks.token());
+            tasks.spawn("store/compact", async move {
+                tokio::select! {
+                    () = compacted.compact_regularly(Retention::default().age) => {}
+                    () = token.cancelled() => {}
+                }
+            });
+            Ok(etcd)
+        }
     }
 }
 
