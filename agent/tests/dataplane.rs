@@ -1,0 +1,178 @@
+//! The dataplane on the real kernel: needs root, a BPF file system, cgroup v2 and a built BPF object.
+//!
+//! Service addresses are taken from 127.0.0.0/8, so that a packet that was not translated never leaves the machine.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests panic, as tests do")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use oarlock_agent::dataplane::{Dataplane, DataplaneConfig};
+use oarlock_agent::desired::Snapshot;
+use serde_json::json;
+
+/// A cgroup and a folder of pins of its own; both are removed at the end.
+struct Node {
+    config: DataplaneConfig,
+    cgroup: PathBuf,
+}
+
+impl Node {
+    fn new(name: &str) -> Self {
+        let node_name = format!("test-{name}-{}", std::process::id());
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let root =
+            mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>()).find(|f| f.get(2) == Some(&"cgroup2"));
+        let root =
+            root.expect("a cgroup v2 hierarchy: `cargo xtask setup` says what is missing")[1].to_owned();
+        let cgroup = Path::new(&root).join("oarlock").join(&node_name);
+        let config = DataplaneConfig {
+            node_ip: Ipv4Addr::new(127, 30, 77, 11),
+            cgroup: format!("/oarlock/{node_name}"),
+            bpffs: "/sys/fs/bpf".into(),
+            node_name,
+        };
+        Self { config, cgroup }
+    }
+
+    fn open(&self) -> Dataplane {
+        Dataplane::open(self.config.clone()).expect("needs root and `cargo xtask build`")
+    }
+
+    /// Runs a shell command inside the node's cgroup; what it printed, and whether it succeeded.
+    fn run(&self, command: &str) -> (String, bool) {
+        let script = format!("echo $$ > {}/cgroup.procs && {command}", self.cgroup.display());
+        let output = Command::new("busybox").args(["sh", "-c", &script]).output().unwrap();
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (text.trim().to_owned(), output.status.success())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.config.bpffs.join("oarlock").join(&self.config.node_name));
+        let _ = std::fs::remove_dir(&self.cgroup);
+    }
+}
+
+/// A server that answers every connection with its name.
+fn server(name: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut line = String::new();
+            let _ = BufReader::new(&stream).read_line(&mut line);
+            let _ = (&stream).write_all(format!("{name}\n").as_bytes());
+        }
+    });
+    port
+}
+
+const VIP: &str = "127.96.0.10";
+
+/// A Service at [`VIP`]:80 with a NodePort, and one slice per backend port (each is its own named target).
+fn snapshot(protocol: &str, ports: &[u16]) -> Snapshot {
+    let service = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {
+        "clusterIP": VIP, "ports": [{"name": "p", "port": 80, "nodePort": 30080, "protocol": protocol}]}});
+    let mut snapshot = Snapshot::default();
+    let key = |name: String| ("d".to_owned(), name);
+    snapshot.services.insert(key("web".into()), Arc::new(serde_json::from_value(service).unwrap()));
+    for port in ports {
+        let slice = json!({"metadata": {"labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+            "ports": [{"name": "p", "port": port, "protocol": protocol}],
+            "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}]});
+        snapshot
+            .endpoint_slices
+            .insert(key(format!("web-{port}")), Arc::new(serde_json::from_value(slice).unwrap()));
+    }
+    snapshot
+}
+
+const ASK: &str = "echo hello | nc -w 3";
+
+#[test]
+fn connections_to_a_service_reach_all_backends_in_turn() {
+    let node = Node::new("turn");
+    let mut dataplane = node.open();
+    let (a, b) = (server("a"), server("b"));
+    let changed = dataplane.sync(&snapshot("TCP", &[a, b])).unwrap();
+    assert_eq!((changed.written, changed.frontends), (3, 3));
+    // Round robin is per CPU: the client is kept on one.
+    let (answers, _) = node.run(
+        &format!("for i in 1 2 3 4 5 6; do taskset 1 busybox {ASK} {VIP} 80 | cat; done")
+            .replace("busybox echo", "echo"),
+    );
+    let count = |name: &str| answers.lines().filter(|l| *l == name).count();
+    assert_eq!((count("a"), count("b")), (3, 3), "{answers}");
+    let again = dataplane.sync(&snapshot("TCP", &[a, b])).unwrap();
+    assert_eq!((again.written, again.removed), (0, 0), "the same again writes nothing");
+}
+
+#[test]
+fn node_ports_answer_on_the_nodes_address_and_on_loopback() {
+    let node = Node::new("nodeport");
+    let mut dataplane = node.open();
+    dataplane.sync(&snapshot("TCP", &[server("a")])).unwrap();
+    for address in ["127.30.77.11", "127.0.0.1"] {
+        assert_eq!(node.run(&format!("{ASK} {address} 30080")).0, "a", "{address}");
+    }
+}
+
+#[test]
+fn a_service_without_endpoints_refuses_at_once() {
+    let node = Node::new("refuse");
+    let mut dataplane = node.open();
+    dataplane.sync(&snapshot("TCP", &[])).unwrap();
+    let start = std::time::Instant::now();
+    let (text, success) = node.run(&format!("{ASK} {VIP} 80"));
+    assert!(!success && text.contains("refused"), "{text}");
+    assert!(start.elapsed().as_secs() < 2, "refused, not dropped");
+    let refused =
+        dataplane.counters().unwrap().into_iter().find(|(name, _)| *name == "no_endpoints").unwrap();
+    assert_eq!(refused.1, 1);
+}
+
+#[test]
+fn traffic_flows_without_an_agent_and_the_next_one_goes_on() {
+    let node = Node::new("pinned");
+    let (a, b) = (server("a"), server("b"));
+    let mut first = node.open();
+    first.sync(&snapshot("TCP", &[a])).unwrap();
+    drop(first);
+    assert_eq!(node.run(&format!("{ASK} {VIP} 80")).0, "a", "no agent is there");
+    let mut second = node.open();
+    assert_eq!(node.run(&format!("{ASK} {VIP} 80")).0, "a", "before the first snapshot");
+    let same = second.sync(&snapshot("TCP", &[a])).unwrap();
+    assert_eq!((same.written, same.removed, same.frontends), (0, 0, 3), "what was pinned is known");
+    second.sync(&snapshot("TCP", &[b])).unwrap();
+    assert_eq!(node.run(&format!("{ASK} {VIP} 80")).0, "b");
+    let gone = second.sync(&Snapshot::default()).unwrap();
+    assert_eq!((gone.removed, gone.frontends), (3, 0));
+    assert!(!node.run(&format!("{ASK} {VIP} 80")).1, "the address is nobody's again");
+}
+
+#[test]
+fn datagrams_go_to_a_backend_and_answers_come_from_the_service() {
+    let node = Node::new("udp");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    });
+    let mut dataplane = node.open();
+    dataplane.sync(&snapshot("UDP", &[port])).unwrap();
+    // An unconnected socket: sendto and recvfrom, which shows the answer's source.
+    let script = format!(
+        "python3 -c \"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3); \
+         s.sendto(b'ping', ('{VIP}', 80)); d, a = s.recvfrom(64); print(d.decode(), a[0], a[1])\""
+    );
+    assert_eq!(node.run(&script).0, format!("ping {VIP} 80"));
+}
