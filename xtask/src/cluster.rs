@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::exec::{self, is_root, output, state, step};
-use crate::{docker, fabric, images, setup};
+use crate::{bpf, docker, fabric, images, setup};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The cgroup of all nodes.
@@ -42,8 +42,9 @@ pub(crate) struct NodeOptions {
     command: Vec<String>,
 }
 
-/// Builds the daemons.
+/// Builds the BPF programs and the daemons that embed them.
 pub(crate) fn build() -> Result<()> {
+    bpf::build()?;
     step("building oarlock-control and oarlock-agent", || {
         exec::cargo(&["build", "--quiet", "--release", "-p", "oarlock-control", "-p", "oarlock-agent"])
     })
@@ -315,6 +316,12 @@ pub(crate) fn status() -> Result<()> {
 pub(crate) fn node(options: &NodeOptions) -> Result<()> {
     let Some((program, arguments)) = options.command.split_first() else { bail!("give a command after --") };
     let namespace = fabric::node_namespace(options.number);
+    // In the node's cgroup its socket programs answer for Services, as they do for its pods.
+    let cgroup = output("sh", &["-c", "awk '$3==\"cgroup2\"{print $2; exit}' /proc/self/mounts"])?;
+    let procs =
+        Path::new(cgroup.trim()).join(CGROUP).join(format!("node{}", options.number)).join("cgroup.procs");
+    std::fs::write(&procs, std::process::id().to_string())
+        .with_context(|| format!("cannot enter {}: is the cluster up?", procs.display()))?;
     let status = fabric::command_in(&namespace, program)
         .args(arguments)
         .status()

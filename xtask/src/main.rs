@@ -9,6 +9,7 @@
     reason = "it waits for processes, reads CI and CARGO_TARGET_DIR, and has no runtime"
 )]
 
+mod bpf;
 mod cluster;
 mod docker;
 mod exec;
@@ -33,7 +34,7 @@ struct Cli {
 enum Command {
     /// Install and start what is missing on this machine (Debian, as root); elsewhere list it.
     Setup,
-    /// Build the daemons.
+    /// Build the BPF programs, then the daemons.
     Build,
     /// Bring up a cluster on this machine: a control plane and nodes in network namespaces. Twice is harmless.
     Up(cluster::UpOptions),

@@ -15,6 +15,13 @@ const NEEDED: &[(&str, &str)] = &[
     ("/sbin/ip", "iproute2"),
     ("/usr/bin/nsenter", "util-linux"),
     ("/usr/bin/curl", "curl"),
+    ("/usr/bin/python3", "python3-minimal"),
+    ("/usr/lib/rustlib/bpfel-unknown-none", "libstd-rust-web-dev-bpf"),
+    ("/usr/bin/rustc", "rustc-web"),
+    ("/usr/lib/llvm-22/bin/llvm-config", "llvm-22-dev"),
+    ("/usr/lib/llvm-22/lib/libPolly.a", "libpolly-22-dev"),
+    ("/usr/include/zlib.h", "zlib1g-dev"),
+    ("/usr/include/zstd.h", "libzstd-dev"),
 ];
 
 /// Makes the machine ready. Quick when it is.

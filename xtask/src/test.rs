@@ -3,11 +3,12 @@
 use anyhow::Result;
 
 use crate::exec::{cargo, step};
-use crate::{setup, tidy};
+use crate::{bpf, setup, tidy};
 
 /// Runs them all.
 pub(crate) fn test() -> Result<()> {
     setup::setup()?;
+    bpf::build()?;
     step("tidy", tidy::tidy)?;
     step("fmt", || cargo(&["fmt", "--all", "--check"]))?;
     step("clippy", || cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
