@@ -6,6 +6,7 @@
 #[path = "conformance/suite.rs"]
 mod suite;
 #[path = "support/etcd.rs"]
+#[expect(dead_code, reason = "only the crash tests kill it")]
 mod support;
 
 use std::sync::Arc;

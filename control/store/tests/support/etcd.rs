@@ -36,6 +36,18 @@ impl Server {
         Etcd::connect(EtcdOptions { endpoints, ..EtcdOptions::default() }).await.unwrap()
     }
 
+    /// SIGKILL, at once.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again on the same folder and ports.
+    pub(crate) async fn restart(&mut self) {
+        self.process = run(&self.folder, self.ports);
+        assert!(self.answers().await, "etcd starts again on what it has");
+    }
+
     async fn answers(&mut self) -> bool {
         let client = self.client().await;
         for _ in 0..200 {
