@@ -11,7 +11,6 @@
     clippy::disallowed_methods,
     reason = "a child is told by its environment; concurrent clients are plain tasks"
 )]
-#![expect(clippy::print_stdout, reason = "the child acknowledges on its standard output")]
 
 #[path = "support/etcd.rs"]
 mod support;
