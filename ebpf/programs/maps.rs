@@ -51,6 +51,18 @@ pub fn backend(slot: u32) -> Option<&'static Backend> {
     BACKENDS.get(*SLOTS.get(slot)?)
 }
 
+/// The index of the backend in a slot.
+#[inline(always)]
+pub fn backend_index(slot: u32) -> Option<u32> {
+    SLOTS.get(slot).copied()
+}
+
+/// The backend at an index.
+#[inline(always)]
+pub fn backend_at(index: u32) -> Option<&'static Backend> {
+    BACKENDS.get(index)
+}
+
 /// The next turn of a service's round robin on this CPU.
 #[inline(always)]
 pub fn next_turn(service: u32) -> u32 {

@@ -16,6 +16,15 @@ pub const SOCKETS: &str = "SOCKETS";
 /// Events by [`crate::reason::Reason`]. Per-CPU array of u64.
 pub const COUNTERS: &str = "COUNTERS";
 
+/// [`crate::flow::Settings`] at index 0. Array.
+pub const SETTINGS: &str = "SETTINGS";
+/// IPv4 address to [`crate::flow::LOCAL_POD`] or [`crate::flow::NODE`]. Hash.
+pub const ADDRESSES: &str = "ADDRESSES";
+/// [`crate::flow::Flow`] to [`crate::flow::Translation`], TCP. LRU hash.
+pub const FLOWS_TCP: &str = "FLOWS_TCP";
+/// The same for other protocols. LRU hash.
+pub const FLOWS_OTHER: &str = "FLOWS_OTHER";
+
 /// Frontends, and lines of the service table: 10,000 Services with three ports.
 pub const MAX_SERVICES: u32 = 32_768;
 /// Slots of all services together: twice what 10,000 Services with ten endpoints need, for copies on write.
@@ -24,3 +33,7 @@ pub const MAX_SLOTS: u32 = 262_144;
 pub const MAX_BACKENDS: u32 = 131_072;
 /// Sockets whose believed peer is remembered.
 pub const MAX_SOCKETS: u32 = 65_536;
+/// Pods of this node and nodes of the cluster.
+pub const MAX_ADDRESSES: u32 = 65_536;
+/// Entries of each table of flows; a connection is two.
+pub const MAX_FLOWS: u32 = 131_072;

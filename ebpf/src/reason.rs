@@ -12,14 +12,28 @@ pub enum Reason {
     BadTable = 2,
     /// A received datagram or a peer's name was given the Service's address back.
     Reversed = 3,
+    /// A flow out of the cluster was given the node's address.
+    Masqueraded = 4,
+    /// No port was free for a new translated flow; it was not translated.
+    NoPort = 5,
+    /// A packet could not be rewritten, or had no hop left; it was dropped.
+    BadPacket = 6,
 }
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 4] = [Self::Translated, Self::NoEndpoints, Self::BadTable, Self::Reversed];
+    pub const ALL: [Self; 7] = [
+        Self::Translated,
+        Self::NoEndpoints,
+        Self::BadTable,
+        Self::Reversed,
+        Self::Masqueraded,
+        Self::NoPort,
+        Self::BadPacket,
+    ];
 
     /// How many there are: the size of the counters' map.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 7;
 
     /// The name in metrics.
     #[must_use]
@@ -29,6 +43,9 @@ impl Reason {
             Self::NoEndpoints => "no_endpoints",
             Self::BadTable => "bad_table",
             Self::Reversed => "reversed",
+            Self::Masqueraded => "masqueraded",
+            Self::NoPort => "no_port",
+            Self::BadPacket => "bad_packet",
         }
     }
 }

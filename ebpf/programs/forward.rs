@@ -1,0 +1,179 @@
+//! tc hooks: NodePorts and ClusterIPs for clients that passed no socket hook, and masquerading of what leaves the cluster.
+//!
+//! `uplink_ingress` translates to a backend: a local one keeps the client's address, a remote one sees the node's.
+//! `pod_egress` gives replies of local backends their Service's address back. `uplink_egress` masquerades.
+//! What is no flow of ours goes on untouched: nothing is dropped here, so that the stack can refuse properly.
+
+use aya_ebpf::bindings::{BPF_NOEXIST, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_redirect_neigh};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use oarlock_ebpf::flow::{
+    ACK, CLOSING, FIN, Flow, LOCAL_POD, NO_BACKEND, PROBES, RST, SYN, TCP, Translation, candidate, pair,
+};
+use oarlock_ebpf::layout::FrontendKey;
+use oarlock_ebpf::reason::Reason;
+use oarlock_ebpf::select;
+
+use crate::packet::{self, Packet};
+use crate::{maps, nat};
+
+/// On to the next program, then to the stack.
+const GO_ON: i32 = TC_ACT_UNSPEC;
+
+#[classifier]
+pub fn uplink_ingress(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::read(&ctx) else { return GO_ON };
+    if let Some(entry) = present(&packet) {
+        return translate(&ctx, &packet, &entry);
+    }
+    match new_service_flow(&ctx, &packet) {
+        Some(entry) => translate(&ctx, &packet, &entry),
+        None => GO_ON,
+    }
+}
+
+#[classifier]
+pub fn pod_egress(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::read(&ctx) else { return GO_ON };
+    match present(&packet) {
+        Some(entry) if entry.backend == NO_BACKEND => translate(&ctx, &packet, &entry),
+        _ => GO_ON,
+    }
+}
+
+#[classifier]
+pub fn uplink_egress(ctx: TcContext) -> i32 {
+    let Some(packet) = packet::read(&ctx) else { return GO_ON };
+    let Some(settings) = nat::settings() else { return GO_ON };
+    if nat::kind_of(packet.flow.source) != LOCAL_POD
+        || settings.in_cluster(packet.flow.destination)
+        || nat::kind_of(packet.flow.destination) != 0
+    {
+        return GO_ON;
+    }
+    if let Some(entry) = present(&packet) {
+        return translate(&ctx, &packet, &entry);
+    }
+    match claim(&packet.flow, packet.flow, settings.node, (0, 0), (NO_BACKEND, 0)) {
+        Some(entry) => {
+            maps::count(Reason::Masqueraded);
+            translate(&ctx, &packet, &entry)
+        }
+        // With a pod's address it could not be answered anyway.
+        None => TC_ACT_SHOT,
+    }
+}
+
+/// The entry of the packet's flow, its clock advanced. A new flow on an old entry counts only while the backend is the same.
+#[inline(always)]
+fn present(packet: &Packet) -> Option<Translation> {
+    let entry = nat::entry(&packet.flow)?;
+    // SAFETY: the element lives in the map; it may be given to another flow while we look, in which case the clock of
+    // that flow is advanced: harmless.
+    let found = unsafe { *entry };
+    let fresh = packet.flow.protocol != TCP || packet.flags & (SYN | ACK) == SYN;
+    if fresh && found.backend != NO_BACKEND && !nat::is_current(found.backend, found.generation) {
+        return None;
+    }
+    let mut seen = now() | (found.seen & CLOSING);
+    if packet.flags & (FIN | RST) != 0 {
+        seen |= CLOSING;
+    } else if packet.flags & (SYN | ACK) == SYN {
+        seen &= !CLOSING;
+    }
+    if seen != found.seen {
+        // SAFETY: as above; one aligned word.
+        unsafe { (*entry).seen = seen };
+    }
+    Some(found)
+}
+
+/// The backend of a new connection or of a datagram to a frontend.
+#[inline(always)]
+fn new_service_flow(ctx: &TcContext, packet: &Packet) -> Option<Translation> {
+    let flow = &packet.flow;
+    if flow.protocol == TCP && packet.flags & (SYN | ACK) != SYN {
+        return None;
+    }
+    let settings = nat::settings()?;
+    if flow.destination != settings.node && settings.external_cluster_ip == 0 {
+        return None;
+    }
+    let service = maps::service(&FrontendKey::new(flow.destination, flow.destination_port(), flow.protocol))?;
+    let range = maps::slots(service)?;
+    let Some(slot) = select::round_robin(range, maps::next_turn(service)) else {
+        // The stack has no socket there and says so with RST or ICMP.
+        maps::count(Reason::NoEndpoints);
+        return None;
+    };
+    let index = maps::backend_index(slot)?;
+    let backend = maps::backend(slot)?;
+    let chosen = (index, backend.generation());
+    let leaves = flow.to(backend.address(), backend.port());
+    let uplink = packet::link(ctx);
+    maps::count(Reason::Translated);
+    if nat::kind_of(backend.address()) == LOCAL_POD {
+        if let Some(entry) = insert(*flow, leaves, (0, uplink), chosen) {
+            return Some(entry);
+        }
+        // The same client port already talks to this backend by another frontend: tell them apart by the node's ports.
+        return claim(flow, leaves, settings.node, (0, uplink), chosen);
+    }
+    claim(flow, leaves, settings.node, (uplink, uplink), chosen)
+}
+
+/// Gives the flow a source of the node's, under a port that no other flow to the same peer has.
+#[inline(always)]
+fn claim(
+    flow: &Flow,
+    leaves: Flow,
+    node: [u8; 4],
+    links: (u32, u32),
+    backend: (u32, u32),
+) -> Option<Translation> {
+    // SAFETY: the helper has no conditions.
+    let beginning = unsafe { bpf_get_prandom_u32() };
+    for probe in 0..PROBES {
+        let tried = insert(*flow, leaves.from(node, candidate(beginning, probe)), links, backend);
+        if tried.is_some() {
+            return tried;
+        }
+    }
+    maps::count(Reason::NoPort);
+    None
+}
+
+/// Inserts both entries; the reply's first, which claims it.
+#[inline(always)]
+fn insert(flow: Flow, leaves: Flow, links: (u32, u32), backend: (u32, u32)) -> Option<Translation> {
+    let [(key, there), (reply, back)] = pair(flow, leaves, links, backend, now());
+    nat::insert(&reply, &back, u64::from(BPF_NOEXIST)).ok()?;
+    nat::insert(&key, &there, 0).ok()?;
+    Some(there)
+}
+
+#[inline(always)]
+fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
+    if packet::write(ctx, packet, &entry.to).is_err() {
+        maps::count(Reason::BadPacket);
+        return TC_ACT_SHOT;
+    }
+    if entry.link == 0 {
+        return GO_ON;
+    }
+    if !packet::hop(ctx, packet) {
+        maps::count(Reason::BadPacket);
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: no parameters: the helper routes by the packet's destination and asks for the neighbour.
+    unsafe { bpf_redirect_neigh(entry.link, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Seconds since boot.
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: the helper has no conditions.
+    let nanoseconds = unsafe { bpf_ktime_get_boot_ns() };
+    (nanoseconds / 1_000_000_000) as u32 & !CLOSING
+}

@@ -1,0 +1,52 @@
+//! Maps of the packet path, and typed look-ups over them. Programs never name a static.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap};
+use oarlock_ebpf::flow::{Flow, Settings, TCP, Translation};
+use oarlock_ebpf::maps::{MAX_ADDRESSES, MAX_FLOWS};
+
+use crate::maps;
+
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+#[map]
+static ADDRESSES: HashMap<[u8; 4], u32> = HashMap::with_max_entries(MAX_ADDRESSES, 0);
+#[map]
+static FLOWS_TCP: LruHashMap<Flow, Translation> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+#[map]
+static FLOWS_OTHER: LruHashMap<Flow, Translation> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+
+/// What the node is; nothing before the agent has said so.
+#[inline(always)]
+pub fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// Whose address it is: 0 nobody's that we know.
+#[inline(always)]
+pub fn kind_of(address: [u8; 4]) -> u32 {
+    // SAFETY: the value is copied at once.
+    unsafe { ADDRESSES.get(address).copied().unwrap_or(0) }
+}
+
+/// The entry of a flow. Two tables, so that datagrams cannot push connections out.
+#[inline(always)]
+pub fn entry(flow: &Flow) -> Option<*mut Translation> {
+    if flow.protocol == TCP { FLOWS_TCP.get_ptr_mut(flow) } else { FLOWS_OTHER.get_ptr_mut(flow) }
+}
+
+/// Writes an entry.
+#[inline(always)]
+pub fn insert(flow: &Flow, translation: &Translation, flags: u64) -> Result<(), i32> {
+    if flow.protocol == TCP {
+        FLOWS_TCP.insert(flow, translation, flags)
+    } else {
+        FLOWS_OTHER.insert(flow, translation, flags)
+    }
+}
+
+/// Whether an index still holds the backend that it held when it was chosen.
+#[inline(always)]
+pub fn is_current(index: u32, generation: u32) -> bool {
+    maps::backend_at(index).is_some_and(|backend| backend.generation() == generation)
+}

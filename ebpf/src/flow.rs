@@ -1,0 +1,241 @@
+//! Flows of packets and their translations. Pure.
+//!
+//! Each translated connection is two entries of the table: the packet as it comes to the packet as it leaves, and the same
+//! for its replies. Whoever inserts the second one first has claimed the source port that the replies are told by.
+
+use bytemuck::{Pod, Zeroable};
+
+/// TCP's number in the IP header.
+pub const TCP: u8 = 6;
+/// UDP's number in the IP header.
+pub const UDP: u8 = 17;
+/// TCP flags (RFC 9293 3.1).
+pub const FIN: u8 = 1;
+/// The first segment of a connection.
+pub const SYN: u8 = 2;
+/// The connection is torn down.
+pub const RST: u8 = 4;
+/// Acknowledges.
+pub const ACK: u8 = 16;
+
+/// The first port that replies to translated packets come to. Below Linux's own ephemeral range (32768 to 60999) and the
+/// NodePorts (30000 to 32767), so that no socket of the node is mistaken for a translated flow.
+pub const FIRST_PORT: u16 = 1024;
+/// How many ports there are for translated packets, per peer.
+pub const PORTS: u16 = 30_000 - FIRST_PORT;
+/// How many ports are tried before a new flow is refused.
+pub const PROBES: u32 = 16;
+
+/// Who sends to whom.
+///
+/// | byte | field |
+/// |---|---|
+/// | 0..4, 4..8 | source and destination, network order |
+/// | 8..10, 10..12 | their ports, network order |
+/// | 12 | protocol |
+/// | 13..16 | zero |
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct Flow {
+    /// Source address, network order.
+    pub source: [u8; 4],
+    /// Destination address, network order.
+    pub destination: [u8; 4],
+    source_port: [u8; 2],
+    destination_port: [u8; 2],
+    /// 6 TCP, 17 UDP.
+    pub protocol: u8,
+    reserved: [u8; 3],
+}
+
+impl Flow {
+    /// A flow from one address and port to another.
+    #[must_use]
+    pub const fn new(source: ([u8; 4], u16), destination: ([u8; 4], u16), protocol: u8) -> Self {
+        Self {
+            source: source.0,
+            destination: destination.0,
+            source_port: source.1.to_be_bytes(),
+            destination_port: destination.1.to_be_bytes(),
+            protocol,
+            reserved: [0; 3],
+        }
+    }
+
+    /// The port of the sender.
+    #[must_use]
+    pub const fn source_port(&self) -> u16 {
+        u16::from_be_bytes(self.source_port)
+    }
+
+    /// The port of the receiver.
+    #[must_use]
+    pub const fn destination_port(&self) -> u16 {
+        u16::from_be_bytes(self.destination_port)
+    }
+
+    /// What answers look like.
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self::new(
+            (self.destination, self.destination_port()),
+            (self.source, self.source_port()),
+            self.protocol,
+        )
+    }
+
+    /// The same sender to another receiver.
+    #[must_use]
+    pub const fn to(&self, destination: [u8; 4], port: u16) -> Self {
+        Self::new((self.source, self.source_port()), (destination, port), self.protocol)
+    }
+
+    /// Another sender to the same receiver.
+    #[must_use]
+    pub const fn from(&self, source: [u8; 4], port: u16) -> Self {
+        Self::new((source, port), (self.destination, self.destination_port()), self.protocol)
+    }
+}
+
+/// How packets of a flow leave, and what is known of the connection.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Translation {
+    /// The packet as it leaves.
+    pub to: Flow,
+    /// The link by which it leaves; 0 leaves that to the routes.
+    pub link: u32,
+    /// The backend's index, or [`NO_BACKEND`].
+    pub backend: u32,
+    /// The backend's generation when it was chosen.
+    pub generation: u32,
+    /// When a packet was seen last, in seconds since boot. The top bit says that the connection is closing.
+    pub seen: u32,
+}
+
+/// No backend: a masqueraded flow or a reply.
+pub const NO_BACKEND: u32 = u32::MAX;
+/// In [`Translation::seen`]: a FIN or RST was seen.
+pub const CLOSING: u32 = 1 << 31;
+
+/// The two entries of a connection: (key, value) of its packets, then of the replies.
+#[must_use]
+pub const fn pair(
+    original: Flow,
+    leaves: Flow,
+    links: (u32, u32),
+    backend: (u32, u32),
+    now: u32,
+) -> [(Flow, Translation); 2] {
+    let there = Translation { to: leaves, link: links.0, backend: backend.0, generation: backend.1, seen: now };
+    let back = Translation { to: original.reversed(), link: links.1, backend: NO_BACKEND, generation: 0, seen: now };
+    [(original, there), (leaves.reversed(), back)]
+}
+
+/// The port to try at one probe, from a random beginning.
+#[must_use]
+pub const fn candidate(beginning: u32, probe: u32) -> u16 {
+    FIRST_PORT + (beginning.wrapping_add(probe.wrapping_mul(7919)) % PORTS as u32) as u16
+}
+
+/// Whether an entry that was last seen like this is over (user space collects; the kernel only ever evicts the oldest).
+#[must_use]
+pub const fn is_over(protocol: u8, seen: u32, now: u32) -> bool {
+    let idle = now.saturating_sub(seen & !CLOSING);
+    let patience = if seen & CLOSING != 0 {
+        30
+    } else if protocol == TCP {
+        // RFC 5382 asks of NATs for no less than 2 h 4 min.
+        6 * 3600
+    } else {
+        180
+    };
+    idle > patience
+}
+
+/// What a node's programs need to know of it. Written by the agent.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
+pub struct Settings {
+    /// The node's address, network order.
+    pub node: [u8; 4],
+    /// The pods' range of the whole cluster, network order.
+    pub cluster: [u8; 4],
+    /// The mask of that range, network order.
+    pub mask: [u8; 4],
+    /// Not 0: ClusterIPs are answered for clients from outside.
+    pub external_cluster_ip: u32,
+}
+
+impl Settings {
+    /// Whether an address is of a pod of the cluster.
+    #[must_use]
+    pub const fn in_cluster(&self, address: [u8; 4]) -> bool {
+        let (address, cluster) = (u32::from_ne_bytes(address), u32::from_ne_bytes(self.cluster));
+        let mask = u32::from_ne_bytes(self.mask);
+        mask != 0 && address & mask == cluster & mask
+    }
+}
+
+/// In the table of addresses: a pod of this node.
+pub const LOCAL_POD: u32 = 1;
+/// In the table of addresses: a node of the cluster.
+pub const NODE: u32 = 2;
+
+const _: () = assert!(core::mem::size_of::<Flow>() == 16);
+const _: () = assert!(core::mem::size_of::<Translation>() == 32);
+const _: () = assert!(core::mem::size_of::<Settings>() == 16);
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "bytemuck::Pod, which they are, is the same promise")]
+mod crosses {
+    // SAFETY: repr(C), no padding, every bit pattern is valid: bytemuck proves it.
+    unsafe impl aya::Pod for super::Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Translation {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Settings {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn replies_come_back_as_answers_to_what_was_asked() {
+        let asked = Flow::new(([172, 30, 77, 200], 40_000), ([172, 30, 77, 11], 30_080), TCP);
+        let leaves = asked.to([10, 244, 1, 5], 80).from([172, 30, 77, 11], 2000);
+        let [(key, there), (reply, back)] = pair(asked, leaves, (2, 2), (7, 1), 5);
+        assert_eq!((key, there.to), (asked, leaves));
+        assert_eq!(reply, Flow::new(([10, 244, 1, 5], 80), ([172, 30, 77, 11], 2000), TCP));
+        assert_eq!(back.to, Flow::new(([172, 30, 77, 11], 30_080), ([172, 30, 77, 200], 40_000), TCP));
+    }
+
+    #[test]
+    fn entries_end_after_their_patience() {
+        assert!(!is_over(UDP, 100, 280) && is_over(UDP, 100, 281));
+        assert!(!is_over(TCP, 100, 281) && is_over(TCP, 100 | CLOSING, 131));
+        assert!(!is_over(UDP, 100, 50), "a clock that was read before is no age");
+    }
+
+    #[test]
+    fn the_cluster_is_its_range() {
+        let settings = Settings { cluster: [10, 244, 0, 0], mask: [255, 255, 0, 0], ..Settings::default() };
+        assert!(settings.in_cluster([10, 244, 9, 1]) && !settings.in_cluster([10, 245, 9, 1]));
+        assert!(!Settings::default().in_cluster([10, 244, 9, 1]), "nothing is known yet");
+    }
+
+    proptest! {
+        #[test]
+        fn ports_never_touch_those_of_sockets_and_services(beginning: u32, probe in 0..PROBES) {
+            prop_assert!((1024..30_000).contains(&candidate(beginning, probe)));
+        }
+
+        #[test]
+        fn a_flow_reversed_twice_is_itself(a: [u8; 4], b: [u8; 4], p: u16, q: u16) {
+            let flow = Flow::new((a, p), (b, q), UDP);
+            prop_assert_eq!(flow.reversed().reversed(), flow);
+        }
+    }
+}
