@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::RunConfig;
-use crate::dataplane::{Dataplane, DataplaneConfig};
+use crate::dataplane::{Changed, Dataplane, DataplaneConfig};
 use crate::desired::{Desired, Topic};
 use crate::net::{Network, NodeRoute};
 use crate::node_object::{NodeFacts, NodeState};
@@ -122,6 +122,8 @@ fn open_dataplane(config: &RunConfig) -> anyhow::Result<Dataplane> {
         node_ip,
         cgroup: config.cgroup(),
         bpffs: config.bpffs.clone(),
+        uplinks: config.uplinks.clone(),
+        accept_external_cluster_ip: config.accept_external_cluster_ip,
     };
     Ok(Dataplane::open(dataplane)?)
 }
@@ -179,14 +181,23 @@ impl Parts {
     /// Makes the kernel answer for the Services that there are. Nothing is taken away before a whole snapshot has come.
     async fn follow_services(self: Arc<Self>, dataplane: Dataplane, tasks: Tasks) {
         let mut changed = self.desired.subscribe(Topic::Services);
+        let mut plugged = self.network.subscribe();
         let token = tasks.token();
         let mut dataplane = Some(dataplane);
         loop {
             let (snapshot, complete) = self.desired.snapshot();
-            if complete && let Some(mut taken) = dataplane.take() {
+            let pods = self.network.pods().await.into_iter().map(|(_, net)| (net.ip, net.interface)).collect();
+            let cluster_cidr =
+                self.cluster.borrow().as_ref().and_then(|welcome| welcome.cluster_cidr.parse().ok());
+            if let Some(mut taken) = dataplane.take() {
                 let synced = tokio::task::spawn_blocking(move || {
-                    let outcome = taken.sync(&snapshot);
-                    (taken, outcome)
+                    if let Some(cidr) = cluster_cidr {
+                        taken.set_cluster_cidr(cidr);
+                    }
+                    let plugged = taken.set_pods(&pods);
+                    taken.collect(monotonic_seconds());
+                    let outcome = if complete { taken.sync(&snapshot) } else { Ok(Changed::default()) };
+                    (taken, outcome.and_then(|changed| plugged.map(|()| changed)))
                 });
                 let Ok((taken, outcome)) = synced.await else { return };
                 dataplane = Some(taken);
@@ -207,6 +218,7 @@ impl Parts {
             }
             tokio::select! {
                 _ = changed.changed() => {}
+                _ = plugged.changed() => {}
                 () = tokio::time::sleep(REFRESH) => {}
                 () = token.cancelled() => return,
             }
@@ -287,6 +299,13 @@ impl Parts {
             }
         }
     }
+}
+
+/// Seconds since boot, as the programs count them.
+fn monotonic_seconds() -> u32 {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    // Not readable: zero, at which nothing is ever old.
+    uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
 }
 
 fn internal_ip(node: &Node) -> Option<IpAddr> {

@@ -71,6 +71,9 @@ pub struct RunConfig {
     /// Where the BPF file system is mounted; programs and maps are pinned under <bpffs>/oarlock/<node name>.
     #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
+    /// Answer ClusterIPs for clients from outside the cluster that route them to this node.
+    #[arg(long, env = "OARLOCK_ACCEPT_EXTERNAL_CLUSTER_IP")]
+    pub accept_external_cluster_ip: bool,
     /// The image of the container that holds each pod's namespaces.
     #[arg(long, env = "OARLOCK_PAUSE_IMAGE", default_value = "oarlock/pause:0.1.0")]
     pub pause_image: String,

@@ -3,15 +3,21 @@
 //!
 //! Programs and maps are pinned: traffic flows while the agent is dead, and a new agent goes on where the last one was.
 
+mod attach;
 mod blocks;
 mod compile;
 mod load;
 mod sync;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use ipnet::Ipv4Net;
+use oarlock_ebpf::flow::Settings;
+
 use crate::desired::Snapshot;
+use attach::Links;
 use sync::Tables;
 
 pub use compile::Frontends;
@@ -27,6 +33,10 @@ pub struct DataplaneConfig {
     pub cgroup: String,
     /// Where the BPF file system is mounted.
     pub bpffs: PathBuf,
+    /// The links that carry traffic of other nodes and clients.
+    pub uplinks: Vec<String>,
+    /// Whether ClusterIPs are answered for clients from outside.
+    pub accept_external_cluster_ip: bool,
 }
 
 /// Why the dataplane cannot do its work. Each names the map, hook or path, and the remedy.
@@ -82,6 +92,8 @@ pub struct Changed {
 pub struct Dataplane {
     config: DataplaneConfig,
     tables: Tables,
+    links: Links,
+    cluster_cidr: Option<Ipv4Net>,
 }
 
 impl Dataplane {
@@ -90,8 +102,8 @@ impl Dataplane {
     /// # Errors
     /// What the host lacks, in words for its administrator.
     pub fn open(config: DataplaneConfig) -> Result<Self, DataplaneError> {
-        let tables = load::load(&config)?;
-        Ok(Self { tables: Tables::adopt(tables)?, config })
+        let (tables, links) = load::load(&config)?;
+        Ok(Self { tables: Tables::adopt(tables)?, links, config, cluster_cidr: None })
     }
 
     /// Makes the kernel's tables answer for exactly the Services of the snapshot. Idempotent.
@@ -99,7 +111,34 @@ impl Dataplane {
     /// # Errors
     /// A full table or a refusal of the kernel; what was written before stands and is consistent.
     pub fn sync(&mut self, snapshot: &Snapshot) -> Result<Changed, DataplaneError> {
-        self.tables.sync(&compile::compile(snapshot, self.config.node_ip))
+        let changed = self.tables.sync(&compile::compile(snapshot, self.config.node_ip))?;
+        self.links.set_nodes(&compile::nodes(snapshot))?;
+        let cluster = self.cluster_cidr;
+        self.links.set(Settings {
+            node: self.config.node_ip.octets(),
+            cluster: cluster.map(|c| c.network().octets()).unwrap_or_default(),
+            mask: cluster.map(|c| c.netmask().octets()).unwrap_or_default(),
+            external_cluster_ip: u32::from(self.config.accept_external_cluster_ip),
+        })?;
+        Ok(changed)
+    }
+
+    /// The range of all pods: what goes elsewhere is masqueraded. Takes effect with the next [`Self::sync`].
+    pub fn set_cluster_cidr(&mut self, cluster_cidr: Ipv4Net) {
+        self.cluster_cidr = Some(cluster_cidr);
+    }
+
+    /// The pods of this node: address and name of the link's end on the node. Idempotent; those left out are forgotten.
+    ///
+    /// # Errors
+    /// A link that is gone, or a refusal of the kernel; the others are tried again with the next call.
+    pub fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, String>) -> Result<(), DataplaneError> {
+        self.links.set_pods(pods)
+    }
+
+    /// Forgets translated flows that are over; `now` in seconds since boot. Returns (left, forgotten).
+    pub fn collect(&mut self, now: u32) -> (usize, usize) {
+        self.links.collect(now)
     }
 
     /// Events counted by the programs since they were first loaded: (reason, count).

@@ -1,6 +1,6 @@
 //! From Services and EndpointSlices to frontends and their backends. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use oarlock_api::k8s::api::core::v1::{Service, ServicePort};
@@ -32,6 +32,12 @@ pub(super) fn compile(snapshot: &Snapshot, node_ip: Ipv4Addr) -> Frontends {
         add_service(&mut frontends, service, slices, node_ip);
     }
     frontends
+}
+
+/// The addresses of all nodes.
+pub(super) fn nodes(snapshot: &Snapshot) -> BTreeSet<Ipv4Addr> {
+    let addresses = snapshot.nodes.values().filter_map(|node| node.status.as_ref()?.addresses.as_ref()).flatten();
+    addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
 }
 
 fn add_service(frontends: &mut Frontends, service: &Service, slices: &[&EndpointSlice], node_ip: Ipv4Addr) {

@@ -11,11 +11,12 @@ use aya::{Ebpf, EbpfLoader};
 use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine};
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
+use super::attach::{LinkMaps, Links};
 use super::{DataplaneConfig, DataplaneError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
 const PROGRAMS: [&str; 4] = ["sock_connect4", "sock_sendmsg4", "sock_recvmsg4", "sock_getpeername4"];
-const MAPS: [&str; 7] = [
+const MAPS: [&str; 11] = [
     maps::FRONTENDS,
     maps::SERVICE_TABLE,
     maps::SLOTS,
@@ -23,6 +24,10 @@ const MAPS: [&str; 7] = [
     maps::ROUND_ROBIN,
     maps::SOCKETS,
     maps::COUNTERS,
+    maps::SETTINGS,
+    maps::ADDRESSES,
+    maps::FLOWS_TCP,
+    maps::FLOWS_OTHER,
 ];
 
 /// Handles of the maps that the agent writes or reads.
@@ -35,7 +40,7 @@ pub(super) struct Handles {
 }
 
 /// Loads everything, adopting pinned maps, and attaches to the node's cgroup.
-pub(super) fn load(config: &DataplaneConfig) -> Result<Handles, DataplaneError> {
+pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), DataplaneError> {
     if OBJECT.is_empty() {
         return Err(DataplaneError::NoObject);
     }
@@ -54,7 +59,14 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<Handles, DataplaneError> 
     for name in PROGRAMS {
         attach(&mut ebpf, name, &cgroup, &pins)?;
     }
-    handles(&mut ebpf)
+    let handles = handles(&mut ebpf)?;
+    let of_links = LinkMaps {
+        settings: handle(&mut ebpf, maps::SETTINGS)?,
+        addresses: handle(&mut ebpf, maps::ADDRESSES)?,
+        tcp: handle(&mut ebpf, maps::FLOWS_TCP)?,
+        other: handle(&mut ebpf, maps::FLOWS_OTHER)?,
+    };
+    Ok((handles, Links::open(ebpf, of_links, pins, &config.uplinks)?))
 }
 
 fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File, pins: &Path) -> Result<(), DataplaneError> {
@@ -118,7 +130,7 @@ where
 }
 
 /// An error with its causes: aya's own texts leave them to the caller.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::routes::{self, NodeRoute};
 use super::state::{PodNet, State};
@@ -31,6 +31,7 @@ pub struct Network {
     handle: Handle,
     uplink_mtu: u32,
     inner: Mutex<Inner>,
+    plugged: watch::Sender<u64>,
 }
 
 struct Inner {
@@ -62,6 +63,7 @@ impl Network {
             handle,
             uplink_mtu,
             inner: Mutex::new(Inner { state, pod_cidr: None }),
+            plugged: watch::Sender::new(0),
         })
     }
 
@@ -91,6 +93,12 @@ impl Network {
         let inner = self.inner.lock().await;
         let result = |net: &PodNet| PodNetResult { ip: net.ip, interface: net.interface.clone() };
         inner.state.given.pods.iter().map(|(uid, net)| (uid.clone(), result(net))).collect()
+    }
+
+    /// A bell that rings after a pod was given a network or has lost it.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.plugged.subscribe()
     }
 
     async fn claim(&self, uid: &str) -> Result<PodNet, NetError> {
@@ -147,6 +155,7 @@ impl PodNetwork for Network {
     async fn add(&self, pod: &PodNetRequest) -> Result<PodNetResult, NetError> {
         let net = self.claim(&pod.uid).await?;
         self.plug(&net, pod.pid).await?;
+        self.plugged.send_modify(|count| *count = count.wrapping_add(1));
         tracing::debug!(pod = %pod.name, namespace = %pod.namespace, ip = %net.ip, "pod network added");
         Ok(PodNetResult { ip: net.ip, interface: net.interface })
     }
@@ -156,6 +165,7 @@ impl PodNetwork for Network {
         let Some(net) = inner.state.given.pods.get(uid).cloned() else { return Ok(()) };
         self.unplug(&net.interface).await?;
         inner.state.given.pods.remove(uid);
+        self.plugged.send_modify(|count| *count = count.wrapping_add(1));
         inner.state.save()
     }
 }
