@@ -186,7 +186,8 @@ impl Parts {
         let mut dataplane = Some(dataplane);
         loop {
             let (snapshot, complete) = self.desired.snapshot();
-            let pods = self.network.pods().await.into_iter().map(|(_, net)| (net.ip, net.interface)).collect();
+            let pods =
+                self.network.pods().await.into_iter().map(|(_, net)| (net.ip, net.interface)).collect();
             let cluster_cidr =
                 self.cluster.borrow().as_ref().and_then(|welcome| welcome.cluster_cidr.parse().ok());
             if let Some(mut taken) = dataplane.take() {

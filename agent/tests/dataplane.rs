@@ -34,6 +34,8 @@ impl Node {
             cgroup: format!("/oarlock/{node_name}"),
             bpffs: "/sys/fs/bpf".into(),
             node_name,
+            uplinks: Vec::new(),
+            accept_external_cluster_ip: false,
         };
         Self { config, cgroup }
     }

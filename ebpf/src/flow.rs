@@ -127,8 +127,10 @@ pub const fn pair(
     backend: (u32, u32),
     now: u32,
 ) -> [(Flow, Translation); 2] {
-    let there = Translation { to: leaves, link: links.0, backend: backend.0, generation: backend.1, seen: now };
-    let back = Translation { to: original.reversed(), link: links.1, backend: NO_BACKEND, generation: 0, seen: now };
+    let there =
+        Translation { to: leaves, link: links.0, backend: backend.0, generation: backend.1, seen: now };
+    let back =
+        Translation { to: original.reversed(), link: links.1, backend: NO_BACKEND, generation: 0, seen: now };
     [(original, there), (leaves.reversed(), back)]
 }
 

@@ -36,7 +36,8 @@ pub(super) fn compile(snapshot: &Snapshot, node_ip: Ipv4Addr) -> Frontends {
 
 /// The addresses of all nodes.
 pub(super) fn nodes(snapshot: &Snapshot) -> BTreeSet<Ipv4Addr> {
-    let addresses = snapshot.nodes.values().filter_map(|node| node.status.as_ref()?.addresses.as_ref()).flatten();
+    let addresses =
+        snapshot.nodes.values().filter_map(|node| node.status.as_ref()?.addresses.as_ref()).flatten();
     addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
 }
 
