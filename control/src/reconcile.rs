@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::PODS;
+use oarlock_api::catalogue::NODES;
 use oarlock_planner::{CONTROLLERS, Change as Wanted, Key, Settings, World};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -186,9 +186,7 @@ impl Driver {
             }
             tracing::debug!(controller = controller.name, key = ?item.key, changes = plan.changes.len(), "planned");
             for change in &plan.changes {
-                if let Wanted::Bind { namespace, name, node, .. } = change {
-                    self.world.assume(&(namespace.clone(), name.clone()), node);
-                }
+                self.assume(change);
             }
             self.running += 1;
             self.queue.start(&item);
@@ -202,15 +200,30 @@ impl Driver {
         }
     }
 
+    /// Counts what is given away as given: other keys are planned before the store has answered.
+    fn assume(&mut self, change: &Wanted) {
+        match change {
+            Wanted::Bind { namespace, name, node, .. } => {
+                self.world.assume(&(namespace.clone(), name.clone()), node);
+            }
+            Wanted::Patch { kind, name, patch, .. } if **kind == NODES => {
+                if let Some(range) = patch["spec"]["podCIDR"].as_str() {
+                    self.world.assume_pod_cidr(name, range);
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn finish(&mut self, done: Done) {
         self.running -= 1;
-        for key in &done.outcome.unbound {
+        for (kind, key) in &done.outcome.undone {
             let cache = self.cache();
-            match cache.get(&PODS, &key.0, &key.1) {
-                Some(pod) => self.world.put(&PODS, &key.0, &key.1, &pod.value(), pod.revision.0),
-                None => self.world.delete(&PODS, &key.0, &key.1, 0),
+            match cache.get(kind, &key.0, &key.1) {
+                Some(object) => self.world.put(kind, &key.0, &key.1, &object.value(), object.revision.0),
+                None => self.world.delete(kind, &key.0, &key.1, 0),
             }
-            self.touch(&PODS, key);
+            self.touch(kind, key);
         }
         if let Some(status) = &done.outcome.failure {
             let controller = CONTROLLERS[done.item.controller].name;

@@ -53,7 +53,24 @@ impl Cluster {
                 "conditions": [{"type": "Ready", "status": "True"}]});
             cluster.create(&NODES, json!({"metadata": {"name": name}, "status": status})).await;
         }
+        cluster.nodes_take_pods().await;
         cluster
+    }
+
+    /// Waits until both nodes have their range of addresses and no taint: before, all pods may go to one of them.
+    async fn nodes_take_pods(&self) {
+        for _ in 0..400 {
+            let nodes = self.list(&NODES).await;
+            let ready = |node: &&Value| {
+                node["spec"]["podCIDR"].is_string()
+                    && node["spec"]["taints"].as_array().is_none_or(Vec::is_empty)
+            };
+            if nodes.iter().filter(ready).count() == 2 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("no node takes pods: {:#?}", self.list(&NODES).await);
     }
 
     async fn create(&self, kind: &'static Kind, object: Value) {

@@ -149,6 +149,13 @@ impl World {
         }
     }
 
+    /// Counts a range of pod addresses as a node's before the store says so.
+    pub fn assume_pod_cidr(&mut self, node: &str, range: &str) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.pod_cidr = Some(range.into());
+        }
+    }
+
     /// One pod.
     #[must_use]
     pub fn pod(&self, key: &Key) -> Option<&PodView> {

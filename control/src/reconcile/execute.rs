@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use futures_util::StreamExt as _;
-use oarlock_api::catalogue::{ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, PODS, SERVICES};
+use oarlock_api::catalogue::{ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, SERVICES};
 use oarlock_api::meta;
 use oarlock_api::status::Status;
 use oarlock_planner::{Change, Key, Part};
@@ -23,8 +23,8 @@ pub(super) struct Outcome {
     pub(super) revision: u64,
     /// The first failure that is worth another try.
     pub(super) failure: Option<Status>,
-    /// Pods that could not be bound.
-    pub(super) unbound: Vec<Key>,
+    /// What the world assumes though it could not be written: pods to bind, nodes to give a range.
+    pub(super) undone: Vec<(&'static Kind, Key)>,
 }
 
 /// Carries out changes that do not depend on each other.
@@ -32,18 +32,21 @@ pub(super) async fn execute(registry: &Registry, events: &Events, changes: Vec<C
     let mut outcome = Outcome::default();
     let mut results = futures_util::stream::iter(changes)
         .map(|change| async move {
-            let unbound = match &change {
-                Change::Bind { namespace, name, .. } => Some((namespace.clone(), name.clone())),
+            let assumed = match &change {
+                Change::Bind { namespace, name, .. } => Some((&PODS, (namespace.clone(), name.clone()))),
+                Change::Patch { kind, name, .. } if **kind == NODES => {
+                    Some((&NODES, (String::new(), name.clone())))
+                }
                 _ => None,
             };
-            (one(registry, events, change).await, unbound)
+            (one(registry, events, change).await, assumed)
         })
         .buffer_unordered(PARALLEL);
-    while let Some((result, binding)) = results.next().await {
+    while let Some((result, assumed)) = results.next().await {
         match result {
             Ok(revision) => outcome.revision = outcome.revision.max(revision),
             Err(status) => {
-                outcome.unbound.extend(binding);
+                outcome.undone.extend(assumed);
                 outcome.failure.get_or_insert(status);
             }
         }

@@ -1,103 +1,28 @@
-//! Addresses and ports of Services: picked at random among the free ones, claimed in the transaction that writes the
-//! Service, freed in the one that ends it. A claim is a key of its own, so that no two replicas can give away the same.
+//! Addresses and ports of Services, picked at random among the free ones. [`super::claims`] makes them theirs alone.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use oarlock_api::catalogue::{Kind, SERVICES};
+use oarlock_api::catalogue::SERVICES;
 use oarlock_api::meta;
-use oarlock_api::status::{Cause, Status};
+use oarlock_api::status::Status;
 use serde_json::{Value, json};
 
 use super::Registry;
-use super::write::{ClaimOp, Claims};
-
-/// Something that only one Service may have.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Claim {
-    what: What,
-    /// The user asked for just this one: another will not do.
-    pub(super) requested: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
-    Ip(Ipv4Addr),
-    /// Port, protocol, index in `spec.ports`.
-    NodePort(u16, String, usize),
-}
-
-impl Claim {
-    pub(super) fn key(&self) -> String {
-        match &self.what {
-            What::Ip(ip) => format!("/registry/claims/serviceips/{ip}"),
-            What::NodePort(port, protocol, _) => format!("/registry/claims/nodeports/{port}/{protocol}"),
-        }
-    }
-
-    /// What the user is told when it is taken.
-    pub(super) fn refusal(&self, kind: &Kind, name: &str) -> Status {
-        let (field, message) = match &self.what {
-            What::Ip(ip) => (
-                "spec.clusterIPs".to_owned(),
-                format!(
-                    "Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP is already allocated"
-                ),
-            ),
-            What::NodePort(port, _, index) => (
-                format!("spec.ports[{index}].nodePort"),
-                format!("Invalid value: {port}: provided port is already allocated"),
-            ),
-        };
-        Status::invalid(kind, name, vec![Cause { reason: "FieldValueInvalid".to_owned(), message, field }])
-    }
-}
+use super::claims::What;
 
 impl Registry {
-    /// Completes a Service with what it needs, and says what has to be claimed and freed. Other kinds need nothing.
-    pub(super) fn allocate(
+    /// Completes a Service with what it needs; returns the keys of the claims that were picked, not asked for.
+    pub(super) fn complete_service(
         &self,
-        kind: &Kind,
         old: Option<&Value>,
         new: &mut Value,
-    ) -> Result<Claims, Status> {
-        if *kind != SERVICES {
-            return Ok(Vec::new());
-        }
-        let before: BTreeSet<String> =
-            old.map(|old| self.claims_of(kind, old)).into_iter().flatten().map(|claim| claim.key()).collect();
+    ) -> Result<BTreeSet<String>, Status> {
         release_ports(old, new);
         let mut picked = BTreeSet::new();
         self.pick_ip(old, new, &mut picked)?;
         self.pick_ports(old, new, &mut picked)?;
-        let after = self.claims_of(kind, new);
-        let mut ops: Claims = after
-            .iter()
-            .filter(|claim| !before.contains(&claim.key()))
-            .map(|claim| {
-                let requested = !picked.contains(&claim.key());
-                ClaimOp::Take(Claim { requested, ..claim.clone() })
-            })
-            .collect();
-        let kept: BTreeSet<String> = after.iter().map(Claim::key).collect();
-        let old_claims = old.map(|old| self.claims_of(kind, old)).unwrap_or_default();
-        ops.extend(old_claims.into_iter().filter(|claim| !kept.contains(&claim.key())).map(ClaimOp::Free));
-        Ok(ops)
-    }
-
-    /// What an object holds.
-    pub(super) fn claims_of(&self, kind: &Kind, object: &Value) -> Vec<Claim> {
-        if *kind != SERVICES {
-            return Vec::new();
-        }
-        let ip = cluster_ip(object).and_then(|ip| ip.parse().ok()).map(What::Ip);
-        let ports = ports(object).iter().enumerate().filter_map(|(index, port)| {
-            let number = u16::try_from(port["nodePort"].as_u64()?).ok().filter(|n| *n != 0)?;
-            Some(What::NodePort(number, port["protocol"].as_str().unwrap_or("TCP").to_owned(), index))
-        });
-        let claims: BTreeSet<Claim> =
-            ip.into_iter().chain(ports).map(|what| Claim { what, requested: true }).collect();
-        claims.into_iter().collect()
+        Ok(picked)
     }
 
     fn pick_ip(
@@ -115,7 +40,7 @@ impl Registry {
                 Some(ip) => ip,
                 None => {
                     let ip = self.free_ip()?;
-                    picked.insert(Claim { what: What::Ip(ip), requested: false }.key());
+                    picked.insert(What::ServiceIp(ip).key());
                     ip.to_string()
                 }
             };
@@ -154,7 +79,7 @@ impl Registry {
             let number = self.free_port(&used)?;
             used.insert(number);
             let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
-            picked.insert(Claim { what: What::NodePort(number, protocol, 0), requested: false }.key());
+            picked.insert(What::NodePort(number, protocol, 0).key());
             port["nodePort"] = json!(number);
         }
         Ok(())
@@ -225,10 +150,10 @@ fn service_type(service: &Value) -> &str {
     service["spec"]["type"].as_str().unwrap_or("ClusterIP")
 }
 
-fn cluster_ip(service: &Value) -> Option<&str> {
+pub(super) fn cluster_ip(service: &Value) -> Option<&str> {
     service["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty())
 }
 
-fn ports(service: &Value) -> &[Value] {
+pub(super) fn ports(service: &Value) -> &[Value] {
     service["spec"]["ports"].as_array().map_or(&[], Vec::as_slice)
 }

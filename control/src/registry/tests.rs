@@ -147,6 +147,25 @@ async fn status_and_spec_are_written_apart() {
 }
 
 #[tokio::test]
+async fn a_range_of_pod_addresses_is_one_nodes_until_it_goes() {
+    let f = fixture().await;
+    let node = |name: &str| json!({"metadata": {"name": name}, "spec": {"podCIDR": "10.244.7.0/24"}});
+    f.create(&NODES, "", node("a")).await.unwrap();
+    let taken = f.create(&NODES, "", node("b")).await.unwrap_err();
+    assert!(
+        taken.message.contains("spec.podCIDR: Invalid value: \"10.244.7.0/24\": another node"),
+        "{taken}"
+    );
+    f.create(&NODES, "", json!({"metadata": {"name": "b"}})).await.unwrap();
+    let patch = Patch::Merge(json!({"spec": {"podCIDR": "10.244.7.0/24"}}));
+    let late =
+        f.registry.patch(&NODES, "", "b", Sub::Main, &patch, &WriteOptions::default()).await.unwrap_err();
+    assert!(late.is("Invalid"), "{late}");
+    f.registry.delete(&NODES, "", "a", &DeleteOptions::default()).await.unwrap();
+    f.registry.patch(&NODES, "", "b", Sub::Main, &patch, &WriteOptions::default()).await.unwrap();
+}
+
+#[tokio::test]
 async fn services_get_addresses_that_nobody_else_has() {
     let f = fixture().await;
     let one = f.create(&SERVICES, "d", node_port("a", Some(30001))).await.unwrap();

@@ -9,7 +9,7 @@ use oarlock_api::{defaults, meta, validate};
 use oarlock_store::{Compare, Op, Outcome, Record};
 use serde_json::{Value, json};
 
-use super::services::Claim;
+use super::claims::{Claim, claims_of};
 use super::{ATTEMPTS, Present, Registry, Sub, WriteOptions, bounded, prepare, scale, set_version};
 
 /// Keys that a write takes and frees beside its object.
@@ -158,7 +158,7 @@ impl Registry {
         key: &str,
         object: &Value,
     ) -> Result<bool, Status> {
-        let freed = self.claims_of(kind, object).into_iter().map(|claim| Op::Delete(claim.key()));
+        let freed = claims_of(kind, object).into_iter().map(|claim| Op::Delete(claim.key()));
         let ops = std::iter::once(Op::Delete(key.to_owned())).chain(freed).collect();
         let outcome = bounded(self.store.txn(vec![compare], ops)).await?;
         Ok(matches!(outcome, Outcome::Committed(_)))

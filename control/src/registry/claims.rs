@@ -1,0 +1,109 @@
+//! What only one object of the cluster may have: a Service's addresses and ports, a node's range of pod addresses. Claimed in
+//! the transaction that writes the object, freed in the one that ends it.
+//!
+//! A claim is a key of its own, so that neither two replicas nor two plans that run at once can give away the same.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use oarlock_api::catalogue::{Kind, NODES, SERVICES};
+use oarlock_api::status::{Cause, Status};
+use serde_json::Value;
+
+use super::Registry;
+use super::services::{cluster_ip, ports};
+use super::write::{ClaimOp, Claims};
+
+/// Something that only one object may have.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Claim {
+    what: What,
+    /// Just this one was asked for: another will not do.
+    pub(super) requested: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum What {
+    ServiceIp(Ipv4Addr),
+    /// Port, protocol, index in `spec.ports`.
+    NodePort(u16, String, usize),
+    PodCidr(Ipv4Net),
+}
+
+impl What {
+    pub(super) fn key(&self) -> String {
+        match self {
+            Self::ServiceIp(ip) => format!("/registry/claims/serviceips/{ip}"),
+            Self::NodePort(port, protocol, _) => format!("/registry/claims/nodeports/{port}/{protocol}"),
+            Self::PodCidr(range) => format!("/registry/claims/podcidrs/{range}"),
+        }
+    }
+}
+
+impl Claim {
+    pub(super) fn key(&self) -> String {
+        self.what.key()
+    }
+
+    /// What the user is told when it is taken.
+    pub(super) fn refusal(&self, kind: &Kind, name: &str) -> Status {
+        let (field, message) = match &self.what {
+            What::ServiceIp(ip) => (
+                "spec.clusterIPs".to_owned(),
+                format!(
+                    "Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP is already allocated"
+                ),
+            ),
+            What::NodePort(port, _, index) => (
+                format!("spec.ports[{index}].nodePort"),
+                format!("Invalid value: {port}: provided port is already allocated"),
+            ),
+            What::PodCidr(range) => (
+                "spec.podCIDR".to_owned(),
+                format!("Invalid value: \"{range}\": another node has this range: choose one that is free"),
+            ),
+        };
+        Status::invalid(kind, name, vec![Cause { reason: "FieldValueInvalid".to_owned(), message, field }])
+    }
+}
+
+impl Registry {
+    /// Completes an object with what it needs, and says what has to be claimed and freed. Most kinds need nothing.
+    pub(super) fn allocate(
+        &self,
+        kind: &Kind,
+        old: Option<&Value>,
+        new: &mut Value,
+    ) -> Result<Claims, Status> {
+        let picked = if *kind == SERVICES { self.complete_service(old, new)? } else { BTreeSet::new() };
+        let before = old.map(|old| claims_of(kind, old)).unwrap_or_default();
+        let held: BTreeSet<String> = before.iter().map(Claim::key).collect();
+        let after = claims_of(kind, new);
+        let kept: BTreeSet<String> = after.iter().map(Claim::key).collect();
+        let taken = after.into_iter().filter(|claim| !held.contains(&claim.key())).map(|claim| {
+            let requested = !picked.contains(&claim.key());
+            ClaimOp::Take(Claim { requested, ..claim })
+        });
+        let freed = before.into_iter().filter(|claim| !kept.contains(&claim.key())).map(ClaimOp::Free);
+        Ok(taken.chain(freed).collect())
+    }
+}
+
+/// What an object holds.
+pub(super) fn claims_of(kind: &Kind, object: &Value) -> Vec<Claim> {
+    let all: BTreeSet<What> = if *kind == SERVICES {
+        let ip = cluster_ip(object).and_then(|ip| ip.parse().ok()).map(What::ServiceIp);
+        let ports = ports(object).iter().enumerate().filter_map(|(index, port)| {
+            let number = u16::try_from(port["nodePort"].as_u64()?).ok().filter(|n| *n != 0)?;
+            Some(What::NodePort(number, port["protocol"].as_str().unwrap_or("TCP").to_owned(), index))
+        });
+        ip.into_iter().chain(ports).collect()
+    } else if *kind == NODES {
+        let range = object["spec"]["podCIDR"].as_str().and_then(|range| range.parse().ok());
+        range.map(What::PodCidr).into_iter().collect()
+    } else {
+        BTreeSet::new()
+    };
+    all.into_iter().map(|what| Claim { what, requested: true }).collect()
+}
