@@ -29,6 +29,8 @@ use crate::session::{Joining, Session};
 
 /// How long the parts have to end. Containers and links stay.
 const SHUTDOWN: Duration = Duration::from_secs(5);
+/// Why a node that has just registered is not ready.
+const STARTING: &str = "the node is starting";
 /// How often facts that no event announces (Docker's version) are asked for.
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -91,7 +93,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let runtime: Arc<dyn Runtime> = docker.clone();
     let pods = Pods::start(tasks, of_pods, runtime, network.clone(), Arc::clone(&outbox));
 
-    let state = NodeState { not_ready: vec!["the node is starting".to_owned()], ..NodeState::default() };
+    let state = NodeState { not_ready: vec![STARTING.to_owned()], ..NodeState::default() };
     let (object, node) = watch::channel(encode(&facts.object(&state, Timestamp::now())));
     let parts = Arc::new(Parts {
         name: config.node_name.clone(),
@@ -282,16 +284,22 @@ impl Parts {
             {
                 state.not_ready.push(why.clone());
             }
-            let (snapshot, _) = self.desired.snapshot();
+            let (snapshot, complete) = self.desired.snapshot();
             let own = snapshot.nodes.get(&(String::new(), self.name.clone()));
-            if own.and_then(|n| n.spec.as_ref()?.pod_cidr.as_ref()).is_none() {
+            if complete && own.and_then(|n| n.spec.as_ref()?.pod_cidr.as_ref()).is_none() {
                 state.not_ready.push("the node has no podCIDR yet".to_owned());
             }
             let well = if state.not_ready.is_empty() { Ok(()) } else { Err(state.not_ready.join("; ")) };
             self.health.set("node", well);
             let now = Timestamp::now();
+            // Before the first snapshot only trouble is certain: what the control plane last heard stays.
+            if complete || !state.not_ready.is_empty() {
+                self.outbox.node_status(encode(&self.facts.status(&state, now)));
+            }
+            if !complete {
+                state.not_ready.push(STARTING.to_owned());
+            }
             object.send_replace(encode(&self.facts.object(&state, now)));
-            self.outbox.node_status(encode(&self.facts.status(&state, now)));
             tokio::select! {
                 _ = runtime.changed() => {}
                 _ = nodes.changed() => {}

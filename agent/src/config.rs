@@ -53,7 +53,7 @@ pub struct RunConfig {
     #[arg(long, env = "OARLOCK_CA_HASH")]
     pub ca_hash: Option<String>,
     /// Where the agent keeps certificates, volumes and its own state.
-    #[arg(long, env = "OARLOCK_DATA_DIR", default_value = "/var/lib/oarlock/agent")]
+    #[arg(long, env = "OARLOCK_DATA_DIR", default_value = "/var/lib/oarlock/agent", value_parser = absolute)]
     pub data_dir: PathBuf,
     /// The node's address that other nodes and clients use (InternalIP).
     #[arg(long, env = "OARLOCK_NODE_IP")]
@@ -91,6 +91,11 @@ impl RunConfig {
     pub fn cgroup(&self) -> String {
         self.cgroup_parent.clone().unwrap_or_else(|| format!("/oarlock/{}", self.node_name))
     }
+}
+
+/// Docker mounts what it is told from its own working directory: paths that it hears have to begin at the root.
+fn absolute(path: &str) -> std::io::Result<PathBuf> {
+    std::path::absolute(path)
 }
 
 /// What `check` looks at.
@@ -134,5 +139,12 @@ mod tests {
             "oarlock-agent run --node-name n1 --server https://x:6444 --node-ip 10.0.0.1 --uplink eth0";
         let Command::Run(run) = Cli::parse_from(words.split(' ')).command else { panic!("not run") };
         assert_eq!(run.cgroup(), "/oarlock/n1");
+    }
+
+    #[test]
+    fn a_relative_data_dir_begins_where_the_agent_was_started() {
+        let words = "oarlock-agent run --node-name n --server https://x:6444 --node-ip 10.0.0.1 --uplink eth0 --data-dir here";
+        let Command::Run(run) = Cli::parse_from(words.split(' ')).command else { panic!("not run") };
+        assert_eq!(run.data_dir, std::env::current_dir().unwrap().join("here"));
     }
 }

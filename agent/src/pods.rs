@@ -152,7 +152,8 @@ impl Pods {
             may_lower_oom_score: may_lower_oom_score(),
             snapshot: Mutex::default(),
             dns: Mutex::default(),
-            health: watch::Sender::new(Err("the container runtime has not been asked yet".to_owned())),
+            // Not asked yet: well until proven otherwise, so that a restart of the agent shows no node as failing.
+            health: watch::Sender::new(Ok(())),
         });
         let pods = Arc::new(Self { shared, workers: Arc::default() });
         tasks.spawn("pods/events", Arc::clone(&pods).listen());

@@ -9,7 +9,8 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, b
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::flow::{
-    ACK, CLOSING, FIN, Flow, LOCAL_POD, NO_BACKEND, PROBES, RST, SYN, TCP, Translation, candidate, pair,
+    ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, TCP, Translation, candidate,
+    pair,
 };
 use oarlock_ebpf::layout::FrontendKey;
 use oarlock_ebpf::reason::Reason;
@@ -37,7 +38,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 pub fn pod_egress(ctx: TcContext) -> i32 {
     let Some(packet) = packet::read(&ctx) else { return GO_ON };
     match present(&packet) {
-        Some(entry) if entry.backend == NO_BACKEND => translate(&ctx, &packet, &entry),
+        Some(entry) if entry.backend == REPLY => translate(&ctx, &packet, &entry),
         _ => GO_ON,
     }
 }
@@ -55,7 +56,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
     if let Some(entry) = present(&packet) {
         return translate(&ctx, &packet, &entry);
     }
-    match claim(&packet.flow, packet.flow, settings.node, (0, 0), (NO_BACKEND, 0)) {
+    match claim(&packet.flow, packet.flow, settings.node, (0, 0), (MASQUERADED, 0)) {
         Some(entry) => {
             maps::count(Reason::Masqueraded);
             translate(&ctx, &packet, &entry)
@@ -73,7 +74,7 @@ fn present(packet: &Packet) -> Option<Translation> {
     // that flow is advanced: harmless.
     let found = unsafe { *entry };
     let fresh = packet.flow.protocol != TCP || packet.flags & (SYN | ACK) == SYN;
-    if fresh && found.backend != NO_BACKEND && !nat::is_current(found.backend, found.generation) {
+    if fresh && found.has_backend() && !nat::is_current(found.backend, found.generation) {
         return None;
     }
     let mut seen = now() | (found.seen & CLOSING);

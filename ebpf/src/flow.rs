@@ -105,7 +105,7 @@ pub struct Translation {
     pub to: Flow,
     /// The link by which it leaves; 0 leaves that to the routes.
     pub link: u32,
-    /// The backend's index, or [`NO_BACKEND`].
+    /// The backend's index, [`REPLY`] or [`MASQUERADED`].
     pub backend: u32,
     /// The backend's generation when it was chosen.
     pub generation: u32,
@@ -113,8 +113,18 @@ pub struct Translation {
     pub seen: u32,
 }
 
-/// No backend: a masqueraded flow or a reply.
-pub const NO_BACKEND: u32 = u32::MAX;
+/// In [`Translation::backend`]: an answer, translated back to what was asked.
+pub const REPLY: u32 = u32::MAX;
+/// In [`Translation::backend`]: a pod's packet that leaves the cluster with the node's address.
+pub const MASQUERADED: u32 = u32::MAX - 1;
+impl Translation {
+    /// Whether the flow goes to a backend of a Service.
+    #[must_use]
+    pub const fn has_backend(&self) -> bool {
+        self.backend < MASQUERADED
+    }
+}
+
 /// In [`Translation::seen`]: a FIN or RST was seen.
 pub const CLOSING: u32 = 1 << 31;
 
@@ -130,7 +140,7 @@ pub const fn pair(
     let there =
         Translation { to: leaves, link: links.0, backend: backend.0, generation: backend.1, seen: now };
     let back =
-        Translation { to: original.reversed(), link: links.1, backend: NO_BACKEND, generation: 0, seen: now };
+        Translation { to: original.reversed(), link: links.1, backend: REPLY, generation: 0, seen: now };
     [(original, there), (leaves.reversed(), back)]
 }
 

@@ -35,7 +35,11 @@ enum Command {
     /// Install and start what is missing on this machine (Debian, as root); elsewhere list it.
     Setup,
     /// Build the BPF programs, then the daemons.
-    Build,
+    Build {
+        /// Only the BPF programs.
+        #[arg(long)]
+        bpf: bool,
+    },
     /// Bring up a cluster on this machine: a control plane and nodes in network namespaces. Twice is harmless.
     Up(cluster::UpOptions),
     /// Take the cluster down: processes, containers, namespaces, links, cgroups, routes.
@@ -57,7 +61,8 @@ enum Command {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Setup => setup::setup(),
-        Command::Build => cluster::build(),
+        Command::Build { bpf: true } => bpf::build(),
+        Command::Build { bpf: false } => cluster::build(),
         Command::Up(options) => cluster::up(&options),
         Command::Down(options) => cluster::down(&options),
         Command::Status => cluster::status(),

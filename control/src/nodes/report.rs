@@ -47,7 +47,6 @@ impl Nodes {
         let metadata = meta::metadata_mut(&mut object);
         metadata.insert("name".to_owned(), json!(node));
         let (labels, annotations) = (metadata.get("labels").cloned(), metadata.get("annotations").cloned());
-        let status = object["status"].clone();
         match self.registry.create(&NODES, "", object, &WriteOptions::default()).await {
             Err(status) if status.is("AlreadyExists") => {}
             other => return other.map(drop),
@@ -60,8 +59,9 @@ impl Nodes {
             }
             Ok(present)
         };
-        self.registry.modify(&NODES, "", node, Sub::Main, &options, keep).await?;
-        self.write_node_status(node, &status).await
+        // The status of a node that is known stays as it is: an agent that starts again does not yet know whether its
+        // pods are well, and a moment of "not ready" would take them out of their Services.
+        self.registry.modify(&NODES, "", node, Sub::Main, &options, keep).await.map(drop)
     }
 
     async fn node_status(&self, node: &str, status: &[u8]) -> Result<(), Status> {
