@@ -1,20 +1,40 @@
 //! A whole cluster on this machine: up, down, status, and commands on its nodes.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::exec::{self, is_root, output, state, step};
-use crate::{bpf, docker, fabric, images, setup};
+use crate::exec::{self, is_root, output, state, step, succeeds};
+use crate::{bpf, daemons, docker, fabric, images, setup};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The cgroup of all nodes.
 const CGROUP: &str = "oarlock";
+
+/// Where our etcd answers clients, and its peers: not where a cluster's own would be.
+const ETCD: [&str; 2] = ["http://127.0.0.1:2479", "http://127.0.0.1:2480"];
+
+/// Where the cluster keeps its objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Store {
+    /// In a file; nothing else runs.
+    Embedded,
+    /// In an etcd that is started for the cluster.
+    Etcd,
+}
+
+/// How the daemons are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// As users run them.
+    Release,
+    /// Built in a fraction of the time, for tests.
+    Dev,
+}
 
 /// How a cluster is brought up.
 #[derive(Debug, Args)]
@@ -22,14 +42,24 @@ pub(crate) struct UpOptions {
     /// How many nodes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=20))]
     nodes: u8,
+    /// Where the cluster keeps its objects.
+    #[arg(long, value_enum, default_value = "embedded")]
+    store: Store,
+    /// Go on with the objects and certificates of a cluster that was taken down with --keep, or that has crashed.
+    /// Without it a cluster that is not running begins empty.
+    #[arg(long)]
+    keep: bool,
+    /// How the daemons are built.
+    #[arg(long, value_enum, default_value = "release")]
+    profile: Profile,
 }
 
 /// How a cluster is taken down.
 #[derive(Debug, Args)]
 pub(crate) struct DownOptions {
-    /// Keep the cluster's objects, certificates and logs under target/oarlock for the next `up`.
+    /// Keep the cluster's objects and certificates under target/oarlock for the next `up --keep`.
     #[arg(long)]
-    keep: bool,
+    pub(crate) keep: bool,
 }
 
 /// A command on a node.
@@ -43,15 +73,25 @@ pub(crate) struct NodeOptions {
 }
 
 /// Builds the BPF programs and the daemons that embed them.
-pub(crate) fn build() -> Result<()> {
+pub(crate) fn build(profile: Profile) -> Result<()> {
     bpf::build()?;
     step("building oarlock-control and oarlock-agent", || {
-        exec::cargo(&["build", "--quiet", "--release", "-p", "oarlock-control", "-p", "oarlock-agent"])
+        exec::cargo(match profile {
+            Profile::Release => &["build", "--release", "-p", "oarlock-control", "-p", "oarlock-agent"],
+            // All that `cargo test --workspace` builds too: the same dependencies with the same features, built once.
+            Profile::Dev => &["build", "--workspace", "--bins"],
+        })
     })
 }
 
-fn daemon(name: &str) -> PathBuf {
-    exec::target().join("release").join(name)
+impl Profile {
+    fn daemon(self, name: &str) -> PathBuf {
+        let folder = match self {
+            Self::Release => "release",
+            Self::Dev => "debug",
+        };
+        exec::target().join(folder).join(name)
+    }
 }
 
 fn control_dir() -> PathBuf {
@@ -68,17 +108,26 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
         bail!("network namespaces, links and cgroups need root: run `cargo xtask up` as root");
     }
     setup::setup()?;
-    build()?;
+    build(options.profile)?;
     images::ensure()?;
+    if !daemons::is_running("control") && !options.keep && (fabric::exists() || control_dir().exists()) {
+        println!("Clearing away what is left of an earlier cluster (--keep would go on with it).");
+        remove(false)?;
+    }
+    check_store(options.store)?;
     step("making the network", || fabric::up(options.nodes))?;
-    step("starting the control plane", start_control)?;
+    if options.store == Store::Etcd {
+        step("starting etcd", start_etcd)?;
+    }
+    step("starting the control plane", || start_control(options))?;
     step(&format!("starting {} nodes", options.nodes), || {
-        (1..=options.nodes).try_for_each(start_node)?;
-        wait("every node is Ready", || ready_nodes().is_ok_and(|n| n.len() == usize::from(options.nodes)))
+        (1..=options.nodes).try_for_each(|number| start_node(options.profile, number))?;
+        wait("every node is Ready", || ready_nodes().is_ok_and(|n| n.len() >= usize::from(options.nodes)))
     })?;
     for (cidr, ip) in ready_nodes()? {
         fabric::route_pods(&cidr, &ip)?;
     }
+    fabric::route_services()?;
     println!(
         "\nThe cluster is up. Try:\n\n  export KUBECONFIG={}\n  kubectl get nodes -o wide\n  kubectl apply -f \
          manifests/quickstart/\n  kubectl get pods,svc,endpoints -o wide\n\nLogs are under {}. `cargo xtask down` removes everything.",
@@ -88,18 +137,43 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
     Ok(())
 }
 
-fn start_control() -> Result<()> {
+/// A cluster that is there goes on where its objects are.
+fn check_store(store: Store) -> Result<()> {
+    match (store, state().join("etcd").exists(), control_dir().exists()) {
+        (Store::Embedded, true, _) => bail!(
+            "this cluster's objects are in etcd: add --store etcd, or begin anew with `cargo xtask down`"
+        ),
+        (Store::Etcd, false, true) => bail!(
+            "this cluster's objects are not in etcd: leave --store etcd out, or begin anew with `cargo xtask down`"
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn start_etcd() -> Result<()> {
+    if !daemons::is_running("etcd") {
+        let [clients, peers] = ETCD;
+        let mut command = Command::new("etcd");
+        command.args(["--name", "oarlock", "--data-dir", &state().join("etcd").display().to_string()]);
+        command.args(["--listen-client-urls", clients, "--advertise-client-urls", clients]);
+        command.args(["--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers]);
+        command.args(["--initial-cluster", &format!("oarlock={peers}"), "--log-level", "warn"]);
+        daemons::spawn("etcd", command)?;
+    }
+    let url = format!("{}/health", ETCD[0]);
+    wait("etcd is healthy", || succeeds("curl", &["-sf", "-m", "2", "-o", "/dev/null", &url]))
+}
+
+fn start_control(options: &UpOptions) -> Result<()> {
     let folder = control_dir();
-    if !is_running("control") {
-        let mut command = Command::new(daemon("oarlock-control"));
-        command.args([
-            "serve",
-            "--data-dir",
-            &folder.display().to_string(),
-            "--advertise-address",
-            fabric::HOST,
-        ]);
-        spawn("control", command)?;
+    if !daemons::is_running("control") {
+        let mut command = Command::new(options.profile.daemon("oarlock-control"));
+        command.args(["serve", "--data-dir", &folder.display().to_string()]);
+        command.args(["--advertise-address", fabric::HOST]);
+        if options.store == Store::Etcd {
+            command.args(["--store", "etcd", "--etcd-endpoints", ETCD[0]]);
+        }
+        daemons::spawn("control", command)?;
     }
     wait("the API server is ready", || {
         output("curl", &["-skf", "-m", "2", "https://127.0.0.1:6443/readyz"]).is_ok_and(|a| a == "ok")
@@ -108,77 +182,35 @@ fn start_control() -> Result<()> {
     Ok(())
 }
 
-fn start_node(number: u8) -> Result<()> {
+fn start_node(profile: Profile, number: u8) -> Result<()> {
     let name = format!("node{number}");
-    if is_running(&name) {
+    if daemons::is_running(&name) {
         return Ok(());
     }
     let control = control_dir();
-    let program = daemon("oarlock-agent");
+    let program = profile.daemon("oarlock-agent");
     let mut command = fabric::command_in(&fabric::node_namespace(number), &program.display().to_string());
     command.args(["run", "--node-name", &name, "--server", &format!("https://{}:6444", fabric::HOST)]);
     command.args(["--token-file", &control.join("join-token").display().to_string()]);
     command.args(["--ca-file", &control.join("pki/ca.crt").display().to_string()]);
     command.args(["--data-dir", &state().join(&name).display().to_string()]);
     command.args(["--node-ip", &fabric::node_ip(number), "--uplink", "eth0"]);
-    spawn(&name, command)
-}
-
-/// Starts a daemon in the background, with its log and a pid file that a recycled pid does not fit.
-fn spawn(name: &str, command: Command) -> Result<()> {
-    let folder = state();
-    std::fs::create_dir_all(&folder)?;
-    let log = File::options().create(true).append(true).open(folder.join(format!("{name}.log")))?;
-    // nsenter and setsid both become the daemon itself: the pid is its own.
-    let mut outer = Command::new("setsid");
-    outer.arg(command.get_program()).args(command.get_args());
-    let child = outer
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .with_context(|| format!("cannot start {name}"))?;
-    let pid = child.id();
-    let start = start_time(pid).unwrap_or_default();
-    std::fs::write(folder.join(format!("{name}.pid")), format!("{pid} {start}"))?;
-    Ok(())
-}
-
-/// When a process started, in clock ticks since boot: field 22 of /proc/<pid>/stat.
-fn start_time(pid: u32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let state = fields.next()?;
-    (state != "Z").then(|| fields.nth(18).unwrap_or_default().to_owned())
-}
-
-/// The pid of a daemon of ours that is running.
-fn running_pid(name: &str) -> Option<u32> {
-    let text = std::fs::read_to_string(state().join(format!("{name}.pid"))).ok()?;
-    let (pid, start) = text.split_once(' ')?;
-    let pid = pid.parse().ok()?;
-    (start_time(pid).as_deref() == Some(start)).then_some(pid)
-}
-
-fn is_running(name: &str) -> bool {
-    running_pid(name).is_some()
-}
-
-/// Every daemon that has a pid file.
-fn daemons() -> Vec<String> {
-    let files = std::fs::read_dir(state()).into_iter().flatten().flatten();
-    let names = files.filter_map(|f| f.file_name().to_string_lossy().strip_suffix(".pid").map(str::to_owned));
-    let mut names: Vec<String> = names.collect();
-    names.sort();
-    names
+    // The machine, which is no node, reaches ClusterIPs by a route to a node.
+    command.arg("--accept-external-cluster-ip");
+    daemons::spawn(&name, command)
 }
 
 fn wait(what: &str, ready: impl Fn() -> bool) -> Result<()> {
     let start = Instant::now();
+    let mut said = 0;
     while !ready() {
+        let seconds = start.elapsed().as_secs();
         if start.elapsed() > PATIENCE {
             bail!("waited {PATIENCE:?} in vain until {what}; the logs are under {}", state().display());
+        }
+        if seconds >= said + 2 {
+            said = seconds;
+            println!("    waiting until {what}: {seconds} s of at most {} s", PATIENCE.as_secs());
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -212,9 +244,13 @@ pub(crate) fn down(options: &DownOptions) -> Result<()> {
     if !is_root() {
         bail!("the cluster was made by root: run `cargo xtask down` as root");
     }
+    remove(options.keep)
+}
+
+fn remove(keep: bool) -> Result<()> {
     step("stopping the daemons", || {
-        for name in daemons() {
-            stop(&name);
+        for name in daemons::all() {
+            daemons::stop(&name);
         }
         Ok(())
     })?;
@@ -231,32 +267,19 @@ pub(crate) fn down(options: &DownOptions) -> Result<()> {
     unmount_volumes();
     remove_cgroups();
     let _ = std::fs::remove_dir_all("/sys/fs/bpf/oarlock");
-    if !options.keep {
+    if !keep {
         for entry in std::fs::read_dir(state()).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name == "control" || name == "kubeconfig" || name.starts_with("node") {
-                let path = entry.path();
+            let path = entry.path();
+            let is_ours =
+                ["control", "etcd", "kubeconfig"].contains(&name.as_str()) || name.starts_with("node");
+            if is_ours && !name.ends_with(".log") {
                 let _ =
                     if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
             }
         }
     }
     Ok(())
-}
-
-fn stop(name: &str) {
-    if let Some(pid) = running_pid(name) {
-        let pid_text = pid.to_string();
-        let _ = output("kill", &[&pid_text]);
-        let start = Instant::now();
-        while is_running(name) && start.elapsed() < Duration::from_secs(8) {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        if is_running(name) {
-            let _ = output("kill", &["-9", &pid_text]);
-        }
-    }
-    let _ = std::fs::remove_file(state().join(format!("{name}.pid")));
 }
 
 /// Memory-backed volumes of pods stay mounted when an agent is killed.
@@ -291,13 +314,13 @@ fn remove_cgroup(path: &Path) {
 
 /// Says what is running.
 pub(crate) fn status() -> Result<()> {
-    let daemons = daemons();
+    let daemons = daemons::all();
     if daemons.is_empty() {
         println!("no cluster: `cargo xtask up` brings one up");
         return Ok(());
     }
     for name in daemons {
-        match running_pid(&name) {
+        match daemons::running_pid(&name) {
             Some(pid) => println!("{name:10} running, pid {pid}"),
             None => println!(
                 "{name:10} NOT running; its log is {}",

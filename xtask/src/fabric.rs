@@ -36,38 +36,55 @@ fn has_namespace(name: &str) -> bool {
     std::path::Path::new("/run/netns").join(name).exists()
 }
 
-/// Makes what is missing of the fabric with this many nodes.
+/// Whether there is a fabric, whole or not.
+pub(crate) fn exists() -> bool {
+    has_namespace(FABRIC)
+}
+
+/// Makes what is missing of the fabric with this many nodes; repairs what a crash left half made.
 pub(crate) fn up(nodes: u8) -> Result<()> {
     for range in RANGES {
         ip(&format!("route replace unreachable {range} metric 4000 proto {PROTOCOL}"))?;
     }
-    if !has_namespace(FABRIC) {
-        ip(&format!("netns add {FABRIC}"))?;
+    namespace(FABRIC)?;
+    if !has_link(FABRIC, "oarlock-br") {
         ip(&format!("-n {FABRIC} link add oarlock-br type bridge"))?;
-        ip(&format!("-n {FABRIC} link set oarlock-br up"))?;
     }
+    ip(&format!("-n {FABRIC} link set oarlock-br up"))?;
     if !succeeds("ip", &["link", "show", "oarlock-host"]) {
         ip(&format!("link add oarlock-host type veth peer name host netns {FABRIC}"))?;
-        ip(&format!("-n {FABRIC} link set host master oarlock-br up"))?;
-        ip(&format!("addr add {HOST}/24 dev oarlock-host"))?;
-        ip("link set oarlock-host up")?;
     }
+    ip(&format!("-n {FABRIC} link set host master oarlock-br up"))?;
+    ip(&format!("addr replace {HOST}/24 dev oarlock-host"))?;
+    ip("link set oarlock-host up")?;
     for number in 1..=nodes {
         join(&node_namespace(number), &format!("node{number}"), &node_ip(number))?;
     }
     join(CLIENT, "client", "172.30.77.200")
 }
 
-fn join(namespace: &str, port: &str, address: &str) -> Result<()> {
-    if has_namespace(namespace) {
-        return Ok(());
+fn namespace(name: &str) -> Result<()> {
+    if has_namespace(name) { Ok(()) } else { ip(&format!("netns add {name}")) }
+}
+
+fn has_link(namespace: &str, name: &str) -> bool {
+    succeeds("ip", &["-n", namespace, "link", "show", name])
+}
+
+fn join(name: &str, port: &str, address: &str) -> Result<()> {
+    namespace(name)?;
+    if !has_link(name, "eth0") {
+        ip(&format!("-n {FABRIC} link add {port} type veth peer name eth0 netns {name}"))?;
     }
-    ip(&format!("netns add {namespace}"))?;
-    ip(&format!("-n {FABRIC} link add {port} type veth peer name eth0 netns {namespace}"))?;
     ip(&format!("-n {FABRIC} link set {port} master oarlock-br up"))?;
-    ip(&format!("-n {namespace} addr add {address}/24 dev eth0"))?;
-    ip(&format!("-n {namespace} link set eth0 up"))?;
-    ip(&format!("-n {namespace} link set lo up"))
+    ip(&format!("-n {name} addr replace {address}/24 dev eth0"))?;
+    ip(&format!("-n {name} link set eth0 up"))?;
+    ip(&format!("-n {name} link set lo up"))
+}
+
+/// A route of the machine to the Services, through the first node.
+pub(crate) fn route_services() -> Result<()> {
+    ip(&format!("route replace {} via {} dev oarlock-host proto {PROTOCOL}", RANGES[2], node_ip(1)))
 }
 
 /// A route of the machine to the pods of a node.

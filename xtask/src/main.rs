@@ -11,6 +11,7 @@
 
 mod bpf;
 mod cluster;
+mod daemons;
 mod docker;
 mod exec;
 mod fabric;
@@ -62,7 +63,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Setup => setup::setup(),
         Command::Build { bpf: true } => bpf::build(),
-        Command::Build { bpf: false } => cluster::build(),
+        Command::Build { bpf: false } => cluster::build(cluster::Profile::Release),
         Command::Up(options) => cluster::up(&options),
         Command::Down(options) => cluster::down(&options),
         Command::Status => cluster::status(),

@@ -12,6 +12,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/etcd", "etcd-server"),
     ("/bin/busybox", "busybox-static"),
+    ("/usr/sbin/bpftool", "bpftool"),
     ("/sbin/ip", "iproute2"),
     ("/usr/bin/nsenter", "util-linux"),
     ("/usr/bin/curl", "curl"),
@@ -59,8 +60,9 @@ fn kubectl() -> Result<()> {
     step("fetching kubectl (Debian's kubernetes-client)", || {
         let tools = root().join("target/tools");
         std::fs::create_dir_all(&tools)?;
+        // Package lists may be missing or old.
         let script = format!(
-            "cd {0} && apt-get download kubernetes-client >/dev/null && dpkg -x kubernetes-client_*.deb {0}/kubectl && rm -f \
+            "cd {0} && apt-get update >/dev/null && apt-get download kubernetes-client >/dev/null && dpkg -x kubernetes-client_*.deb {0}/kubectl && rm -f \
              kubernetes-client_*.deb",
             tools.display()
         );
