@@ -2,6 +2,8 @@
 //!
 //! `uplink_ingress` translates to a backend: a local one keeps the client's address, a remote one sees the node's.
 //! `pod_egress` gives replies of local backends their Service's address back. `uplink_egress` masquerades.
+//! A client's port may come again, to the same pod by another way: entries of connections that have ended give way, and where
+//! two are really open at once the later one is told apart by a port of the node's.
 //! What is no flow of ours goes on untouched: nothing is dropped here, so that the stack can refuse properly.
 
 use aya_ebpf::bindings::{BPF_NOEXIST, TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -10,7 +12,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::flow::{
     ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, TCP, Translation, candidate,
-    pair,
+    has_closed, pair,
 };
 use oarlock_ebpf::layout::FrontendKey;
 use oarlock_ebpf::reason::Reason;
@@ -28,7 +30,13 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     if let Some(entry) = present(&packet) {
         return translate(&ctx, &packet, &entry);
     }
-    match new_service_flow(&ctx, &packet) {
+    let opens = packet.flow.protocol == TCP && packet.flags & (SYN | ACK) == SYN;
+    let entry = if opens && nat::kind_of(packet.flow.destination) == LOCAL_POD {
+        collides_with_a_service(&ctx, &packet.flow)
+    } else {
+        new_service_flow(&ctx, &packet)
+    };
+    match entry {
         Some(entry) => translate(&ctx, &packet, &entry),
         None => GO_ON,
     }
@@ -56,6 +64,10 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
     if let Some(entry) = present(&packet) {
         return translate(&ctx, &packet, &entry);
     }
+    if packet.flow.protocol == TCP && packet.flags & (SYN | ACK) != SYN {
+        // Of a connection that began outside, to the pod's own address: its peer knows no other.
+        return GO_ON;
+    }
     match claim(&packet.flow, packet.flow, settings.node, (0, 0), (MASQUERADED, 0)) {
         Some(entry) => {
             maps::count(Reason::Masqueraded);
@@ -75,6 +87,10 @@ fn present(packet: &Packet) -> Option<Translation> {
     let found = unsafe { *entry };
     let fresh = packet.flow.protocol != TCP || packet.flags & (SYN | ACK) == SYN;
     if fresh && found.has_backend() && !nat::is_current(found.backend, found.generation) {
+        return None;
+    }
+    // Another connection of the client's port may have taken the way back.
+    if packet.flow.protocol == TCP && fresh && !answers(&found.to.reversed(), &packet.flow.reversed()) {
         return None;
     }
     let mut seen = now() | (found.seen & CLOSING);
@@ -115,13 +131,51 @@ fn new_service_flow(ctx: &TcContext, packet: &Packet) -> Option<Translation> {
     let uplink = packet::link(ctx);
     maps::count(Reason::Translated);
     if nat::kind_of(backend.address()) == LOCAL_POD {
-        if let Some(entry) = insert(*flow, leaves, (0, uplink), chosen) {
+        if is_free(&leaves.reversed(), &flow.reversed())
+            && let Some(entry) = insert(*flow, leaves, (0, uplink), chosen)
+        {
             return Some(entry);
         }
-        // The same client port already talks to this backend by another frontend: tell them apart by the node's ports.
-        return claim(flow, leaves, settings.node, (0, uplink), chosen);
+        // The stack takes nothing from outside that has the node's own address.
+        let link = packet::route(ctx, settings.node, leaves.destination)?;
+        return claim(flow, leaves, settings.node, (link, uplink), chosen);
     }
     claim(flow, leaves, settings.node, (uplink, uplink), chosen)
+}
+
+/// A connection straight to a pod of this node, whose answers an entry of a Service would translate.
+#[inline(always)]
+fn collides_with_a_service(ctx: &TcContext, flow: &Flow) -> Option<Translation> {
+    let reply = flow.reversed();
+    nat::entry(&reply)?;
+    if is_free(&reply, &reply) {
+        return None;
+    }
+    let settings = nat::settings()?;
+    let link = packet::route(ctx, settings.node, flow.destination)?;
+    claim(flow, *flow, settings.node, (link, packet::link(ctx)), (MASQUERADED, 0))
+}
+
+/// Whether the entry of a reply leads to this flow.
+#[inline(always)]
+fn answers(reply: &Flow, to: &Flow) -> bool {
+    // SAFETY: the element lives in the map, and is compared at once.
+    nat::entry(reply).is_some_and(|entry| unsafe { (*entry).to == *to })
+}
+
+/// Whether a reply has no entry, after removing one that has ended or that is of the same connection.
+#[inline(always)]
+fn is_free(reply: &Flow, to: &Flow) -> bool {
+    let Some(entry) = nat::entry(reply) else { return true };
+    // SAFETY: the element lives in the map, and is copied at once.
+    let found = unsafe { *entry };
+    // SAFETY: as above.
+    let there = nat::entry(&found.to.reversed()).map(|entry| unsafe { (*entry).seen });
+    let free = found.to == *to || found.backend == REPLY && has_closed(found.seen, there, now());
+    if free {
+        nat::remove(reply);
+    }
+    free
 }
 
 /// Gives the flow a source of the node's, under a port that no other flow to the same peer has.

@@ -50,3 +50,9 @@ pub fn insert(flow: &Flow, translation: &Translation, flags: u64) -> Result<(), 
 pub fn is_current(index: u32, generation: u32) -> bool {
     maps::backend_at(index).is_some_and(|backend| backend.generation() == generation)
 }
+
+/// Removes an entry. That it is gone already is as good.
+#[inline(always)]
+pub fn remove(flow: &Flow) {
+    let _ = if flow.protocol == TCP { FLOWS_TCP.remove(flow) } else { FLOWS_OTHER.remove(flow) };
+}

@@ -165,6 +165,19 @@ pub const fn is_over(protocol: u8, seen: u32, now: u32) -> bool {
     idle > patience
 }
 
+/// Whether a connection has ended whose replies were seen last at `reply` and whose packets at `there` (none: forgotten).
+/// Its client may use the port again, for another connection to the same pod, before user space has collected it.
+#[must_use]
+pub const fn has_closed(reply: u32, there: Option<u32>, now: u32) -> bool {
+    let idle = now.saturating_sub(reply & !CLOSING);
+    match there {
+        _ if reply & CLOSING == 0 => false,
+        None => true,
+        // One side may still send after the other's FIN; after an RST nobody does.
+        Some(there) => there & CLOSING != 0 || idle > 5,
+    }
+}
+
 /// What a node's programs need to know of it. Written by the agent.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
@@ -229,6 +242,13 @@ mod tests {
         assert!(!is_over(UDP, 100, 280) && is_over(UDP, 100, 281));
         assert!(!is_over(TCP, 100, 281) && is_over(TCP, 100 | CLOSING, 131));
         assert!(!is_over(UDP, 100, 50), "a clock that was read before is no age");
+    }
+
+    #[test]
+    fn a_connection_has_closed_when_both_sides_said_so_or_one_long_ago() {
+        assert!(!has_closed(100, None, 100) && !has_closed(100, Some(100 | CLOSING), 100));
+        assert!(has_closed(100 | CLOSING, None, 100) && has_closed(100 | CLOSING, Some(99 | CLOSING), 100));
+        assert!(!has_closed(100 | CLOSING, Some(100), 105) && has_closed(100 | CLOSING, Some(100), 106));
     }
 
     #[test]

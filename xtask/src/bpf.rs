@@ -65,6 +65,8 @@ fn compile(linker: &Path) -> Result<()> {
         format!("--cfg=bpf_target_arch=\"{architecture}\""),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Debian's older compiler sees `pub` in a program as unreachable.
+        "-Aunreachable_pub".to_owned(),
     ];
     let mut command = Command::new("cargo");
     command.current_dir(root());
