@@ -2,26 +2,59 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+/// Threads that wait for connections; more would only be woken in vain.
+const IDLE: usize = 4;
+
+struct Server {
+    listener: TcpListener,
+    host: String,
+    idle: AtomicUsize,
+}
 
 fn main() {
     let port = std::env::args().nth(1).unwrap_or_else(|| "80".to_owned());
+    let host = std::env::args().nth(2);
+    let host = host.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok()).unwrap_or_default();
     let listener = TcpListener::bind(format!("0.0.0.0:{port}")).expect("the port is free");
     println!("listening on port {port}");
-    for stream in listener.incoming().flatten() {
-        std::thread::spawn(move || {
-            let _ = serve(stream);
-        });
+    let server = Arc::new(Server { listener, host: host.trim().to_owned(), idle: AtomicUsize::new(0) });
+    let first = Arc::clone(&server);
+    std::thread::spawn(move || wait(&first));
+    loop {
+        std::thread::park();
     }
 }
 
-fn serve(stream: TcpStream) -> std::io::Result<()> {
+/// Serves one connection after the other. The last that was waiting leaves another in its place, so that slow or silent
+/// clients keep nobody waiting.
+fn wait(server: &Arc<Server>) {
+    loop {
+        server.idle.fetch_add(1, Ordering::SeqCst);
+        let accepted = server.listener.accept();
+        if server.idle.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let other = Arc::clone(server);
+            std::thread::spawn(move || wait(&other));
+        }
+        if let Ok((stream, _)) = accepted {
+            let _ = serve(server, stream);
+        }
+        if server.idle.load(Ordering::SeqCst) >= IDLE {
+            return;
+        }
+    }
+}
+
+fn serve(server: &Server, stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let client = stream.peer_addr()?;
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut writer = stream;
+    let host = &server.host;
+    let mut reader = BufReader::new(&stream);
+    let mut writer = &stream;
     loop {
         let mut request = String::new();
         if reader.read_line(&mut request)? == 0 {
@@ -41,7 +74,7 @@ fn serve(stream: TcpStream) -> std::io::Result<()> {
         let body = if path == "/healthz" {
             "ok\n".to_owned()
         } else {
-            format!("<title>{0}</title>\npod: {0}\nclient: {client}\nrequest: {1}\n{headers}", host.trim(), request.trim())
+            format!("<title>{host}</title>\npod: {host}\nclient: {client}\nrequest: {}\n{headers}", request.trim())
         };
         let connection = if close { "close" } else { "keep-alive" };
         let head = format!(

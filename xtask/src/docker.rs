@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::exec::{is_root, state, step, succeeds};
 
 const SOCKET: &str = "/var/run/docker.sock";
+/// The label of our images that says what they were made of.
+pub(crate) const MADE_OF: &str = "oarlock.io/made-of";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether a daemon answers.
@@ -84,10 +86,12 @@ pub(crate) fn remove(id: &str) {
     let _ = crate::exec::output("curl", &["-s", "-m", "30", "-X", "DELETE", "--unix-socket", SOCKET, &url]);
 }
 
-/// Whether an image is present.
-pub(crate) fn has_image(name: &str) -> bool {
+/// What an image that is present was made of.
+pub(crate) fn image_made_of(name: &str) -> Option<String> {
     let url = format!("http://localhost/images/{name}/json");
-    succeeds("curl", &["-sf", "-m", "10", "-o", "/dev/null", "--unix-socket", SOCKET, &url])
+    let text = crate::exec::output("curl", &["-sf", "-m", "10", "--unix-socket", SOCKET, &url]).ok()?;
+    let image: serde_json::Value = serde_json::from_str(&text).ok()?;
+    Some(image["Config"]["Labels"][MADE_OF].as_str().unwrap_or_default().to_owned())
 }
 
 /// Imports an archive as `docker save` writes it.

@@ -9,27 +9,53 @@ use crate::exec::{output, root, step};
 
 const VERSION: &str = "0.1.0";
 
-/// Makes and imports the images that are missing.
+/// Each image, and the sources that it is made of.
+const IMAGES: [(&str, &[&str]); 3] = [
+    ("pause", &["xtask/images/pause.rs"]),
+    ("web", &["xtask/images/web.rs"]),
+    ("toolbox", &["xtask/images/hammer.rs", "/bin/busybox"]),
+];
+
+/// Makes and imports the images that are missing, or that were made of other sources.
 pub(crate) fn ensure() -> Result<()> {
-    for name in ["pause", "web", "toolbox"] {
+    for (name, sources) in IMAGES {
         let tag = format!("oarlock/{name}:{VERSION}");
-        if docker::has_image(&tag) {
+        let made_of = digest(&sources.iter().map(|s| root().join(s)).collect::<Vec<_>>())?;
+        if docker::image_made_of(&tag).as_deref() == Some(&made_of) {
             continue;
         }
-        step(&format!("making the image {tag}"), || docker::load(&archive(name, &tag)?))?;
+        step(&format!("making the image {tag}"), || docker::load(&archive(name, &tag, &made_of)?))?;
     }
     Ok(())
 }
 
-/// An archive as `docker save` writes it: one layer, a config, a manifest.
-fn archive(name: &str, tag: &str) -> Result<PathBuf> {
+/// One of the images' programs, for use on the machine itself.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    compile(name, &folder()?)
+}
+
+fn folder() -> Result<PathBuf> {
     let folder = root().join("target/images");
     std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn digest(files: &[PathBuf]) -> Result<String> {
+    let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+    let said = output("sha256sum", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let digests: Vec<&str> = said.lines().map(|line| line.split(' ').next().unwrap_or_default()).collect();
+    Ok(digests.join("-"))
+}
+
+/// An archive as `docker save` writes it: one layer, a config, a manifest.
+fn archive(name: &str, tag: &str, made_of: &str) -> Result<PathBuf> {
+    let folder = folder()?;
     let layer = folder.join(format!("{name}-layer.tar"));
     let mut tar = tar::Builder::new(std::fs::File::create(&layer)?);
     let entrypoint: Vec<&str> = match name {
         "toolbox" => {
             add_busybox(&mut tar)?;
+            add_file(&mut tar, &compile("hammer", &folder)?, "bin/hammer", 0o755)?;
             vec!["/bin/sleep", "1000000"]
         }
         _ => {
@@ -40,12 +66,15 @@ fn archive(name: &str, tag: &str) -> Result<PathBuf> {
     };
     tar.finish()?;
     drop(tar);
-    let digest = output("sha256sum", &[&layer.display().to_string()])?;
-    let digest = digest.split(' ').next().unwrap_or_default().to_owned();
+    let digest = digest(std::slice::from_ref(&layer))?;
     let config = serde_json::json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": {"Cmd": entrypoint, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
+        "config": {
+            "Cmd": entrypoint,
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "Labels": {docker::MADE_OF: made_of},
+        },
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
         "history": [{"created_by": "cargo xtask"}],
     });

@@ -9,6 +9,7 @@
     reason = "it waits for processes, reads CI and CARGO_TARGET_DIR, and has no runtime"
 )]
 
+mod bench;
 mod bpf;
 mod cluster;
 mod daemons;
@@ -51,6 +52,9 @@ enum Command {
     Node(cluster::NodeOptions),
     /// Run every check and test, with set-up. What CI runs.
     Test,
+    /// Measure, on a cluster of its own: a table, and target/oarlock/bench/NAME.json.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Check what no compiler checks: file heads, inherited lints, forbidden module names.
     Tidy,
     /// Write the gRPC code from control/api/proto.
@@ -65,6 +69,7 @@ fn main() -> Result<()> {
         Command::Build { bpf: true } => bpf::build(),
         Command::Build { bpf: false } => cluster::build(cluster::Profile::Release),
         Command::Up(options) => cluster::up(&options),
+        Command::Bench(what) => bench::bench(&what),
         Command::Down(options) => cluster::down(&options),
         Command::Status => cluster::status(),
         Command::Node(options) => cluster::node(&options),

@@ -1,0 +1,135 @@
+//! A load generator: one connection for each request, as many as fit into a time. Prints one line of JSON.
+//!
+//! `hammer SECONDS THREADS ADDRESS...`: the addresses take turns, so that several servers asked directly can be compared with
+//! one address that stands for them.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// How long a request may take before it counts as failed.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Default)]
+struct Count {
+    /// Each answered request's microseconds.
+    times: Vec<u32>,
+    failed: u64,
+    first_error: String,
+    pods: BTreeMap<String, u64>,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, seconds, threads, addresses @ ..] = arguments.as_slice() else { panic!("hammer SECONDS THREADS ADDRESS...") };
+    let seconds: f64 = seconds.parse().expect("seconds");
+    let threads: usize = threads.parse().expect("threads");
+    let addresses: Vec<SocketAddr> = addresses.iter().map(|a| a.parse().expect("address:port")).collect();
+    assert!(!addresses.is_empty(), "at least one address");
+    let start = Instant::now();
+    let end = start + Duration::from_secs_f64(seconds);
+    let workers: Vec<_> = (0..threads)
+        .map(|first| {
+            let addresses = addresses.clone();
+            std::thread::spawn(move || hammer(&addresses, first, end))
+        })
+        .collect();
+    let mut total = Count::default();
+    for worker in workers {
+        let count = worker.join().expect("counts, does not fail");
+        total.times.extend(count.times);
+        total.failed += count.failed;
+        if total.first_error.is_empty() {
+            total.first_error = count.first_error;
+        }
+        for (pod, times) in count.pods {
+            *total.pods.entry(pod).or_default() += times;
+        }
+    }
+    let elapsed = start.elapsed().as_secs_f64();
+    total.times.sort_unstable();
+    let at = |share: f64| {
+        let place = (total.times.len() as f64 * share) as usize;
+        total.times.get(place).copied().unwrap_or_default()
+    };
+    let pods: Vec<String> = total.pods.iter().map(|(pod, times)| format!("{pod:?}:{times}")).collect();
+    println!(
+        "{{\"answered\":{},\"failed\":{},\"per_second\":{:.1},\"p50_us\":{},\"p99_us\":{},\"first_error\":{:?},\"pods\":{{{}}}}}",
+        total.times.len(),
+        total.failed,
+        total.times.len() as f64 / elapsed,
+        at(0.5),
+        at(0.99),
+        total.first_error.replace(['"', '\\'], "'"),
+        pods.join(",")
+    );
+}
+
+fn hammer(addresses: &[SocketAddr], first: usize, end: Instant) -> Count {
+    let mut count = Count::default();
+    let mut answer = Vec::with_capacity(4096);
+    for address in addresses.iter().cycle().skip(first) {
+        let begin = Instant::now();
+        if begin >= end {
+            break;
+        }
+        answer.clear();
+        match ask(address, &mut answer) {
+            Ok(()) => {
+                count.times.push(u32::try_from(begin.elapsed().as_micros()).unwrap_or(u32::MAX));
+                let text = String::from_utf8_lossy(&answer);
+                let pod = text.lines().find_map(|line| line.strip_prefix("pod: ")).unwrap_or("?");
+                match count.pods.get_mut(pod) {
+                    Some(times) => *times += 1,
+                    None => drop(count.pods.insert(pod.to_owned(), 1)),
+                }
+            }
+            Err(error) => {
+                count.failed += 1;
+                if count.first_error.is_empty() {
+                    count.first_error = format!("{address}: {error}");
+                }
+            }
+        }
+    }
+    count
+}
+
+/// One request on a connection of its own, which ends by a reset: no side is left in TIME_WAIT, so that neither ports run out nor
+/// a masqueraded port meets what is left of another connection.
+fn ask(address: &SocketAddr, answer: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    reset_on_close(&stream)?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
+    let mut part = [0; 4096];
+    while !is_whole(answer) {
+        match stream.read(&mut part)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            length => answer.extend_from_slice(&part[..length]),
+        }
+    }
+    if answer.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(std::io::Error::other("no answer of the web server")) }
+}
+
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| body.len() >= length)
+}
+
+/// SO_LINGER of no time. The standard library has it only in nightlies; numbers of Linux on x86-64 and arm64.
+fn reset_on_close(stream: &TcpStream) -> std::io::Result<()> {
+    unsafe extern "C" {
+        fn setsockopt(socket: i32, level: i32, name: i32, value: *const i32, length: u32) -> i32;
+    }
+    let linger = [1, 0];
+    // SAFETY: the socket is open, the value is two numbers of four bytes.
+    match unsafe { setsockopt(stream.as_raw_fd(), 1, 13, linger.as_ptr(), 8) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
