@@ -103,6 +103,13 @@ fn present(packet: &Packet) -> Option<Translation> {
         // SAFETY: as above; one aligned word.
         unsafe { (*entry).seen = seen };
     }
+    // A reset ends both directions; the other one may never see a packet again.
+    if packet.flags & RST != 0
+        && let Some(other) = nat::entry(&found.to.reversed())
+    {
+        // SAFETY: as above.
+        unsafe { (*other).seen |= CLOSING };
+    }
     Some(found)
 }
 
@@ -193,6 +200,15 @@ fn claim(
         let tried = insert(*flow, leaves.from(node, candidate(beginning, probe)), links, backend);
         if tried.is_some() {
             return tried;
+        }
+    }
+    // Many short connections to one peer: ports of those that have ended, rather than none.
+    for probe in 0..PROBES {
+        let leaves = leaves.from(node, candidate(beginning, probe));
+        if is_free(&leaves.reversed(), &flow.reversed())
+            && let Some(entry) = insert(*flow, leaves, links, backend)
+        {
+            return Some(entry);
         }
     }
     maps::count(Reason::NoPort);
