@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a request may take before it counts as failed.
@@ -30,10 +32,11 @@ fn main() {
     assert!(!addresses.is_empty(), "at least one address");
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(seconds);
+    let turn = Arc::new(AtomicUsize::new(0));
     let workers: Vec<_> = (0..threads)
-        .map(|first| {
-            let addresses = addresses.clone();
-            std::thread::spawn(move || hammer(&addresses, first, end))
+        .map(|_| {
+            let (addresses, turn) = (addresses.clone(), Arc::clone(&turn));
+            std::thread::spawn(move || hammer(&addresses, &turn, end))
         })
         .collect();
     let mut total = Count::default();
@@ -67,10 +70,12 @@ fn main() {
     );
 }
 
-fn hammer(addresses: &[SocketAddr], first: usize, end: Instant) -> Count {
+/// Asks until the end. All threads take turns together, as a Service's clients do.
+fn hammer(addresses: &[SocketAddr], turn: &AtomicUsize, end: Instant) -> Count {
     let mut count = Count::default();
     let mut answer = Vec::with_capacity(4096);
-    for address in addresses.iter().cycle().skip(first) {
+    loop {
+        let address = &addresses[turn.fetch_add(1, Ordering::Relaxed) % addresses.len()];
         let begin = Instant::now();
         if begin >= end {
             break;
