@@ -11,9 +11,9 @@ use oarlock_api::catalogue::{Kind, NODES, SERVICES};
 use oarlock_api::status::{Cause, Status};
 use serde_json::Value;
 
-use super::Registry;
 use super::services::{cluster_ip, ports};
 use super::write::{ClaimOp, Claims};
+use super::{Ranges, Registry};
 
 /// Something that only one object may have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,21 +48,42 @@ impl Claim {
 
     /// What the user is told when it is taken.
     pub(super) fn refusal(&self, kind: &Kind, name: &str) -> Status {
+        let why = match &self.what {
+            What::ServiceIp(_) => "provided IP is already allocated",
+            What::NodePort(..) => "provided port is already allocated",
+            What::PodCidr(_) => "another node has this range: choose one that is free",
+        };
+        self.invalid(kind, name, why)
+    }
+
+    /// Why it cannot be had of these ranges at all, in upstream's words (its ipallocator and portallocator).
+    fn outside(&self, ranges: &Ranges) -> Option<String> {
+        match &self.what {
+            What::ServiceIp(ip) => {
+                let range = ranges.services;
+                let usable = range.contains(ip) && *ip != range.network() && *ip != range.broadcast();
+                let text = "is not in the valid range. The range of valid IPs is";
+                (!usable).then(|| format!("the provided IP ({ip}) {text} {range}"))
+            }
+            What::NodePort(port, ..) => {
+                let (first, last) = ranges.node_ports;
+                let text = "provided port is not in the valid range. The range of valid ports is";
+                (!(first..=last).contains(port)).then(|| format!("{text} {first}-{last}"))
+            }
+            What::PodCidr(_) => None,
+        }
+    }
+
+    fn invalid(&self, kind: &Kind, name: &str, why: &str) -> Status {
         let (field, message) = match &self.what {
             What::ServiceIp(ip) => (
                 "spec.clusterIPs".to_owned(),
-                format!(
-                    "Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP is already allocated"
-                ),
+                format!("Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: {why}"),
             ),
-            What::NodePort(port, _, index) => (
-                format!("spec.ports[{index}].nodePort"),
-                format!("Invalid value: {port}: provided port is already allocated"),
-            ),
-            What::PodCidr(range) => (
-                "spec.podCIDR".to_owned(),
-                format!("Invalid value: \"{range}\": another node has this range: choose one that is free"),
-            ),
+            What::NodePort(port, _, index) => {
+                (format!("spec.ports[{index}].nodePort"), format!("Invalid value: {port}: {why}"))
+            }
+            What::PodCidr(range) => ("spec.podCIDR".to_owned(), format!("Invalid value: \"{range}\": {why}")),
         };
         Status::invalid(kind, name, vec![Cause { reason: "FieldValueInvalid".to_owned(), message, field }])
     }
@@ -87,6 +108,20 @@ impl Registry {
         });
         let freed = before.into_iter().filter(|claim| !kept.contains(&claim.key())).map(ClaimOp::Free);
         Ok(taken.chain(freed).collect())
+    }
+
+    /// Refuses what no range has. What an object has had since before the ranges changed, it keeps.
+    pub(super) fn within_ranges(&self, kind: &Kind, name: &str, claims: &Claims) -> Result<(), Status> {
+        let taken = claims.iter().filter_map(|op| match op {
+            ClaimOp::Take(claim) => Some(claim),
+            ClaimOp::Free(_) => None,
+        });
+        for claim in taken {
+            if let Some(why) = claim.outside(&self.ranges) {
+                return Err(claim.invalid(kind, name, &why));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -193,6 +193,39 @@ async fn services_get_addresses_that_nobody_else_has() {
 }
 
 #[tokio::test]
+async fn addresses_and_ports_outside_the_ranges_are_refused_in_upstreams_words() {
+    let f = fixture().await;
+    let range = "The range of valid ports is 30000-30003";
+    for port in [80, 29999, 30004] {
+        let refused = f.create(&SERVICES, "d", node_port("a", Some(port))).await.unwrap_err();
+        assert_eq!((refused.code, refused.reason), (422, "Invalid"));
+        let cause = &refused.details.as_ref().unwrap().causes[0];
+        assert_eq!(cause.field, "spec.ports[0].nodePort");
+        let why = format!("Invalid value: {port}: provided port is not in the valid range. {range}");
+        assert_eq!(cause.message, why);
+        assert_eq!(
+            refused.message,
+            format!("Service \"a\" is invalid: spec.ports[0].nodePort: {}", cause.message)
+        );
+    }
+    for ip in ["192.168.1.1", "10.96.0.0", "10.96.0.255"] {
+        let service = json!({"metadata": {"name": "a"}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}});
+        let refused = f.create(&SERVICES, "d", service).await.unwrap_err();
+        assert_eq!(
+            refused.message,
+            format!(
+                "Service \"a\" is invalid: spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: the \
+                 provided IP ({ip}) is not in the valid range. The range of valid IPs is 10.96.0.0/24"
+            )
+        );
+    }
+    f.create(&SERVICES, "d", node_port("a", Some(30003))).await.unwrap();
+    let moved = json!({"spec": {"ports": [{"port": 80, "nodePort": 31000}]}});
+    let refused = f.patch(&SERVICES, "a", moved).await.unwrap_err();
+    assert!(refused.message.contains("nodePort: Invalid value: 31000: provided port is not in"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_service_keeps_its_address_and_frees_its_port_with_its_type() {
     let f = fixture().await;
     let made = f.create(&SERVICES, "d", node_port("a", Some(30002))).await.unwrap();

@@ -56,6 +56,7 @@ impl Registry {
             if !causes.is_empty() {
                 return Err(Status::invalid(kind, &name, causes));
             }
+            self.within_ranges(kind, &name, &claims)?;
             if options.dry_run {
                 let (present, _) = bounded(self.store.get(&kind.key(namespace, &name))).await?;
                 return if present.is_some() { Err(Status::already_exists(kind, &name)) } else { Ok(wanted) };
@@ -109,6 +110,7 @@ impl Registry {
         if !causes.is_empty() {
             return Err(Status::invalid(kind, &name, causes));
         }
+        self.within_ranges(kind, &name, &claims)?;
         if kind.has_generation && next.get("spec") != present.value.get("spec") {
             let generation = present.value["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
             meta::metadata_mut(&mut next).insert("generation".to_owned(), json!(generation));
