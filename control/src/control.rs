@@ -1,6 +1,6 @@
 //! The composition root: builds the parts, binds the ports, then spawns the tasks.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,12 @@ use oarlock_planner::Settings;
 use oarlock_store::{Embedded, Etcd, EtcdOptions, Retention, Store};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::config::{Backend, ServeConfig};
 use crate::http::{Documents, Server};
+use crate::leader;
 use crate::nodes::{Events, Nodes};
 use crate::reconcile;
 use crate::registry::{Ranges, Registry};
@@ -76,7 +78,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         cluster_dns: String::new(),
     };
     let events = Arc::new(Events::new(Arc::clone(&registry)));
-    spawn_controllers(config, tasks, &registry, &events, &ca);
+    spawn_controllers(config, tasks, store, &registry, &ca);
     let nodes = Nodes::new(Arc::clone(&registry), events, Arc::clone(&ca), token, cluster, tasks.clone());
     let serving = Arc::clone(&nodes);
     let own_of_nodes = own.clone();
@@ -101,23 +103,50 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bootstraps the cluster, then runs the controllers for ever.
+/// Runs the controllers: on etcd, where other control planes may run on the same store, only while elected.
 fn spawn_controllers(
     config: &ServeConfig,
     tasks: &Tasks,
+    store: Arc<dyn Store>,
     registry: &Arc<Registry>,
-    events: &Arc<Events>,
     ca: &Ca,
 ) {
     let settings = Settings { cluster_cidr: config.cluster_cidr, ca_pem: ca.certificate_pem().to_owned() };
-    let (advertise, port, service) =
-        (config.advertise_address, config.secure_port, config.kubernetes_service_ip());
-    let (registry, events, of_driver, stop) =
-        (Arc::clone(registry), Arc::clone(events), tasks.clone(), tasks.token());
+    let controllers = Controllers {
+        advertise: config.advertise_address,
+        port: config.secure_port,
+        service: config.kubernetes_service_ip(),
+        settings,
+        tasks: tasks.clone(),
+    };
+    let (registry, stop) = (Arc::clone(registry), tasks.token());
+    let elected = config.store == Backend::Etcd;
+    let identity = format!("{}:{}/{}", config.advertise_address, config.secure_port, uuid::Uuid::new_v4());
     tasks.spawn("controllers", async move {
+        if !elected {
+            return controllers.run(registry, stop).await;
+        }
+        leader::run(store, &identity, stop, |fenced, over| {
+            controllers.run(Arc::new(registry.on(fenced)), over)
+        })
+        .await;
+    });
+}
+
+struct Controllers {
+    advertise: Ipv4Addr,
+    port: u16,
+    service: Ipv4Addr,
+    settings: Settings,
+    tasks: Tasks,
+}
+
+impl Controllers {
+    /// Bootstraps the cluster, then runs until `stop`.
+    async fn run(&self, registry: Arc<Registry>, stop: CancellationToken) {
         loop {
             let made = tokio::select! {
-                made = reconcile::bootstrap(&registry, advertise, port, service) => made,
+                made = reconcile::bootstrap(&registry, self.advertise, self.port, self.service) => made,
                 () = stop.cancelled() => return,
             };
             match made {
@@ -126,8 +155,9 @@ fn spawn_controllers(
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        reconcile::run(registry, events, settings, of_driver, stop).await;
-    });
+        let events = Arc::new(Events::new(Arc::clone(&registry)));
+        reconcile::run(registry, events, self.settings.clone(), self.tasks.clone(), stop).await;
+    }
 }
 
 async fn bind(config: &ServeConfig, port: u16) -> anyhow::Result<TcpListener> {

@@ -6,6 +6,7 @@ pub mod cache;
 pub mod config;
 pub mod control;
 pub mod http;
+pub mod leader;
 pub mod nodes;
 pub mod patch;
 pub mod reconcile;

@@ -94,6 +94,12 @@ impl Registry {
         Arc::new(Self { store, cache, ranges })
     }
 
+    /// The same verbs on another door to the same store, as a leader's.
+    #[must_use]
+    pub fn on(&self, store: Arc<dyn Store>) -> Self {
+        Self { store, cache: Arc::clone(&self.cache), ranges: self.ranges.clone() }
+    }
+
     /// The cache, for lists and watches.
     #[must_use]
     pub fn cache(&self) -> &Arc<Cache> {

@@ -37,7 +37,10 @@ pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body>
 pub(super) fn failure(status: &Status) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, &status.to_json());
-    if let Some(seconds) = status.details.as_ref().and_then(|d| d.retry_after_seconds) {
+    // Clients repeat whatever is answered with this header up to ten times, writes included. A write whose fate is unknown is
+    // not to be repeated blindly, and a store that is away would keep kubectl waiting for minutes: those say it in the body.
+    let repeat = status.code == 429;
+    if let Some(seconds) = status.details.as_ref().and_then(|d| d.retry_after_seconds).filter(|_| repeat) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response

@@ -1,0 +1,349 @@
+//! The whole process from outside, on both stores: the same answers; etcd that hangs or dies; kill -9 under writes; two
+//! control planes on one etcd. Needs etcd.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests panic, as tests do"
+)]
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/process.rs"]
+mod process;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use client::{Answer, Client};
+use nix::sys::signal::Signal;
+use oarlock_control::leader;
+use oarlock_store::{Op, Outcome, Store as _};
+use process::{Control, EtcdServer, Store};
+use serde_json::{Value, json};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str, value: &str) -> Value {
+    json!({"metadata": {"name": name}, "data": {"v": value}})
+}
+
+async fn create(client: &Client, name: &str) -> Answer {
+    let answer = client.send("POST", MAPS, map(name, "1")).await.unwrap();
+    assert_eq!(answer.code, 201, "{}", answer.body);
+    answer
+}
+
+/// What does not depend on the store.
+fn comparable(answer: &Answer) -> Value {
+    let mut body = answer.body.clone();
+    if let Some(metadata) = body["metadata"].as_object_mut() {
+        metadata.retain(|key, _| !["uid", "resourceVersion", "creationTimestamp"].contains(&key.as_str()));
+    }
+    if let Some(details) = body["details"].as_object_mut() {
+        details.shift_remove("uid");
+    }
+    if let Some(items) = body.get_mut("items").and_then(Value::as_array_mut) {
+        let names = items.iter().map(|item| item["metadata"]["name"].clone()).collect::<Vec<_>>();
+        *items = names.into_iter().filter(|name| name != "kube-root-ca.crt").collect();
+    }
+    json!([answer.code, body])
+}
+
+/// The requests of an ordinary day.
+async fn day(client: &Client) -> Vec<Value> {
+    let mut seen = Vec::new();
+    let namespace = json!({"metadata": {"name": "shop"}});
+    assert_eq!(client.send("POST", "/api/v1/namespaces", namespace).await.unwrap().code, 201);
+    let first = create(client, "a").await;
+    let mut watch = client.watch(&format!("{MAPS}?watch=1&resourceVersion={}", first.version())).await;
+    let service = json!({"metadata": {"name": "s"}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.77",
+        "ports": [{"port": 80, "nodePort": 30080}]}});
+    let mut other = service.clone();
+    other["metadata"]["name"] = json!("other");
+    let bad = json!({"metadata": {"name": "b"}, "data": {"v": 1}});
+    let stale = json!({"metadata": {"name": "a", "resourceVersion": "1"}, "data": {"v": "9"}});
+    let services = "/api/v1/namespaces/shop/services";
+    for (method, path, body) in [
+        ("POST", MAPS.to_owned(), map("a", "1")),
+        ("POST", MAPS.to_owned(), bad),
+        ("GET", format!("{MAPS}/a"), Value::Null),
+        ("GET", format!("{MAPS}/nothing"), Value::Null),
+        ("PATCH", format!("{MAPS}/a"), json!({"data": {"v": "2"}})),
+        ("PUT", format!("{MAPS}/a"), stale),
+        ("PUT", format!("{MAPS}/a"), map("a", "3")),
+        ("POST", MAPS.to_owned(), map("b", "1")),
+        ("GET", MAPS.to_owned(), Value::Null),
+        ("POST", services.to_owned(), service.clone()),
+        ("POST", services.to_owned(), other),
+        ("GET", services.to_owned(), Value::Null),
+        ("DELETE", format!("{services}/s"), Value::Null),
+        ("DELETE", format!("{MAPS}/a"), Value::Null),
+        ("DELETE", format!("{MAPS}/a"), Value::Null),
+        ("POST", "/api/v1/namespaces/none/configmaps".to_owned(), map("c", "1")),
+        ("GET", format!("{MAPS}?resourceVersion=99999999"), Value::Null),
+    ] {
+        seen.push(comparable(&client.send(method, &path, body).await.unwrap()));
+    }
+    for _ in 0..4 {
+        let line = watch.next(Duration::from_secs(10)).await.unwrap();
+        seen.push(json!([line["type"], line["object"]["metadata"]["name"], line["object"]["data"]]));
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_requests_have_the_same_answers_on_both_stores() {
+    let (folder, etcd) = (tempfile::tempdir().unwrap(), EtcdServer::start().await);
+    let mut days = Vec::new();
+    for (name, store) in [("embedded", Store::Embedded), ("etcd", Store::Etcd(&etcd))] {
+        let mut control = Control::start(folder.path(), name, store).await;
+        await_account(&control.client, "default").await;
+        days.push(day(&control.client).await);
+        control.process.stop();
+    }
+    let texts = |day: &[Value]| day.iter().map(Value::to_string).collect::<Vec<_>>();
+    // The number in the refusal of a revision of the future is the store's own.
+    let cut = |mut day: Vec<String>| {
+        let future = day.iter().position(|line| line.contains("Too large resource version")).unwrap();
+        day.remove(future);
+        day
+    };
+    assert_eq!(cut(texts(&days[0])), cut(texts(&days[1])));
+    let codes: Vec<&Value> = days[0].iter().map(|line| &line[0]).take(16).collect();
+    assert_eq!(
+        codes,
+        [409, 400, 200, 404, 200, 409, 200, 201, 200, 201, 422, 200, 200, 200, 404, 404]
+            .map(|c| json!(c))
+            .iter()
+            .collect::<Vec<_>>()
+    );
+}
+
+/// Waits until the controllers have given a namespace its account.
+async fn await_account(client: &Client, namespace: &str) -> Duration {
+    let start = Instant::now();
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
+    while start.elapsed() < Duration::from_secs(20) {
+        if client.send("GET", &path, Value::Null).await.is_ok_and(|answer| answer.code == 200) {
+            return start.elapsed();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("no controller has looked at {namespace}");
+}
+
+/// Refused in bounded time, as something that passes.
+async fn is_refused(client: &Client, method: &str, path: &str, body: Value) {
+    let start = Instant::now();
+    let answer = client.send(method, path, body).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(12), "{method}: took {:?}", start.elapsed());
+    assert!([503, 504].contains(&answer.code), "{method}: {}", answer.body);
+    assert!(["ServiceUnavailable", "Timeout"].contains(&answer.reason()), "{}", answer.body);
+    assert_eq!(answer.body["details"]["retryAfterSeconds"], 1, "{}", answer.body);
+}
+
+/// What a control plane without its store still does, and what it refuses.
+async fn is_without_store(client: &Client) {
+    let start = Instant::now();
+    let cached = client.get(&format!("{MAPS}?resourceVersion=0")).await;
+    assert_eq!(cached.code, 200, "a list of any age comes from the cache");
+    assert!(start.elapsed() < Duration::from_secs(1), "at once, not after {:?}", start.elapsed());
+    assert_eq!(client.text("/livez").await.unwrap(), "ok");
+    tokio::join!(
+        is_refused(client, "GET", MAPS, Value::Null),
+        is_refused(client, "POST", MAPS, map("lost", "1")),
+        is_refused(client, "PATCH", "/api/v1/namespaces/default/configmaps/a", json!({"data": {"v": "2"}})),
+        is_refused(client, "DELETE", "/api/v1/namespaces/default/configmaps/b", Value::Null),
+    );
+}
+
+/// Writes until a write succeeds again.
+async fn recovers(client: &Client, name: &str) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(20) {
+        let answer = client.send("POST", MAPS, map(name, "1")).await.unwrap();
+        // The answer to an earlier attempt may have been lost.
+        if [201, 409].contains(&answer.code) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no write succeeds again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_etcd_hangs_or_is_dead_answers_are_bounded_and_watches_live_through_it() {
+    let (folder, mut etcd) = (tempfile::tempdir().unwrap(), EtcdServer::start().await);
+    let control = Control::start(folder.path(), "c", Store::Etcd(&etcd)).await;
+    let client = &control.client;
+    let (a, b) = (create(client, "a").await, create(client, "b").await);
+    let mut watch = client.watch(&format!("{MAPS}?watch=1&resourceVersion={}", b.version())).await;
+
+    etcd.process.signal(Signal::SIGSTOP);
+    is_without_store(client).await;
+    etcd.process.signal(Signal::SIGCONT);
+    recovers(client, "after-stop").await;
+    watch.until("ADDED", "after-stop").await;
+
+    etcd.process.kill();
+    is_without_store(client).await;
+    etcd.restart().await;
+    recovers(client, "after-kill").await;
+    watch.until("ADDED", "after-kill").await;
+
+    let present = client.get(&format!("{MAPS}/a")).await;
+    assert_eq!(present.body["metadata"]["uid"], a.body["metadata"]["uid"]);
+    assert_eq!(client.get(&format!("{MAPS}/after-stop")).await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_that_is_compacted_behind_a_watch_is_made_up_for() {
+    let (folder, etcd) = (tempfile::tempdir().unwrap(), EtcdServer::start().await);
+    let control = Control::start(folder.path(), "c", Store::Etcd(&etcd)).await;
+    let client = &control.client;
+    let (old, kept) = (create(client, "goes").await, create(client, "kept").await);
+    let mut watch = client.watch(&format!("{MAPS}?watch=1&resourceVersion={}", kept.version())).await;
+    let store = etcd.client().await;
+    let key = |name: &str| format!("/registry/core/configmaps/default/{name}");
+    let (record, _) = store.get(&key("kept")).await.unwrap();
+    let record = record.expect("objects lie where this test looks for them");
+
+    control.process.signal(Signal::SIGSTOP);
+    let mut last = None;
+    for round in 0..50 {
+        let text = String::from_utf8(record.value.to_vec()).unwrap();
+        let value = Bytes::from(text.replace(r#""v":"1""#, &format!(r#""v":"round {round}""#)));
+        last = Some(store.txn(vec![], vec![Op::Put(key("kept"), value, None)]).await.unwrap());
+    }
+    store.txn(vec![], vec![Op::Delete(key("goes"))]).await.unwrap();
+    let Some(Outcome::Committed(last)) = last else { panic!("no compare, no conflict") };
+    store.compact(last).await.unwrap();
+    control.process.signal(Signal::SIGCONT);
+
+    watch.until("DELETED", "goes").await;
+    let present = client.get(&format!("{MAPS}/kept")).await;
+    assert_eq!((&present.body["data"]["v"], present.version()), (&json!("round 49"), last.0));
+    let exact = format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", old.version());
+    let refused = client.get(&exact).await;
+    assert_eq!((refused.code, refused.reason()), (410, "Expired"));
+}
+
+/// What clients were told: names with their versions.
+type Acknowledged = Mutex<BTreeMap<String, u64>>;
+
+/// Creates objects until the server is gone.
+async fn write_on(client: &Client, writer: String, acknowledged: &Acknowledged) {
+    for number in 0.. {
+        let name = format!("{writer}-{number}");
+        let Ok(made) = client.send("POST", MAPS, map(&name, "1")).await else { return };
+        assert_eq!(made.code, 201, "{}", made.body);
+        acknowledged.lock().unwrap().insert(name, made.version());
+    }
+}
+
+async fn killed_under_writes(control: &mut Control) {
+    let acknowledged = Acknowledged::default();
+    let mut newest = 0;
+    for round in 0..3 {
+        let mut watch = control.client.watch(&format!("{MAPS}?watch=1")).await;
+        let (client, before) = (control.client.clone(), acknowledged.lock().unwrap().len());
+        let writers = (0..4).map(|writer| write_on(&client, format!("r{round}-w{writer}"), &acknowledged));
+        tokio::join!(futures_util::future::join_all(writers), async {
+            while acknowledged.lock().unwrap().len() < before + 40 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            control.process.kill();
+        });
+        let mut seen = 0;
+        while let Some(line) = watch.next(Duration::from_secs(5)).await {
+            seen = line["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+        }
+        control.restart().await;
+
+        let list = control.client.get(MAPS).await;
+        let told = acknowledged.lock().unwrap().clone();
+        let there: BTreeMap<&str, &str> = list.body["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| &item["metadata"])
+            .map(|meta| (meta["name"].as_str().unwrap(), meta["resourceVersion"].as_str().unwrap()))
+            .collect();
+        for (name, version) in &told {
+            assert_eq!(
+                there.get(name.as_str()),
+                Some(&version.to_string().as_str()),
+                "{name} was acknowledged"
+            );
+        }
+        newest = told.values().copied().max().unwrap().max(newest);
+        assert!(list.version() >= newest, "versions never go back");
+        // A watch goes on from where it was, or is told that it has to list.
+        let mut watch = control.client.watch(&format!("{MAPS}?watch=1&resourceVersion={seen}")).await;
+        let next = format!("round-{round}");
+        let made = create(&control.client, &next).await;
+        assert!(made.version() > newest);
+        loop {
+            let line = watch.next(Duration::from_secs(10)).await.expect("an event or an error");
+            if line["type"] == "ERROR" {
+                assert_eq!(line["object"]["code"], 410);
+                break;
+            }
+            if line["object"]["metadata"]["name"] == next {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_writes_a_control_plane_on_the_embedded_store_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    killed_under_writes(&mut Control::start(folder.path(), "c", Store::Embedded).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_writes_a_control_plane_on_etcd_loses_nothing() {
+    let (folder, etcd) = (tempfile::tempdir().unwrap(), EtcdServer::start().await);
+    killed_under_writes(&mut Control::start(folder.path(), "c", Store::Etcd(&etcd)).await).await;
+}
+
+/// Makes a namespace and waits for the controllers, wherever they run.
+async fn controllers_work(client: &Client, namespace: &str) -> Duration {
+    let object = json!({"metadata": {"name": namespace}});
+    let made = client.send("POST", "/api/v1/namespaces", object).await.unwrap();
+    assert_eq!(made.code, 201, "{}", made.body);
+    await_account(client, namespace).await
+}
+
+async fn leader_of(etcd: &EtcdServer) -> Option<String> {
+    let (record, _) = etcd.client().await.get(leader::KEY).await.unwrap();
+    record.map(|record| String::from_utf8(record.value.to_vec()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_control_planes_one_leads_and_the_other_takes_over() {
+    let (folder, etcd) = (tempfile::tempdir().unwrap(), EtcdServer::start().await);
+    let mut one = Control::start(folder.path(), "one", Store::Etcd(&etcd)).await;
+    controllers_work(&one.client, "first").await;
+    let first = leader_of(&etcd).await.unwrap();
+    let mut two = Control::start(folder.path(), "two", Store::Etcd(&etcd)).await;
+    controllers_work(&two.client, "second").await;
+    assert_eq!(leader_of(&etcd).await.unwrap(), first, "who leads goes on leading");
+
+    one.process.kill();
+    let took = controllers_work(&two.client, "third").await;
+    assert!(took <= Duration::from_secs(5), "took over after {took:?}");
+    let second = leader_of(&etcd).await.unwrap();
+    assert_ne!(second, first);
+
+    one.restart().await;
+    assert_eq!(leader_of(&etcd).await.unwrap(), second);
+    two.process.stop();
+    let took = controllers_work(&one.client, "fourth").await;
+    assert!(took <= Duration::from_secs(2), "a leader that ends hands over at once, not after {took:?}");
+}
