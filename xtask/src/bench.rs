@@ -31,10 +31,10 @@ pub(crate) enum Bench {
 #[derive(Debug, Args)]
 pub(crate) struct QuickOptions {
     /// How many rounds; what is compared takes turns within each.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=50))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u8).range(1..=100))]
     rounds: u8,
     /// Seconds that each is measured for in a round.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 0.7)]
     seconds: f64,
     /// Connections at a time.
     #[arg(long, default_value_t = 8)]
@@ -282,7 +282,7 @@ fn throughput(options: &QuickOptions) -> Result<Vec<Figure>> {
         step(&format!("connections per second, round {round} of {}", options.rounds), || {
             // Each round begins elsewhere, so that no case always follows the same one.
             let mut order: Vec<_> = cases.iter().zip(&mut rates).collect();
-            order.rotate_left(usize::from(round) * 3 % cases.len());
+            order.rotate_left(usize::from(round) * 5 % cases.len());
             for (case, rates) in order {
                 rates.push(hammering(case, &hammer, options)?);
             }

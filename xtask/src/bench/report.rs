@@ -18,7 +18,7 @@ pub(super) struct Figure {
     pub(super) baseline: Option<f64>,
     /// The median of value/baseline of each round.
     pub(super) ratio: Option<f64>,
-    /// (largest - smallest) / median of the rounds.
+    /// (third quartile - first quartile) / median of the rounds.
     pub(super) spread: f64,
 }
 
@@ -57,12 +57,15 @@ pub(super) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// How far the values are apart, as a part of their median.
+/// How far the middle half of the values is apart, as a part of their median.
 fn spread(values: &[f64]) -> f64 {
-    let largest = values.iter().copied().fold(f64::MIN, f64::max);
-    let smallest = values.iter().copied().fold(f64::MAX, f64::min);
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len().div_ceil(2);
+    let lower = median(sorted.get(..half).unwrap_or_default());
+    let upper = median(sorted.get(sorted.len() - half..).unwrap_or_default());
     let middle = median(values);
-    if middle > 0.0 { (largest - smallest) / middle } else { 0.0 }
+    if middle > 0.0 { (upper - lower) / middle } else { 0.0 }
 }
 
 /// Three significant digits are all that these measurements carry; two places are enough for ratios.
@@ -125,7 +128,7 @@ mod tests {
         let rounds = [80.0, 40.0, 80.0];
         let figure = Figure::of("x", "1/s", &rounds).compared(&rounds, &[100.0, 50.0, 100.0]);
         assert_eq!((figure.value, figure.baseline, figure.ratio), (80.0, Some(100.0), Some(0.8)));
-        assert_eq!(figure.spread, 0.5);
-        assert!(table(&[figure]).contains("| x | 80 | 1/s | 100 | 0.80 | 50 % |"));
+        assert_eq!(figure.spread, 0.25, "from 60 to 80");
+        assert!(table(&[figure]).contains("| x | 80 | 1/s | 100 | 0.80 | 25 % |"));
     }
 }
