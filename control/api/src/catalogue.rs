@@ -79,6 +79,12 @@ impl Kind {
         self.kind.to_lowercase()
     }
 
+    /// Whether clients may do this.
+    #[must_use]
+    pub fn allows(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+
     /// Whether objects have this subresource.
     #[must_use]
     pub fn has_subresource(&self, name: &str) -> bool {
@@ -203,6 +209,15 @@ pub static REPLICA_SETS: Kind = Kind {
     has_generation: true,
     ..core("ReplicaSet", "replicasets", &["rs"])
 };
+/// apiextensions.k8s.io/v1 CustomResourceDefinition. There are none and none can be made yet; kubectl lists them to tell a
+/// kind that is not known from one that was defined.
+pub static CUSTOM_RESOURCE_DEFINITIONS: Kind = Kind {
+    group: "apiextensions.k8s.io",
+    namespaced: false,
+    categories: &["api-extensions"],
+    verbs: &["get", "list", "watch"],
+    ..core("CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"])
+};
 /// coordination.k8s.io/v1 Lease.
 pub static LEASES: Kind = Kind { group: "coordination.k8s.io", ..core("Lease", "leases", &[]) };
 /// discovery.k8s.io/v1 EndpointSlice.
@@ -220,6 +235,7 @@ pub static KINDS: &[&Kind] = &[
     &SECRETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,
+    &CUSTOM_RESOURCE_DEFINITIONS,
     &DEPLOYMENTS,
     &REPLICA_SETS,
     &LEASES,
@@ -287,7 +303,12 @@ mod tests {
             let lists = |field: &str| theirs.get(field).cloned().unwrap_or_else(|| json!([]));
             assert_eq!(theirs["kind"], kind.kind);
             assert_eq!(theirs["namespaced"], kind.namespaced, "{kind:?}");
-            assert_eq!(lists("verbs"), json!(kind.verbs), "{kind:?}");
+            let verbs = lists("verbs");
+            if *kind == &CUSTOM_RESOURCE_DEFINITIONS {
+                assert!(kind.verbs.iter().all(|verb| verbs.as_array().unwrap().contains(&json!(verb))));
+            } else {
+                assert_eq!(verbs, json!(kind.verbs), "{kind:?}");
+            }
             assert_eq!(lists("shortNames"), json!(kind.short_names), "{kind:?}");
             assert_eq!(lists("categories"), json!(kind.categories), "{kind:?}");
             for sub in kind.subresources {

@@ -64,7 +64,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
     table
         .iter()
         .find(|(k, _)| *k == kind)
-        .map_or(const { &[NAME, text("Created At")] }, |(_, columns)| columns)
+        .map_or(const { &[NAME, Column { kind: "date", ..text("Created At") }] }, |(_, columns)| columns)
 }
 
 /// The cells of one object, one a column.
@@ -99,7 +99,7 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
     } else if *kind == ENDPOINT_SLICES {
         core::endpoint_slice(object, now)
     } else {
-        vec![name, object["metadata"]["creationTimestamp"].clone()]
+        vec![name, json!(meta::text(object, "creationTimestamp"))]
     }
 }
 

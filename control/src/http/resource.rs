@@ -79,8 +79,8 @@ impl Request<'_> {
                 }
                 list::list(self.registry, &scope, &self.query, self.form()?).await
             }
-            Method::POST => self.create(kind).await,
-            Method::DELETE if kind.verbs.contains(&"deletecollection") => self.delete_collection(kind).await,
+            Method::POST if kind.allows("create") => self.create(kind).await,
+            Method::DELETE if kind.allows("deletecollection") => self.delete_collection(kind).await,
             _ => Err(Status::method_not_allowed()),
         }
     }
@@ -108,9 +108,9 @@ impl Request<'_> {
                 let value = self.registry.get(kind, namespace, name).await?;
                 self.answer_object(kind, StatusCode::OK, &value, &[])
             }
-            Method::PUT => self.update(kind, name, Sub::Main).await,
-            Method::PATCH => self.patch(kind, name, Sub::Main).await,
-            Method::DELETE => {
+            Method::PUT if kind.allows("update") => self.update(kind, name, Sub::Main).await,
+            Method::PATCH if kind.allows("patch") => self.patch(kind, name, Sub::Main).await,
+            Method::DELETE if kind.allows("delete") => {
                 let deleted = self.registry.delete(kind, namespace, name, &self.delete_options()?).await?;
                 Ok(deletion(kind, name, &deleted))
             }

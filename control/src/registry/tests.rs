@@ -178,6 +178,16 @@ async fn services_get_addresses_that_nobody_else_has() {
             .contains("spec.ports[0].nodePort: Invalid value: 30001: provided port is already allocated"),
         "{taken}"
     );
+    let high = f.create(&SERVICES, "d", node_port("b", Some(40000))).await.unwrap_err();
+    let expected = "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 40000: provided port is not in the valid \
+                    range. The range of valid ports is 30000-30003";
+    assert_eq!(high.message, expected);
+    let elsewhere =
+        json!({"metadata": {"name": "b"}, "spec": {"clusterIP": "10.97.0.1", "ports": [{"port": 80}]}});
+    let elsewhere = f.create(&SERVICES, "d", elsewhere).await.unwrap_err();
+    let expected = "spec.clusterIPs: Invalid value: [\"10.97.0.1\"]: failed to allocate IP 10.97.0.1: the provided IP \
+                    (10.97.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/24";
+    assert!(elsewhere.message.contains(expected), "{elsewhere}");
     let same_ip = json!({"metadata": {"name": "b"}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}});
     let taken = f.create(&SERVICES, "d", same_ip.clone()).await.unwrap_err();
     assert!(taken.message.contains("provided IP is already allocated"), "{taken}");

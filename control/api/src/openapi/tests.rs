@@ -73,7 +73,7 @@ fn every_patch_says_what_kubectl_looks_for() {
     let catalogue = Catalogue::builtin();
     let api = OpenApi::new(&catalogue);
     let v2 = api.v2_value();
-    for kind in catalogue.kinds() {
+    for kind in catalogue.kinds().iter().filter(|kind| kind.allows("patch")) {
         let expected = json!({"group": kind.group, "kind": kind.kind, "version": kind.version});
         let v3 = api.v3(kind.group, kind.version).unwrap();
         for patch in [patch_of(&v2, kind), patch_of(&v3, kind)] {

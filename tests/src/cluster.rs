@@ -1,0 +1,191 @@
+//! A cluster as a user makes it: by `cargo xtask up`, looked at with kubectl.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// One cluster at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// The address of the machine on the fabric.
+pub const MACHINE: &str = "172.30.77.1";
+/// The addresses of the nodes.
+pub const NODES: [&str; 2] = ["172.30.77.11", "172.30.77.12"];
+/// The network namespace of a client outside the nodes.
+pub const CLIENT: &str = "oarlock-client";
+
+/// What a command said.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// Whether it succeeded.
+    pub well: bool,
+    /// Its output, then its errors.
+    pub text: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        Self { well: output.status.success(), text }
+    }
+}
+
+/// Runs a shell command.
+#[must_use]
+pub fn shell(command: &str) -> Said {
+    Command::new("sh").args(["-c", command]).current_dir(root()).output().unwrap().into()
+}
+
+/// Runs a command in a network namespace.
+#[must_use]
+pub fn run_in(namespace: &str, command: &str) -> Said {
+    let net = format!("--net=/run/netns/{namespace}");
+    Command::new("nsenter").args([&net, "sh", "-c", command]).output().unwrap().into()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Runs `cargo xtask` with arguments.
+#[must_use]
+pub fn xtask(arguments: &[&str]) -> Said {
+    let mut command = Command::new("cargo");
+    command.args(["run", "--quiet", "--package", "xtask", "--"]).args(arguments);
+    command.current_dir(root()).output().unwrap().into()
+}
+
+/// Waits until something is so; panics with what `seen` says when it is not in time.
+pub fn wait<T>(what: &str, patience: Duration, mut seen: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match seen() {
+            Ok(value) => return value,
+            Err(why) if start.elapsed() > patience => {
+                panic!("waited {patience:?} in vain until {what}: {why}")
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// A running cluster of two nodes; taken down when dropped.
+pub struct Cluster {
+    store: &'static str,
+    is_up: bool,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Brings a cluster up that keeps its objects in `store`: embedded or etcd.
+    #[must_use]
+    pub fn up(store: &'static str) -> Self {
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = Self { store, is_up: true, _one: one };
+        cluster.up_again();
+        cluster
+    }
+
+    /// `cargo xtask up` on a cluster that is there: starts what is missing.
+    pub fn up_again(&self) {
+        let said = xtask(&["up", "--profile", "dev", "--store", self.store, "--keep"]);
+        assert!(said.well, "{}\n{}", said.text, self.logs());
+    }
+
+    /// Takes the cluster down as a user does.
+    pub fn down(mut self) {
+        self.is_up = false;
+        let said = xtask(&["down"]);
+        assert!(said.well, "{}", said.text);
+    }
+
+    /// Runs a shell command in which kubectl talks to this cluster.
+    #[must_use]
+    pub fn shell(&self, command: &str) -> Said {
+        let (tools, target) = (root().join("target/tools/kubectl/usr/bin"), root().join("target/oarlock"));
+        shell(&format!(
+            "export PATH=$PATH:{} KUBECONFIG={}; {command}",
+            tools.display(),
+            target.join("kubeconfig").display()
+        ))
+    }
+
+    /// What kubectl prints; it must succeed.
+    #[expect(clippy::must_use_candidate, reason = "often only that it succeeds counts")]
+    pub fn kubectl(&self, arguments: &str) -> String {
+        let said = self.shell(&format!("kubectl {arguments}"));
+        assert!(said.well, "kubectl {arguments}: {}", said.text);
+        said.text.trim().to_owned()
+    }
+
+    /// Objects as JSON.
+    #[must_use]
+    pub fn json(&self, arguments: &str) -> Value {
+        serde_json::from_str(&self.kubectl(&format!("{arguments} -o json"))).unwrap()
+    }
+
+    /// Waits until this many web servers are ready and their endpoints are known.
+    pub fn web_is_ready(&self, replicas: usize) {
+        wait("the web servers are ready", Duration::from_secs(60), || {
+            let pods = self.json("get pods -l app=web");
+            let ready = |pod: &&Value| {
+                let conditions = pod["status"]["conditions"].as_array();
+                conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+            };
+            let is = pods["items"].as_array().into_iter().flatten().filter(ready).count();
+            let endpoints = self.json("get endpoints web");
+            let addresses = endpoints["subsets"][0]["addresses"].as_array().map_or(0, Vec::len);
+            if (is, addresses) == (replicas, replicas) {
+                return Ok(());
+            }
+            Err(format!("{is} ready, {addresses} endpoints\n{}", self.kubectl("describe pods -l app=web")))
+        });
+    }
+
+    /// The names of the web servers' pods, sorted.
+    #[must_use]
+    pub fn web_pods(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .kubectl("get pods -l app=web -o jsonpath='{.items[*].metadata.name}'")
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The pid of a daemon: control, etcd, node1, node2.
+    #[must_use]
+    pub fn pid(&self, daemon: &str) -> String {
+        let text = std::fs::read_to_string(root().join(format!("target/oarlock/{daemon}.pid"))).unwrap();
+        text.split(' ').next().unwrap().to_owned()
+    }
+
+    /// Sends a signal to a daemon.
+    pub fn signal(&self, daemon: &str, signal: &str) {
+        let said = shell(&format!("kill -{signal} {}", self.pid(daemon)));
+        assert!(said.well, "{}", said.text);
+    }
+
+    /// The last lines of every daemon's log.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        shell("tail -n 30 target/oarlock/*.log").text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !self.is_up {
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        let _ = xtask(&["down"]);
+    }
+}
