@@ -5,6 +5,7 @@
 
 mod attach;
 mod blocks;
+mod collect;
 mod compile;
 mod load;
 mod sync;

@@ -333,11 +333,22 @@ fn set_version(value: &mut Value, revision: u64) {
 
 /// A call of the store that does not hang and whose failure is a Status.
 async fn bounded<T>(call: impl Future<Output = oarlock_store::Result<T>>) -> Result<T, Status> {
+    let start = tokio::time::Instant::now();
     match tokio::time::timeout(BOUND, call).await {
         Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(oarlock_store::Error::Unavailable(why))) if start.elapsed() > BOUND / 2 => {
+            Err(too_late(&why.to_string()))
+        }
         Ok(Err(error)) => Err(store_status(error)),
-        Err(_) => Err(Status::timeout("the store did not answer within 10 s; try again")),
+        Err(_) => Err(too_late(&format!("no answer in {BOUND:?}"))),
     }
+}
+
+fn too_late(why: &str) -> Status {
+    Status::timeout(format!(
+        "Timeout: request did not complete within requested timeout: the store does not answer ({why}); a write may have \
+         happened or not"
+    ))
 }
 
 /// A store's failure in the API's terms.

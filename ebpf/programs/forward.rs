@@ -1,9 +1,9 @@
 //! tc hooks: NodePorts and ClusterIPs for clients that passed no socket hook, and masquerading of what leaves the cluster.
 //!
 //! `uplink_ingress` translates to a backend: a local one keeps the client's address, a remote one sees the node's.
-//! `pod_egress` gives replies of local backends their Service's address back. `uplink_egress` masquerades.
-//! A client's port may come again, to the same pod by another way: entries of connections that have ended give way, and where
-//! two are really open at once the later one is told apart by a port of the node's.
+//! `pod_egress` gives replies of local backends their Service's address back. `uplink_egress` masquerades what pods
+//! begin. A client's port may come again, to the same pod by another way (two Services, the pod's own address): entries of
+//! connections that have ended give way, and where two are open at once the later one gets another source port.
 //! What is no flow of ours goes on untouched: nothing is dropped here, so that the stack can refuse properly.
 
 use aya_ebpf::bindings::{BPF_NOEXIST, TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -30,11 +30,9 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     if let Some(entry) = present(&packet) {
         return translate(&ctx, &packet, &entry);
     }
-    let opens = packet.flow.protocol == TCP && packet.flags & (SYN | ACK) == SYN;
-    let entry = if opens && nat::kind_of(packet.flow.destination) == LOCAL_POD {
-        collides_with_a_service(&ctx, &packet.flow)
-    } else {
-        new_service_flow(&ctx, &packet)
+    let entry = match nat::kind_of(packet.flow.destination) {
+        LOCAL_POD => new_direct_flow(&packet),
+        _ => new_service_flow(&ctx, &packet),
     };
     match entry {
         Some(entry) => translate(&ctx, &packet, &entry),
@@ -64,7 +62,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
     if let Some(entry) = present(&packet) {
         return translate(&ctx, &packet, &entry);
     }
-    if packet.flow.protocol == TCP && packet.flags & (SYN | ACK) != SYN {
+    if !may_begin(&packet) {
         // Of a connection that began outside, to the pod's own address: its peer knows no other.
         return GO_ON;
     }
@@ -85,7 +83,7 @@ fn present(packet: &Packet) -> Option<Translation> {
     // SAFETY: the element lives in the map; it may be given to another flow while we look, in which case the clock of
     // that flow is advanced: harmless.
     let found = unsafe { *entry };
-    let fresh = packet.flow.protocol != TCP || packet.flags & (SYN | ACK) == SYN;
+    let fresh = may_begin(packet);
     if fresh && found.has_backend() && !nat::is_current(found.backend, found.generation) {
         return None;
     }
@@ -96,7 +94,8 @@ fn present(packet: &Packet) -> Option<Translation> {
     let mut seen = now() | (found.seen & CLOSING);
     if packet.flags & (FIN | RST) != 0 {
         seen |= CLOSING;
-    } else if packet.flags & (SYN | ACK) == SYN {
+    } else if packet.flags & SYN != 0 {
+        // The port is used again; the answer says so for the way back.
         seen &= !CLOSING;
     }
     if seen != found.seen {
@@ -117,7 +116,7 @@ fn present(packet: &Packet) -> Option<Translation> {
 #[inline(always)]
 fn new_service_flow(ctx: &TcContext, packet: &Packet) -> Option<Translation> {
     let flow = &packet.flow;
-    if flow.protocol == TCP && packet.flags & (SYN | ACK) != SYN {
+    if !may_begin(packet) {
         return None;
     }
     let settings = nat::settings()?;
@@ -143,24 +142,42 @@ fn new_service_flow(ctx: &TcContext, packet: &Packet) -> Option<Translation> {
         {
             return Some(entry);
         }
-        // The stack takes nothing from outside that has the node's own address.
-        let link = packet::route(ctx, settings.node, leaves.destination)?;
-        return claim(flow, leaves, settings.node, (link, uplink), chosen);
+        // The same client port already talks to this backend by another frontend: another port tells them apart.
+        return claim(flow, leaves, flow.source, (0, uplink), chosen);
     }
     claim(flow, leaves, settings.node, (uplink, uplink), chosen)
 }
 
-/// A connection straight to a pod of this node, whose answers an entry of a Service would translate.
+/// A connection or datagram from outside to a pod's own address is translated only where its replies would be taken for
+/// those of a Service.
 #[inline(always)]
-fn collides_with_a_service(ctx: &TcContext, flow: &Flow) -> Option<Translation> {
-    let reply = flow.reversed();
-    nat::entry(&reply)?;
-    if is_free(&reply, &reply) {
+fn new_direct_flow(packet: &Packet) -> Option<Translation> {
+    let flow = &packet.flow;
+    if !may_begin(packet) {
         return None;
     }
-    let settings = nat::settings()?;
-    let link = packet::route(ctx, settings.node, flow.destination)?;
-    claim(flow, *flow, settings.node, (link, packet::link(ctx)), (MASQUERADED, 0))
+    let reply = flow.reversed();
+    if let Some(entry) = nat::entry(&reply) {
+        // SAFETY: the element lives in the map; whosever it is by now, one word is read.
+        let is_reply = unsafe { (*entry).backend == REPLY };
+        if is_reply && !is_free(&reply, &reply) {
+            return claim(flow, *flow, flow.source, (0, 0), (MASQUERADED, 0));
+        }
+    } else if flow.protocol != TCP
+        && nat::kind_of(flow.source) == 0
+        && !nat::settings()?.in_cluster(flow.source)
+    {
+        // The pod's answer must leave with the pod's address: a flow that is "translated" to itself.
+        let same = Translation { to: reply, link: 0, backend: MASQUERADED, generation: 0, seen: now() };
+        let _ = nat::insert(&reply, &same, u64::from(BPF_NOEXIST));
+    }
+    None
+}
+
+/// Whether the packet may be the first of its flow.
+#[inline(always)]
+fn may_begin(packet: &Packet) -> bool {
+    packet.flow.protocol != TCP || packet.flags & (SYN | ACK) == SYN
 }
 
 /// Whether the entry of a reply leads to this flow.
@@ -185,26 +202,26 @@ fn is_free(reply: &Flow, to: &Flow) -> bool {
     free
 }
 
-/// Gives the flow a source of the node's, under a port that no other flow to the same peer has.
+/// Gives the flow a source of this address, under a port that no other flow to the same peer has.
 #[inline(always)]
 fn claim(
     flow: &Flow,
     leaves: Flow,
-    node: [u8; 4],
+    address: [u8; 4],
     links: (u32, u32),
     backend: (u32, u32),
 ) -> Option<Translation> {
     // SAFETY: the helper has no conditions.
     let beginning = unsafe { bpf_get_prandom_u32() };
     for probe in 0..PROBES {
-        let tried = insert(*flow, leaves.from(node, candidate(beginning, probe)), links, backend);
+        let tried = insert(*flow, leaves.from(address, candidate(beginning, probe)), links, backend);
         if tried.is_some() {
             return tried;
         }
     }
     // Many short connections to one peer: ports of those that have ended, rather than none.
     for probe in 0..PROBES {
-        let leaves = leaves.from(node, candidate(beginning, probe));
+        let leaves = leaves.from(address, candidate(beginning, probe));
         if is_free(&leaves.reversed(), &flow.reversed())
             && let Some(entry) = insert(*flow, leaves, links, backend)
         {

@@ -3,13 +3,11 @@
 //! Through helpers of the kernel, which know about paged and partially checksummed buffers. What is not TCP or UDP over
 //! IPv4, a fragment, or too short is no flow: the stack deals with it.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup};
-use aya_ebpf::helpers::generated;
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::flow::{Flow, TCP, UDP};
 
 const IP: usize = 14;
-const AF_INET: u8 = 2;
 const BPF_F_PSEUDO_HDR: u64 = 1 << 4;
 const BPF_F_MARK_MANGLED_0: u64 = 1 << 5;
 
@@ -92,23 +90,6 @@ fn port(ctx: &TcContext, sum: usize, kind: u64, at: usize, old: u16, new: u16) -
     let (from, to) = (old.to_be(), new.to_be());
     ctx.l4_csum_replace(sum, u64::from(from), u64::from(to), kind | 2)?;
     ctx.store(at, &to, 0)
-}
-
-/// The link by which the node's routes send a packet to an address of this node's pods.
-#[inline(always)]
-pub fn route(ctx: &TcContext, source: [u8; 4], destination: [u8; 4]) -> Option<u32> {
-    // SAFETY: numbers and unions of numbers: all zeroes are a value of them.
-    let mut asked: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    asked.family = AF_INET;
-    asked.ifindex = link(ctx);
-    asked.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source);
-    asked.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination);
-    let size = core::mem::size_of::<bpf_fib_lookup>() as i32;
-    // SAFETY: the context is the kernel's, the parameters are initialised and as long as we say.
-    let said = unsafe { generated::bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut asked, size, 0) };
-    // A neighbour that is not known yet is asked for when the packet is sent.
-    let found = said == i64::from(BPF_FIB_LKUP_RET_SUCCESS) || said == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH);
-    found.then_some(asked.ifindex)
 }
 
 /// The link that the packet is on.

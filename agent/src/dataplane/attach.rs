@@ -14,8 +14,8 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use oarlock_ebpf::flow::{self, Flow, Settings, Translation};
 use oarlock_ebpf::maps;
 
-use super::DataplaneError;
 use super::load::chain;
+use super::{DataplaneError, collect};
 
 /// The hooks on uplinks.
 const UPLINK: [(&str, TcAttachType); 2] =
@@ -121,21 +121,22 @@ impl Links {
         first
     }
 
-    /// Takes flows away that are over. Returns how many there are left and how many went.
+    /// Takes flows away that are over. Returns how many entries there are left and how many went.
     pub(super) fn collect(&mut self, now: u32) -> (usize, usize) {
         let (mut left, mut gone) = (0, 0);
         for table in [&mut self.tcp, &mut self.other] {
-            let entries: Vec<(Flow, Translation)> = table.iter().filter_map(Result::ok).collect();
-            for (key, entry) in entries {
-                // The kernel may have forgotten it meanwhile.
-                if flow::is_over(key.protocol, entry.seen, now) && table.remove(&key).is_ok() {
+            let entries: std::collections::HashMap<Flow, Translation> =
+                table.iter().filter_map(Result::ok).collect();
+            let over = collect::over(&entries, now);
+            left += entries.len();
+            for (key, entry) in over {
+                // A packet may have come meanwhile, or the kernel have forgotten it.
+                if table.get(&key, 0).is_ok_and(|present| present == entry) && table.remove(&key).is_ok() {
                     gone += 1;
-                } else {
-                    left += 1;
                 }
             }
         }
-        (left, gone)
+        (left - gone, gone)
     }
 
     fn attach(&mut self, (name, kind): (&str, TcAttachType), interface: &str) -> Result<(), DataplaneError> {

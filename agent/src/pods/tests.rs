@@ -174,7 +174,12 @@ async fn hooks_run_and_a_container_over_its_memory_limit_says_so() {
     let status = node.until(&pod, "OOMKilled", |s| greedy(s) == "OOMKilled").await;
     assert_eq!(status["qosClass"], "Burstable");
     let hook = std::path::Path::new(&node.scratch()).join("hook");
-    assert_eq!(std::fs::read_to_string(&hook).unwrap(), "up\n");
+    let written = async {
+        while std::fs::read_to_string(&hook).unwrap_or_default() != "up\n" {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), written).await.expect("the hook runs");
     node.delete(&pod, 1);
     node.until_gone(&pod).await;
     assert_eq!(std::fs::read_to_string(&hook).unwrap(), "down\n");

@@ -240,17 +240,18 @@ impl Status {
         Self::new(503, "ServiceUnavailable", message).retry_after(1)
     }
 
-    /// 504: it took too long.
+    /// 504: it took too long. Who has waited that long is not told to try again at once: clients would do so ten times.
     #[must_use]
     pub fn timeout(message: impl Into<String>) -> Self {
-        Self::new(504, "Timeout", message).retry_after(1)
+        Self::new(504, "Timeout", message)
     }
 
     /// 504: a resourceVersion that has not happened yet.
     #[must_use]
     pub fn future_version(asked: u64, current: u64) -> Self {
         let message = format!("Too large resource version: {asked}, current: {current}");
-        Self::timeout(message.clone()).with_cause("ResourceVersionTooLarge", "Too large resource version", "")
+        let status = Self::timeout(message).retry_after(1);
+        status.with_cause("ResourceVersionTooLarge", "Too large resource version", "")
     }
 
     /// Whether the reason is this one.

@@ -1,0 +1,131 @@
+//! Parts that die under load: traffic goes on, nothing acknowledged is lost, everything comes back. Needs root.
+
+#![expect(clippy::disallowed_methods, reason = "a test that waits for something to go wrong sleeps")]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use oarlock_tests::cluster::{CLIENT, Cluster, shell, wait};
+use oarlock_tests::load::Load;
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn traffic_and_objects_outlive_agents_control_plane_and_store() {
+    let cluster = Cluster::up("etcd");
+    cluster.kubectl("apply -f manifests/quickstart/");
+    cluster.web_is_ready(3);
+
+    agents_killed_under_load(&cluster);
+    control_plane_killed_while_it_writes(&cluster);
+    a_store_that_hangs(&cluster);
+    cluster.down();
+}
+
+/// From outside by NodePort, from a pod by ClusterIP: the loads under which parts die.
+struct Loads {
+    outside: Load,
+    inside: std::thread::JoinHandle<String>,
+}
+
+impl Loads {
+    fn start(cluster: &Cluster) -> Self {
+        let ip = cluster.kubectl("get service web -o jsonpath='{.spec.clusterIP}'");
+        let script = format!(
+            "rm -f /tmp/end; well=0; while [ ! -e /tmp/end ]; do \
+             if wget -qO /dev/null http://{ip}/; then well=$((well+1)); else echo failed; fi; done; echo $well"
+        );
+        let inside = std::thread::spawn(move || {
+            shell(&format!("docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox) sh -c '{script}'"))
+                .text
+        });
+        Self { outside: Load::start(CLIENT, SocketAddr::from(([172, 30, 77, 12], 30080))), inside }
+    }
+
+    fn end(self, while_: &str) {
+        let (well, failures) = self.outside.end();
+        assert_eq!(failures, Vec::<String>::new(), "NodePort {while_}; {well} were answered");
+        let _ = shell("docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox) touch /tmp/end");
+        let inside = self.inside.join().unwrap_or_default();
+        assert!(!inside.contains("failed"), "ClusterIP {while_}: {inside}");
+        assert!(well > 50 && inside.trim().parse::<u32>().is_ok_and(|n| n > 50), "{while_}: {well} {inside}");
+    }
+}
+
+fn agents_killed_under_load(cluster: &Cluster) {
+    let containers = shell("docker ps -q --filter label=oarlock.io/node").text;
+    let ready =
+        "get nodes -o jsonpath='{.items[*].status.conditions[?(@.type==\"Ready\")].lastTransitionTime}'";
+    let since = cluster.kubectl(ready);
+    let loads = Loads::start(cluster);
+    for node in ["node1", "node2"] {
+        cluster.signal(node, "KILL");
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    cluster.up_again();
+    std::thread::sleep(Duration::from_secs(2));
+    loads.end("while the agents were killed and came back");
+    assert_eq!(
+        shell("docker ps -q --filter label=oarlock.io/node").text,
+        containers,
+        "no container was touched"
+    );
+    assert_eq!(cluster.kubectl(ready), since, "the nodes were Ready all the time");
+}
+
+fn control_plane_killed_while_it_writes(cluster: &Cluster) {
+    let loads = Loads::start(cluster);
+    let writer = std::thread::scope(|scope| {
+        let writes = scope.spawn(|| {
+            // Until the control plane is gone; every one that was acknowledged counts.
+            let written = (0..1000).map(|n| format!("kept-{n}")).take_while(|name| {
+                cluster.shell(&format!("kubectl create configmap {name} --from-literal=a=b")).well
+            });
+            written.collect::<Vec<_>>()
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        cluster.signal("control", "KILL");
+        writes.join().unwrap_or_default()
+    });
+    assert!(writer.len() > 2, "it wrote before it was killed: {writer:?}");
+    cluster.up_again();
+    let present = cluster.kubectl("get configmaps -o name");
+    for name in &writer {
+        assert!(
+            present.lines().any(|line| line == format!("configmap/{name}")),
+            "{name} was acknowledged and is lost"
+        );
+    }
+    // Agents come back by themselves: what is decided now reaches the pods.
+    cluster.kubectl("scale deployment web --replicas=4");
+    cluster.web_is_ready(4);
+    loads.end("while the control plane was killed and came back");
+    cluster.kubectl("delete configmaps --all");
+}
+
+fn a_store_that_hangs(cluster: &Cluster) {
+    let loads = Loads::start(cluster);
+    cluster.signal("etcd", "STOP");
+    for command in ["kubectl get pods", "kubectl create configmap late --from-literal=a=b"] {
+        let start = Instant::now();
+        let said = cluster.shell(command);
+        assert!(!said.well, "{command} without a store: {}", said.text);
+        assert!(start.elapsed() < SOON, "{command} took {:?}", start.elapsed());
+        assert!(said.text.contains("did not complete within requested timeout"), "{}", said.text);
+    }
+    cluster.signal("etcd", "CONT");
+    wait("the API answers again", SOON, || {
+        let said = cluster.shell("kubectl create configmap late2 --from-literal=a=b");
+        if said.well { Ok(()) } else { Err(said.text) }
+    });
+    cluster.signal("etcd", "KILL");
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.up_again();
+    wait("the API answers again", SOON, || {
+        let said = cluster.shell("kubectl scale deployment web --replicas=5");
+        if said.well { Ok(()) } else { Err(said.text) }
+    });
+    cluster.web_is_ready(5);
+    assert!(cluster.kubectl("get configmaps -o name").contains("configmap/late2"));
+    loads.end("while the store hung and was killed");
+}
