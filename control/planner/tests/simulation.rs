@@ -1,0 +1,179 @@
+//! A whole cluster in one thread: all controllers, a store, nodes and users, in an order that a seed decides. Whatever the
+//! order, rollouts stay within their bounds, nodes are never over-committed, and it all comes to rest as it should.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests panic, as tests do")]
+
+#[path = "simulation/cluster.rs"]
+mod cluster;
+#[path = "simulation/store.rs"]
+mod store;
+
+use std::collections::BTreeSet;
+
+use cluster::Cluster;
+use oarlock_api::catalogue::{DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, PODS, REPLICA_SETS, SERVICES};
+use serde_json::{Value, json};
+
+const SEEDS: u64 = 40;
+
+fn deployment(replicas: i64, surge: Value, unavailable: Value) -> Value {
+    json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {
+        "replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [
+            {"name": "c", "image": "web:1", "resources": {"requests": {"cpu": "500m", "memory": "64Mi"}}}]}}}})
+}
+
+fn service() -> Value {
+    json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.9",
+        "ports": [{"port": 80, "targetPort": 80, "protocol": "TCP"}]}})
+}
+
+fn image(version: u64) -> Value {
+    let resources = json!({"requests": {"cpu": "500m", "memory": "64Mi"}});
+    json!({"spec": {"template": {"spec": {"containers":
+        [{"name": "c", "image": format!("web:{version}"), "resources": resources}]}}}})
+}
+
+fn ready(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null()
+        && pod["status"]["conditions"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+}
+
+/// The cluster at rest: as many pods as wanted, all of the newest image, and exactly they are the endpoints.
+fn is_as_wanted(cluster: &Cluster, replicas: usize, image: &str) {
+    let pods: Vec<&Value> = cluster.store.all(&PODS).collect();
+    let seed = cluster.seed;
+    assert_eq!(
+        pods.len(),
+        replicas,
+        "seed {seed}: {:#?}",
+        cluster.store.all(&REPLICA_SETS).collect::<Vec<_>>()
+    );
+    for pod in &pods {
+        assert!(ready(pod), "seed {seed}: {pod:#}");
+        assert_eq!(pod["spec"]["containers"][0]["image"], image, "seed {seed}");
+    }
+    let addresses: BTreeSet<&str> = pods.iter().map(|pod| pod["status"]["podIP"].as_str().unwrap()).collect();
+    let in_slices: BTreeSet<&str> = cluster
+        .store
+        .all(&ENDPOINT_SLICES)
+        .flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten())
+        .filter(|endpoint| endpoint["conditions"]["ready"] == true)
+        .map(|endpoint| endpoint["addresses"][0].as_str().unwrap())
+        .collect();
+    let in_endpoints: BTreeSet<&str> = cluster
+        .store
+        .all(&ENDPOINTS)
+        .flat_map(|endpoints| endpoints["subsets"].as_array().into_iter().flatten())
+        .flat_map(|subset| subset["addresses"].as_array().into_iter().flatten())
+        .map(|address| address["ip"].as_str().unwrap())
+        .collect();
+    assert_eq!((&in_slices, &in_endpoints), (&addresses, &addresses), "seed {seed}");
+    let status = &cluster.store.all(&DEPLOYMENTS).next().unwrap()["status"];
+    let wanted = Some(i64::try_from(replicas).unwrap());
+    assert_eq!(
+        (status["replicas"].as_i64().or(Some(0)), status["availableReplicas"].as_i64().or(Some(0))),
+        (wanted, wanted),
+        "seed {seed}"
+    );
+}
+
+/// The store after each change, during rollouts that nothing else disturbs.
+fn stays_within(cluster: &Cluster, most: i64, least: usize) {
+    let asked: i64 =
+        cluster.store.all(&REPLICA_SETS).map(|rs| rs["spec"]["replicas"].as_i64().unwrap()).sum();
+    assert!(asked <= most, "seed {}: {asked} replicas are asked for, at most {most} may be", cluster.seed);
+    let available = cluster.store.all(&PODS).filter(|pod| ready(pod)).count();
+    assert!(
+        available >= least,
+        "seed {}: {available} pods are ready, at least {least} must be",
+        cluster.seed
+    );
+}
+
+#[test]
+fn rollouts_stay_within_surge_and_unavailability_at_every_step() {
+    for seed in 0..SEEDS {
+        let (surge, unavailable) =
+            [(1, 0), (0, 1), (1, 1), (2, 1), (3, 3)][usize::try_from(seed % 5).unwrap()];
+        let mut cluster = Cluster::new(seed, 3, 8);
+        cluster.user_creates(&SERVICES, service());
+        cluster.user_creates(&DEPLOYMENTS, deployment(5, json!(surge), json!(unavailable)));
+        cluster.run_to_rest(|_| {});
+        is_as_wanted(&cluster, 5, "web:1");
+        let (most, least) = (5 + surge, usize::try_from(5 - unavailable).unwrap());
+        for version in 2..5 {
+            cluster.user_patches(&DEPLOYMENTS, "web", &image(version));
+            // The next one comes in the middle of it.
+            let steps = cluster.random(400);
+            cluster.run(steps, |cluster| stays_within(cluster, most, least));
+        }
+        cluster.run_to_rest(|cluster| stays_within(cluster, most, least));
+        is_as_wanted(&cluster, 5, "web:4");
+    }
+}
+
+#[test]
+fn whatever_users_and_nodes_do_it_converges_and_no_node_is_over_committed() {
+    for seed in 1000..1000 + SEEDS {
+        let mut cluster = Cluster::new(seed, 3, 8);
+        cluster.user_creates(&SERVICES, service());
+        cluster.user_creates(&DEPLOYMENTS, deployment(3, json!("25%"), json!("25%")));
+        let (mut replicas, mut version) = (3, 1);
+        for _ in 0..12 {
+            let steps = cluster.random(150);
+            cluster.run(steps, Cluster::nodes_hold_what_they_have);
+            match cluster.random(4) {
+                0 => {
+                    replicas = cluster.random(20);
+                    cluster.user_patches(&DEPLOYMENTS, "web", &json!({"spec": {"replicas": replicas}}));
+                }
+                1 => {
+                    version += 1;
+                    cluster.user_patches(&DEPLOYMENTS, "web", &image(version));
+                }
+                2 => cluster.user_deletes_a_pod(),
+                _ => cluster.a_pod_flaps(),
+            }
+        }
+        cluster.run_to_rest(Cluster::nodes_hold_what_they_have);
+        is_as_wanted(&cluster, usize::try_from(replicas).unwrap(), &format!("web:{version}"));
+    }
+}
+
+#[test]
+fn what_does_not_fit_waits_until_there_is_room() {
+    for seed in 2000..2000 + SEEDS / 4 {
+        // Two nodes of four pods each.
+        let mut cluster = Cluster::new(seed, 2, 2);
+        cluster.user_creates(&DEPLOYMENTS, deployment(11, json!(0), json!(1)));
+        cluster.run_to_rest(Cluster::nodes_hold_what_they_have);
+        let bound = |cluster: &Cluster| {
+            cluster.store.all(&PODS).filter(|p| p["spec"]["nodeName"].is_string()).count()
+        };
+        assert_eq!((cluster.store.all(&PODS).count(), bound(&cluster)), (11, 8), "seed {seed}");
+        cluster.add_node("late", 2);
+        cluster.run_to_rest(Cluster::nodes_hold_what_they_have);
+        assert_eq!(bound(&cluster), 11, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_nobody_owns_any_more_goes() {
+    for seed in 3000..3000 + SEEDS / 4 {
+        let mut cluster = Cluster::new(seed, 2, 8);
+        cluster.user_creates(&SERVICES, service());
+        cluster.user_creates(&DEPLOYMENTS, deployment(4, json!(1), json!(1)));
+        let steps = cluster.random(600);
+        cluster.run(steps, |_| {});
+        cluster.user_deletes(&DEPLOYMENTS, "web");
+        cluster.user_deletes(&SERVICES, "web");
+        cluster.run_to_rest(|_| {});
+        for kind in [&REPLICA_SETS, &PODS, &ENDPOINTS, &ENDPOINT_SLICES] {
+            assert_eq!(cluster.store.all(kind).count(), 0, "seed {seed}: {}", kind.plural);
+        }
+    }
+}
