@@ -22,6 +22,7 @@ use crate::cache::Cache;
 use crate::config::{Backend, ServeConfig};
 use crate::http::{Documents, Server};
 use crate::leader;
+use crate::metrics::{Queues, Requests};
 use crate::nodes::{Events, Nodes};
 use crate::reconcile;
 use crate::registry::{Ranges, Registry};
@@ -78,7 +79,11 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         cluster_dns: String::new(),
     };
     let events = Arc::new(Events::new(Arc::clone(&registry)));
-    spawn_controllers(config, tasks, store, &registry, &ca);
+    let (mut metrics, queues, requests) =
+        (oarlock_daemon::metrics::registry(), Queues::default(), Requests::default());
+    queues.register(&mut metrics);
+    requests.register(&mut metrics);
+    spawn_controllers(config, tasks, store, &registry, &ca, queues);
     let nodes = Nodes::new(Arc::clone(&registry), events, Arc::clone(&ca), token, cluster, tasks.clone());
     let serving = Arc::clone(&nodes);
     let own_of_nodes = own.clone();
@@ -88,12 +93,12 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         }
     });
 
-    let metrics = Arc::new(oarlock_daemon::metrics::registry());
     let server = Arc::new(Server {
         registry,
         logs: nodes,
         health,
-        metrics,
+        metrics: Arc::new(metrics),
+        requests,
         address: format!("{}:{}", config.advertise_address, config.secure_port),
         documents: Documents::default(),
     });
@@ -110,6 +115,7 @@ fn spawn_controllers(
     store: Arc<dyn Store>,
     registry: &Arc<Registry>,
     ca: &Ca,
+    queues: Queues,
 ) {
     let settings = Settings { cluster_cidr: config.cluster_cidr, ca_pem: ca.certificate_pem().to_owned() };
     let controllers = Controllers {
@@ -117,6 +123,7 @@ fn spawn_controllers(
         port: config.secure_port,
         service: config.kubernetes_service_ip(),
         settings,
+        queues,
         tasks: tasks.clone(),
     };
     let (registry, stop) = (Arc::clone(registry), tasks.token());
@@ -138,6 +145,7 @@ struct Controllers {
     port: u16,
     service: Ipv4Addr,
     settings: Settings,
+    queues: Queues,
     tasks: Tasks,
 }
 
@@ -156,7 +164,8 @@ impl Controllers {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let events = Arc::new(Events::new(Arc::clone(&registry)));
-        reconcile::run(registry, events, self.settings.clone(), self.tasks.clone(), stop).await;
+        let (settings, queues, tasks) = (self.settings.clone(), self.queues.clone(), self.tasks.clone());
+        reconcile::run(registry, events, settings, queues, tasks, stop).await;
     }
 }
 

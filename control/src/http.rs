@@ -44,6 +44,7 @@ use path::Target;
 use query::Query;
 use respond::Body;
 
+use crate::metrics::{RequestLabels, Requests};
 use crate::registry::Registry;
 
 pub use logs::{LogSource, LogStream};
@@ -69,6 +70,8 @@ pub struct Server {
     pub health: Health,
     /// What `/metrics` says.
     pub metrics: SharedRegistry,
+    /// What is counted about requests.
+    pub requests: Requests,
     /// `host:port` under which clients reach it, for discovery.
     pub address: String,
     /// Documents that are made once, when somebody asks.
@@ -145,6 +148,7 @@ impl Server {
         request: Request<B>,
         tasks: &Tasks,
     ) -> Response<Body> {
+        let start = std::time::Instant::now();
         let (head, body) = request.into_parts();
         // What is no UTF-8 names no object.
         let path = percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
@@ -155,12 +159,46 @@ impl Server {
             }
             respond::failure(&status)
         });
+        let what = self.labels(&head, &path);
+        self.requests.answered(what, response.status().as_u16(), start.elapsed());
         let id = uuid::Uuid::new_v4().to_string();
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert("audit-id", id);
         }
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         response
+    }
+
+    /// What is counted as what: kinds and parts that are served by name, everything else as one.
+    fn labels(&self, head: &http::request::Parts, path: &str) -> RequestLabels {
+        let other = match head.method {
+            Method::GET | Method::HEAD => "GET",
+            Method::POST => "POST",
+            Method::PUT => "PUT",
+            Method::PATCH => "PATCH",
+            Method::DELETE => "DELETE",
+            _ => "other",
+        };
+        let none = RequestLabels { verb: other, group: "", version: "", resource: "", subresource: "" };
+        let Target::Resource(resource) = path::parse(path) else { return none };
+        let catalogue = self.registry.cache().catalogue();
+        let Some(kind) = catalogue.by_plural(resource.group, resource.version, resource.plural) else {
+            return none;
+        };
+        let watches = || resource.watch || Query::parse(head.uri.query()).flag("watch");
+        let verb = match other {
+            "GET" if watches() => "WATCH",
+            "GET" if resource.name.is_none() => "LIST",
+            other => other,
+        };
+        let below = kind.subresources.iter().find(|sub| Some(sub.name) == resource.subresource);
+        RequestLabels {
+            verb,
+            group: kind.group,
+            version: kind.version,
+            resource: kind.plural,
+            subresource: below.map_or("", |sub| sub.name),
+        }
     }
 
     async fn route<B: RequestBody>(

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod http;
 pub mod leader;
+pub mod metrics;
 pub mod nodes;
 pub mod patch;
 pub mod reconcile;

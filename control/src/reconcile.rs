@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cache::{Cache, CacheWatch, Change, Expired};
+use crate::metrics::Queues;
 use crate::nodes::Events;
 use crate::registry::Registry;
 use queue::{Item, Queue};
@@ -32,13 +33,14 @@ pub async fn run(
     registry: Arc<Registry>,
     events: Arc<Events>,
     settings: Settings,
+    queues: Queues,
     tasks: oarlock_daemon::Tasks,
     stop: tokio_util::sync::CancellationToken,
 ) {
     loop {
         let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = Driver::start(&registry, &events, &settings, &tasks).drive() => ended,
+            ended = Driver::start(&registry, &events, &settings, &queues, &tasks).drive() => ended,
         };
         tracing::warn!(?ended, "the controllers fell behind the cache; starting over with a fresh view");
     }
@@ -67,8 +69,10 @@ impl Driver {
         registry: &Arc<Registry>,
         events: &Arc<Events>,
         settings: &Settings,
+        queues: &Queues,
         tasks: &oarlock_daemon::Tasks,
     ) -> Self {
+        let queue = Queue::new(CONTROLLERS.iter().map(|controller| queues.of(controller.name)).collect());
         Self {
             registry: Arc::clone(registry),
             events: Arc::clone(events),
@@ -76,7 +80,7 @@ impl Driver {
             tasks: tasks.clone(),
             world: World::default(),
             watch: None,
-            queue: Queue::default(),
+            queue,
             running: 0,
             done: mpsc::channel(PARALLEL),
         }

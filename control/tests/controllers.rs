@@ -10,6 +10,7 @@ use oarlock_api::catalogue::{
     Catalogue, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES,
 };
 use oarlock_control::cache::Cache;
+use oarlock_control::metrics::Queues;
 use oarlock_control::nodes::Events;
 use oarlock_control::patch::Patch;
 use oarlock_control::reconcile;
@@ -45,7 +46,14 @@ impl Cluster {
         reconcile::bootstrap(&registry, advertise, 6443, "10.96.0.1".parse().unwrap()).await.unwrap();
         let settings = Settings { cluster_cidr: "10.244.0.0/16".parse().unwrap(), ca_pem: "ca".to_owned() };
         let events = Arc::new(Events::new(Arc::clone(&registry)));
-        let driver = reconcile::run(Arc::clone(&registry), events, settings, tasks.clone(), tasks.token());
+        let driver = reconcile::run(
+            Arc::clone(&registry),
+            events,
+            settings,
+            Queues::default(),
+            tasks.clone(),
+            tasks.token(),
+        );
         tasks.spawn("controllers", driver);
         let cluster = Self { registry, tasks, _folder: folder };
         for name in ["n1", "n2"] {

@@ -128,6 +128,9 @@ fn partial(version: &str, value: &Value) -> Value {
 
 fn row(kind: &Kind, version: &str, include: Include, value: &Value) -> Value {
     let mut row = json!({"cells": table::cells(kind, value, Timestamp::now())});
+    if let Some(conditions) = table::conditions(kind, value) {
+        row["conditions"] = conditions;
+    }
     match include {
         Include::None => {}
         Include::Metadata => row["object"] = partial(version, value),

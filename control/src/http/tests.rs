@@ -51,11 +51,14 @@ impl Answer {
 
 async fn api() -> Api {
     let fixture = fixture().await;
+    let (mut metrics, requests) = (oarlock_daemon::metrics::registry(), Requests::default());
+    requests.register(&mut metrics);
     let server = Server {
         registry: Arc::clone(&fixture.registry),
         logs: Arc::new(OneLine),
         health: Health::default(),
-        metrics: SharedRegistry::default(),
+        metrics: Arc::new(metrics),
+        requests,
         address: "127.0.0.1:6443".to_owned(),
         documents: Documents::default(),
     };
@@ -113,6 +116,26 @@ fn pod(name: &str) -> Value {
 const MAPS: &str = "/api/v1/namespaces/d/configmaps";
 const PODS: &str = "/api/v1/namespaces/d/pods";
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+#[tokio::test]
+async fn requests_are_counted_by_what_is_served() {
+    let api = api().await;
+    api.get(MAPS).await;
+    api.get(&format!("{MAPS}/none")).await;
+    api.get("/apis/made.up/v1/things").await;
+    let text = String::from_utf8(api.get("/metrics").await.body.into()).unwrap();
+    let map = r#"group="",version="v1",resource="configmaps",subresource="""#;
+    for line in [
+        format!(r#"apiserver_request_total{{verb="LIST",{map},code="200"}} 1"#),
+        format!(r#"apiserver_request_total{{verb="GET",{map},code="404"}} 1"#),
+        r#"apiserver_request_total{verb="GET",group="",version="",resource="",subresource="",code="404"} 1"#
+            .to_owned(),
+        format!(r#"apiserver_request_duration_seconds_count{{verb="LIST",{map}}} 1"#),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("made.up"), "no label is a client's");
+}
 
 #[tokio::test]
 async fn documents_are_served_and_everything_else_is_not_found() {

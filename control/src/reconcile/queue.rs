@@ -7,6 +7,8 @@ use std::time::Duration;
 use oarlock_planner::Key;
 use tokio::time::Instant;
 
+use crate::metrics::QueueMetrics;
+
 /// The first pause after a failure; it doubles up to [`LONGEST`].
 const FIRST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(30);
@@ -31,14 +33,28 @@ pub(super) struct Queue {
     failures: HashMap<Item, u32>,
     timers: BinaryHeap<Reverse<(Instant, Item)>>,
     due: HashMap<Item, Instant>,
+    /// When a key that waits was added, and when one that runs was started.
+    since: HashMap<Item, Instant>,
+    /// By the controller's index; none in tests.
+    metrics: Vec<QueueMetrics>,
 }
 
 impl Queue {
+    /// An empty queue that is counted in these, by the controller's index.
+    pub(super) fn new(metrics: Vec<QueueMetrics>) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
     /// A key has to be looked at.
     pub(super) fn push(&mut self, item: Item) {
         if let Some(dirty) = self.running.get_mut(&item) {
             *dirty = true;
         } else if self.waiting.insert(item.clone()) {
+            if let Some(metrics) = self.metrics.get(item.controller) {
+                metrics.adds.inc();
+                metrics.depth.inc();
+                self.since.insert(item.clone(), Instant::now());
+            }
             self.ready.push_back(item);
         }
     }
@@ -66,6 +82,11 @@ impl Queue {
                 _ => {
                     self.waiting.remove(&item);
                     self.wrote.remove(&item);
+                    if let Some(metrics) = self.metrics.get(item.controller) {
+                        metrics.depth.dec();
+                        let since = self.since.remove(&item);
+                        metrics.waited.observe(since.map_or(0.0, |at| at.elapsed().as_secs_f64()));
+                    }
                     return Some(item);
                 }
             }
@@ -83,6 +104,9 @@ impl Queue {
     /// The key's plan is being carried out.
     pub(super) fn start(&mut self, item: &Item) {
         self.running.insert(item.clone(), false);
+        if !self.metrics.is_empty() {
+            self.since.insert(item.clone(), Instant::now());
+        }
     }
 
     /// Nothing had to be done: the key's failures are over.
@@ -93,6 +117,11 @@ impl Queue {
     /// The key's plan was carried out and wrote up to `wrote`.
     pub(super) fn finish(&mut self, item: Item, wrote: u64, failed: bool, revision: u64) {
         let dirty = self.running.remove(&item).unwrap_or(false);
+        if let Some(metrics) = self.metrics.get(item.controller) {
+            let since = self.since.remove(&item);
+            metrics.worked.observe(since.map_or(0.0, |at| at.elapsed().as_secs_f64()));
+            metrics.retries.inc_by(u64::from(failed));
+        }
         if wrote > revision {
             self.wrote.insert(item.clone(), wrote);
         }

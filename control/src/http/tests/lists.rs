@@ -93,3 +93,16 @@ async fn a_collection_is_deleted_by_selector() {
         (1, &json!("n"))
     );
 }
+
+#[tokio::test]
+async fn rows_of_pods_that_are_done_say_so() {
+    let api = api().await;
+    for name in ["done", "runs"] {
+        assert_eq!(api.post(PODS, pod(name)).await.code, 201);
+    }
+    let done = json!({"status": {"phase": "Succeeded"}});
+    assert_eq!(api.patch(&format!("{PODS}/done/status"), "merge", done).await.code, 200);
+    let table = api.send("GET", PODS, &[("accept", TABLE)], "").await.json();
+    assert_eq!(table["rows"][0]["conditions"][0]["type"], "Completed");
+    assert_eq!(table["rows"][1].get("conditions"), None);
+}
