@@ -234,6 +234,24 @@ async fn history_that_is_compacted_behind_a_watch_is_made_up_for() {
     assert_eq!((refused.code, refused.reason()), (410, "Expired"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_write_into_the_same_etcd_holds_up_no_read() {
+    let (folder, etcd) = (tempfile::tempdir().unwrap(), EtcdServer::start().await);
+    let control = Control::start(folder.path(), "c", Store::Etcd(&etcd)).await;
+    create(&control.client, "a").await;
+    let store = etcd.client().await;
+    for round in 0..5 {
+        let op = Op::Put("/another/application".to_owned(), Bytes::from(round.to_string()), None);
+        let outcome = store.txn(vec![], vec![op]).await.unwrap();
+        let Outcome::Committed(revision) = outcome else { panic!("no compare, no conflict") };
+        let start = Instant::now();
+        let list = control.client.get(MAPS).await;
+        assert_eq!(list.code, 200, "{}", list.body);
+        assert!(list.version() >= revision.0);
+        assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+    }
+}
+
 /// What clients were told: names with their versions.
 type Acknowledged = Mutex<BTreeMap<String, u64>>;
 

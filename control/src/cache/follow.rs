@@ -12,6 +12,9 @@ use super::{Applied, Cache};
 
 /// Everything that we keep in the store lies under this prefix.
 pub const PREFIX: &str = "/registry/";
+/// What is watched: all keys, also those of others in a shared etcd. They move the store's revision, for which consistent reads
+/// wait; a watch over our own keys would not tell.
+const WATCHED: &str = "";
 /// Records fetched at once: a bound on memory, not on the list.
 const PAGE: usize = 5_000;
 const RETRY: Duration = Duration::from_millis(500);
@@ -42,7 +45,7 @@ impl Cache {
         health: &Health,
     ) -> Result<std::convert::Infallible, oarlock_store::Error> {
         let revision = self.relist(store).await?;
-        let mut watch = store.watch(PREFIX, revision).await?;
+        let mut watch = store.watch(WATCHED, revision).await?;
         health.set("store", Ok(()));
         while let Some(batch) = watch.next().await {
             let batch = batch?;
