@@ -1,0 +1,393 @@
+//! The packet path's programs on frames, in and out byte for byte, by BPF_PROG_TEST_RUN. Needs root; no link is touched.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests panic, as tests do"
+)]
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use oarlock_ebpf::flow::{LOCAL_POD, NODE, Settings};
+use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine, SlotRange};
+use oarlock_ebpf::maps;
+use oarlock_ebpf::reason::Reason;
+use proptest::prelude::*;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
+
+const CLIENT: [u8; 4] = [172, 30, 77, 200];
+const NODE_1: [u8; 4] = [172, 30, 77, 11];
+const POD: [u8; 4] = [10, 244, 0, 5];
+const FAR_POD: [u8; 4] = [10, 244, 1, 5];
+const CLUSTER_IP: [u8; 4] = [10, 96, 0, 80];
+const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Verdicts of tc: on to the next program and the stack, drop, out by another link.
+const GO_ON: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+
+/// TCP flags.
+const SYN: u8 = 2;
+const SYN_ACK: u8 = 18;
+const ACK: u8 = 16;
+const RST: u8 = 4;
+
+/// The programs with tables of their own: NodePorts 30080 (a pod here), 30081 (a pod elsewhere), 30082/UDP (here), 30083
+/// (nobody), and a ClusterIP in front of the pod here.
+struct Node {
+    ebpf: Ebpf,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl Node {
+    fn new(external_cluster_ip: bool) -> Self {
+        let mut ebpf = Ebpf::load(OBJECT).expect("needs root and `cargo xtask build`");
+        let mut settings: Array<_, Settings> = map(&mut ebpf, maps::SETTINGS);
+        let of_node = Settings {
+            node: NODE_1,
+            cluster: [10, 244, 0, 0],
+            mask: [255, 255, 0, 0],
+            external_cluster_ip: u32::from(external_cluster_ip),
+        };
+        settings.set(0, of_node, 0).unwrap();
+        let mut addresses: HashMap<_, [u8; 4], u32> = map(&mut ebpf, maps::ADDRESSES);
+        addresses.insert(POD, LOCAL_POD, 0).unwrap();
+        addresses.insert(NODE_1, NODE, 0).unwrap();
+        let mut backends: Array<_, Backend> = map(&mut ebpf, maps::BACKENDS);
+        backends.set(1, Backend::new(POD, 8080, 1), 0).unwrap();
+        backends.set(2, Backend::new(FAR_POD, 8080, 1), 0).unwrap();
+        let mut slots: Array<_, u32> = map(&mut ebpf, maps::SLOTS);
+        slots.set(1, 1, 0).unwrap();
+        slots.set(2, 2, 0).unwrap();
+        let mut frontends: HashMap<_, FrontendKey, u32> = map(&mut ebpf, maps::FRONTENDS);
+        let mut lines: Array<_, ServiceLine> = map(&mut ebpf, maps::SERVICE_TABLE);
+        let services = [
+            (FrontendKey::new(NODE_1, 30080, TCP), SlotRange::new(1, 1, 1)),
+            (FrontendKey::new(NODE_1, 30081, TCP), SlotRange::new(2, 1, 1)),
+            (FrontendKey::new(NODE_1, 30082, UDP), SlotRange::new(1, 1, 1)),
+            (FrontendKey::new(NODE_1, 30083, TCP), SlotRange::new(1, 0, 1)),
+            (FrontendKey::new(CLUSTER_IP, 80, TCP), SlotRange::new(1, 1, 1)),
+        ];
+        for (index, (key, range)) in (1..).zip(services) {
+            frontends.insert(key, index, 0).unwrap();
+            lines.set(index, ServiceLine::new(range), 0).unwrap();
+        }
+        for name in ["uplink_ingress", "uplink_egress", "pod_egress"] {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        }
+        let counters = map(&mut ebpf, maps::COUNTERS);
+        Self { ebpf, counters }
+    }
+
+    /// Runs a program on a frame: its verdict, and the frame as it leaves.
+    fn run(&mut self, program: &str, frame: &[u8]) -> (i32, Vec<u8>) {
+        let program: &mut SchedClassifier = self.ebpf.program_mut(program).unwrap().try_into().unwrap();
+        let mut out = vec![0; frame.len() + 64];
+        let options =
+            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = program.test_run(options).unwrap();
+        out.truncate(usize::try_from(result.data_size_out).unwrap());
+        (result.return_value.cast_signed(), out)
+    }
+
+    fn counted(&self, reason: Reason) -> u64 {
+        self.counters.get(&(reason as u32), 0).unwrap().iter().sum()
+    }
+}
+
+fn map<M: TryFrom<aya::maps::Map>>(ebpf: &mut Ebpf, name: &str) -> M
+where
+    M::Error: std::fmt::Debug,
+{
+    M::try_from(ebpf.take_map(name).unwrap()).unwrap()
+}
+
+type End = ([u8; 4], u16);
+
+fn ip(from: End, to: End) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv4(from.0, to.0, 64)
+}
+
+fn tcp(from: End, to: End, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut builder = ip(from, to).tcp(from.1, to.1, 1000, 64000);
+    if flags & SYN != 0 {
+        builder = builder.syn();
+    }
+    if flags & ACK != 0 {
+        builder = builder.ack(77);
+    }
+    if flags & RST != 0 {
+        builder = builder.rst();
+    }
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
+fn udp(from: End, to: End, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    ip(from, to).udp(from.1, to.1).write(&mut frame, payload).unwrap();
+    frame
+}
+
+/// Who sends to whom, after every checksum has been computed anew and compared.
+fn ends(frame: &[u8]) -> (End, End) {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4") };
+    let header = ip.header().to_header();
+    assert_eq!(header.header_checksum, header.calc_header_checksum(), "IP checksum");
+    let (source, destination) = match &packet.transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            let computed = tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).unwrap();
+            assert_eq!(tcp.checksum(), computed, "TCP checksum");
+            (tcp.source_port(), tcp.destination_port())
+        }
+        Some(TransportSlice::Udp(udp)) => {
+            let computed = udp.to_header().calc_checksum_ipv4(&header, udp.payload()).unwrap();
+            assert!(udp.checksum() == 0 || udp.checksum() == computed, "UDP checksum");
+            (udp.source_port(), udp.destination_port())
+        }
+        other => panic!("no ports: {other:?}"),
+    };
+    ((header.source, source), (header.destination, destination))
+}
+
+/// A frame without what a translation changes: addresses, ports, checksums, TTL.
+fn rest(frame: &[u8], transport: usize) -> Vec<u8> {
+    let mut rest = frame.to_vec();
+    let sum = transport + if frame[23] == UDP { 6 } else { 16 };
+    for at in (22..23).chain(24..34).chain(transport..transport + 4).chain(sum..sum + 2) {
+        rest[at] = 0;
+    }
+    rest
+}
+
+#[test]
+fn a_pod_of_the_node_sees_the_client_and_answers_as_the_service() {
+    let mut node = Node::new(false);
+    let asked = tcp((CLIENT, 40000), (NODE_1, 30080), SYN, b"");
+    let (verdict, there) = node.run("uplink_ingress", &asked);
+    assert_eq!((verdict, ends(&there)), (GO_ON, ((CLIENT, 40000), (POD, 8080))));
+    assert_eq!(rest(&there, 34), rest(&asked, 34), "nothing else has changed");
+    assert_eq!(there[22], 64, "the stack takes the hop");
+    let answer = tcp((POD, 8080), (CLIENT, 40000), SYN_ACK, b"");
+    let (verdict, back) = node.run("pod_egress", &answer);
+    assert_eq!((verdict, ends(&back)), (REDIRECT, ((NODE_1, 30080), (CLIENT, 40000))));
+    assert_eq!(back[22], 63, "sent on without the stack, which would have taken the hop");
+    let more = tcp((CLIENT, 40000), (NODE_1, 30080), ACK, b"GET / HTTP/1.1\r\n\r\n");
+    let (_, there) = node.run("uplink_ingress", &more);
+    assert_eq!(ends(&there), ((CLIENT, 40000), (POD, 8080)));
+    assert_eq!(rest(&there, 34), rest(&more, 34));
+    assert_eq!(node.counted(Reason::Translated), 1, "the connection, not each packet");
+}
+
+#[test]
+fn a_pod_elsewhere_sees_the_node_and_its_answers_come_back_to_the_client() {
+    let mut node = Node::new(false);
+    let asked = tcp((CLIENT, 40000), (NODE_1, 30081), SYN, b"");
+    let (verdict, there) = node.run("uplink_ingress", &asked);
+    let (source, destination) = ends(&there);
+    assert_eq!((verdict, source.0, destination, there[22]), (REDIRECT, NODE_1, (FAR_POD, 8080), 63));
+    assert!((1024..30000).contains(&source.1), "no port of sockets or NodePorts: {}", source.1);
+    let (verdict, back) = node.run("uplink_ingress", &tcp((FAR_POD, 8080), source, SYN_ACK, b""));
+    assert_eq!((verdict, ends(&back)), (REDIRECT, ((NODE_1, 30081), (CLIENT, 40000))));
+    let (_, again) = node.run("uplink_ingress", &tcp((CLIENT, 40000), (NODE_1, 30081), ACK, b"x"));
+    assert_eq!(ends(&again).0, source, "one connection, one port");
+    let (_, other) = node.run("uplink_ingress", &tcp((CLIENT, 40001), (NODE_1, 30081), SYN, b""));
+    assert_ne!(ends(&other).0, source, "another connection, another port");
+}
+
+#[test]
+fn datagrams_are_translated_and_a_missing_checksum_stays_missing() {
+    let mut node = Node::new(false);
+    let asked = udp((CLIENT, 5000), (NODE_1, 30082), b"question");
+    let (verdict, there) = node.run("uplink_ingress", &asked);
+    assert_eq!((verdict, ends(&there)), (GO_ON, ((CLIENT, 5000), (POD, 8080))));
+    let (_, back) = node.run("pod_egress", &udp((POD, 8080), (CLIENT, 5000), b"answer"));
+    assert_eq!(ends(&back), ((NODE_1, 30082), (CLIENT, 5000)));
+    let mut unchecked = asked;
+    unchecked[40..42].fill(0);
+    let (_, there) = node.run("uplink_ingress", &unchecked);
+    assert_eq!((ends(&there).1, &there[40..42]), ((POD, 8080), &[0, 0][..]));
+}
+
+#[test]
+fn options_of_the_ip_header_move_the_ports() {
+    let mut node = Node::new(false);
+    let header = etherparse::Ipv4Header {
+        source: CLIENT,
+        destination: NODE_1,
+        time_to_live: 64,
+        // Two router alerts (RFC 2113).
+        options: [148, 4, 0, 0, 148, 4, 0, 0].into(),
+        ..etherparse::Ipv4Header::default()
+    };
+    let headers = etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default());
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ip(headers).tcp(40000, 30080, 1, 64000).syn();
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"").unwrap();
+    let (verdict, there) = node.run("uplink_ingress", &frame);
+    assert_eq!((verdict, ends(&there)), (GO_ON, ((CLIENT, 40000), (POD, 8080))));
+    assert_eq!(there[34..42], frame[34..42], "the options");
+}
+
+#[test]
+fn what_is_none_of_ours_goes_on_untouched() {
+    let syn = tcp((CLIENT, 40000), (NODE_1, 30080), SYN, b"");
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut frame = syn.clone();
+        change(&mut frame);
+        frame
+    };
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("another port", tcp((CLIENT, 40000), (NODE_1, 22), SYN, b"")),
+        ("another protocol's port", udp((CLIENT, 40000), (NODE_1, 30080), b"")),
+        ("another node's address", tcp((CLIENT, 40000), ([172, 30, 77, 12], 30080), SYN, b"")),
+        ("the middle of a connection that is not known", tcp((CLIENT, 40000), (NODE_1, 30080), ACK, b"x")),
+        ("a reset of one", tcp((CLIENT, 40000), (NODE_1, 30080), RST, b"")),
+        (
+            "a Service without endpoints, which the stack refuses",
+            tcp((CLIENT, 40000), (NODE_1, 30083), SYN, b""),
+        ),
+        (
+            "a ClusterIP from outside, which is not asked for",
+            tcp((CLIENT, 40000), (CLUSTER_IP, 80), SYN, b""),
+        ),
+        ("a pod's own address", tcp((CLIENT, 40000), (POD, 8080), SYN, b"")),
+        ("a first fragment", changed(&|f| f[20] = 0x20)),
+        ("a later fragment", changed(&|f| f[21] = 5)),
+        ("ICMP", changed(&|f| f[23] = 1)),
+        ("IPv6", changed(&|f| f[12..14].copy_from_slice(&[0x86, 0xdd]))),
+        ("ARP", changed(&|f| f[12..14].copy_from_slice(&[8, 6]))),
+        ("a VLAN", changed(&|f| f[12..14].copy_from_slice(&[0x81, 0]))),
+        ("another version", changed(&|f| f[14] = 0x65)),
+        ("half a TCP header", syn[..44].to_vec()),
+        ("no more than an IP header (less the kernel does not take for a test)", syn[..34].to_vec()),
+    ];
+    let mut node = Node::new(false);
+    for (what, frame) in cases {
+        for program in ["uplink_ingress", "pod_egress"] {
+            assert_eq!(node.run(program, &frame), (GO_ON, frame.clone()), "{what} at {program}");
+        }
+    }
+    assert_eq!(node.counted(Reason::NoEndpoints), 1);
+    assert_eq!(node.counted(Reason::Translated), 0);
+}
+
+#[test]
+fn cluster_ips_are_answered_for_outsiders_where_that_is_asked_for() {
+    let mut node = Node::new(true);
+    let (verdict, there) = node.run("uplink_ingress", &tcp((CLIENT, 40000), (CLUSTER_IP, 80), SYN, b""));
+    assert_eq!((verdict, ends(&there)), (GO_ON, ((CLIENT, 40000), (POD, 8080))));
+}
+
+#[test]
+fn a_packet_without_a_hop_left_goes_no_further() {
+    let mut node = Node::new(false);
+    let builder =
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(CLIENT, NODE_1, 1).tcp(40000, 30081, 1, 64000);
+    let mut frame = Vec::new();
+    builder.syn().write(&mut frame, b"").unwrap();
+    assert_eq!(node.run("uplink_ingress", &frame).0, SHOT);
+    assert_eq!(node.counted(Reason::BadPacket), 1);
+}
+
+#[test]
+fn a_port_that_comes_again_by_another_way_is_told_apart() {
+    let mut node = Node::new(true);
+    let (_, first) = node.run("uplink_ingress", &tcp((CLIENT, 40000), (NODE_1, 30080), SYN, b""));
+    assert_eq!(ends(&first), ((CLIENT, 40000), (POD, 8080)));
+    let (verdict, second) = node.run("uplink_ingress", &tcp((CLIENT, 40000), (CLUSTER_IP, 80), SYN, b""));
+    let (source, destination) = ends(&second);
+    assert_eq!((verdict, source.0, destination), (GO_ON, CLIENT, (POD, 8080)), "the client's address stays");
+    let (_, third) = node.run("uplink_ingress", &tcp((CLIENT, 40000), (POD, 8080), SYN, b""));
+    let direct = ends(&third).0;
+    assert!(source.1 != 40000 && direct.1 != 40000 && source.1 != direct.1, "{source:?} {direct:?}");
+    for (to, is) in [((CLIENT, 40000), (NODE_1, 30080)), (source, (CLUSTER_IP, 80)), (direct, (POD, 8080))] {
+        let (_, back) = node.run("pod_egress", &tcp((POD, 8080), to, SYN_ACK, b""));
+        assert_eq!(ends(&back), (is, (CLIENT, 40000)));
+    }
+}
+
+#[test]
+fn connections_that_were_reset_give_their_port_free() {
+    let mut node = Node::new(true);
+    let _ = node.run("uplink_ingress", &tcp((CLIENT, 40000), (NODE_1, 30080), SYN, b""));
+    let _ = node.run("uplink_ingress", &tcp((CLIENT, 40000), (NODE_1, 30080), RST, b""));
+    let (_, second) = node.run("uplink_ingress", &tcp((CLIENT, 40000), (CLUSTER_IP, 80), SYN, b""));
+    assert_eq!(ends(&second).0, (CLIENT, 40000));
+    let (_, back) = node.run("pod_egress", &tcp((POD, 8080), (CLIENT, 40000), SYN_ACK, b""));
+    assert_eq!(ends(&back).0, (CLUSTER_IP, 80));
+}
+
+#[test]
+fn what_a_pod_begins_leaves_with_the_nodes_address_and_what_it_answers_with_its_own() {
+    let mut node = Node::new(false);
+    let (verdict, there) = node.run("uplink_egress", &tcp((POD, 50000), (OUTSIDE, 443), SYN, b""));
+    let (source, destination) = ends(&there);
+    assert_eq!((verdict, source.0, destination), (GO_ON, NODE_1, (OUTSIDE, 443)));
+    let (_, back) = node.run("uplink_ingress", &tcp((OUTSIDE, 443), source, SYN_ACK, b""));
+    assert_eq!(ends(&back), ((OUTSIDE, 443), (POD, 50000)));
+    // The pod's next packet passes its own link first, where only answers are translated.
+    let next = tcp((POD, 50000), (OUTSIDE, 443), ACK, b"");
+    assert_eq!(node.run("pod_egress", &next), (GO_ON, next.clone()));
+    let (_, again) = node.run("uplink_egress", &next);
+    assert_eq!(ends(&again).0, source);
+    for answer in
+        [tcp((POD, 8080), (OUTSIDE, 600), SYN_ACK, b""), tcp((POD, 8080), (OUTSIDE, 600), ACK, b"x")]
+    {
+        assert_eq!(
+            node.run("uplink_egress", &answer),
+            (GO_ON, answer.clone()),
+            "of a connection from outside"
+        );
+    }
+    let asked = udp((OUTSIDE, 601), (POD, 53), b"q");
+    assert_eq!(node.run("uplink_ingress", &asked), (GO_ON, asked.clone()));
+    let answer = udp((POD, 53), (OUTSIDE, 601), b"a");
+    assert_eq!(node.run("uplink_egress", &answer), (GO_ON, answer.clone()), "a datagram's answer too");
+    for inside in [tcp((POD, 50000), (FAR_POD, 80), SYN, b""), tcp((POD, 50000), (NODE_1, 80), SYN, b"")] {
+        assert_eq!(node.run("uplink_egress", &inside), (GO_ON, inside.clone()), "within the cluster");
+    }
+}
+
+/// Whatever comes: what is let through is untouched or whole, and only a packet without a hop left is dropped.
+#[test]
+fn no_frame_breaks_the_programs() {
+    let node = std::cell::RefCell::new(Node::new(true));
+    let flips = proptest::collection::vec((12..80_usize, any::<u8>()), 0..6);
+    let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let outcome = runner.run(&(flips, 34..90_usize, 0..3), |(flips, cut, kind)| {
+        let mut frame = match kind {
+            0 => tcp((CLIENT, 40000), (NODE_1, 30080), SYN, &[7; 30]),
+            1 => tcp((CLIENT, 40000), (NODE_1, 30081), SYN, &[7; 30]),
+            _ => udp((CLIENT, 40000), (NODE_1, 30082), &[7; 40]),
+        };
+        for (at, value) in flips {
+            if let Some(byte) = frame.get_mut(at) {
+                *byte = value;
+            }
+        }
+        frame.truncate(cut);
+        for program in ["uplink_ingress", "pod_egress", "uplink_egress"] {
+            let (verdict, out) = node.borrow_mut().run(program, &frame);
+            prop_assert_eq!(out.len(), frame.len());
+            prop_assert!(matches!(verdict, GO_ON | REDIRECT | SHOT), "{}", verdict);
+            if verdict == SHOT {
+                prop_assert!(frame[22] <= 1 || frame.len() < 54, "dropped with hops left");
+            }
+            prop_assert_eq!(&out[..12], &frame[..12], "no program touches Ethernet's addresses");
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+}
