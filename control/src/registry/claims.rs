@@ -67,8 +67,7 @@ impl Claim {
             }
             What::NodePort(port, ..) => {
                 let (first, last) = ranges.node_ports;
-                let text = "provided port is not in the valid range. The range of valid ports is";
-                (!(first..=last).contains(port)).then(|| format!("{text} {first}-{last}"))
+                (!(first..=last).contains(port)).then(|| no_node_port(ranges))
             }
             What::PodCidr(_) => None,
         }
@@ -123,6 +122,12 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// Why a number is no NodePort of ours.
+pub(super) fn no_node_port(ranges: &Ranges) -> String {
+    let (first, last) = ranges.node_ports;
+    format!("provided port is not in the valid range. The range of valid ports is {first}-{last}")
 }
 
 /// What an object holds.

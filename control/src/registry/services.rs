@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 
 use oarlock_api::catalogue::SERVICES;
 use oarlock_api::meta;
-use oarlock_api::status::Status;
+use oarlock_api::status::{Cause, Status};
 use serde_json::{Value, json};
 
 use super::Registry;
-use super::claims::What;
+use super::claims::{What, no_node_port};
 
 impl Registry {
     /// Completes a Service with what it needs; returns the keys of the claims that were picked, not asked for.
@@ -60,12 +60,19 @@ impl Registry {
         if !matches!(service_type(new), "NodePort" | "LoadBalancer") {
             return Ok(());
         }
+        let name = meta::name(new).to_owned();
         let old_ports: Vec<Value> = old.map(|old| ports(old).to_vec()).unwrap_or_default();
         let mut used = self.used_ports();
         let Some(list) = new["spec"]["ports"].as_array_mut() else { return Ok(()) };
         used.extend(list.iter().filter_map(|p| u16::try_from(p["nodePort"].as_u64()?).ok()));
-        for port in list {
-            if port["nodePort"].as_u64().is_some_and(|n| n != 0) {
+        for (index, port) in list.iter_mut().enumerate() {
+            if let Some(number) = port["nodePort"].as_i64().filter(|n| *n != 0) {
+                if u16::try_from(number).is_err() {
+                    let message = format!("Invalid value: {number}: {}", no_node_port(&self.ranges));
+                    let field = format!("spec.ports[{index}].nodePort");
+                    let cause = Cause { reason: "FieldValueInvalid".to_owned(), message, field };
+                    return Err(Status::invalid(&SERVICES, &name, vec![cause]));
+                }
                 continue;
             }
             // A port that had one keeps it, though the client did not repeat it.

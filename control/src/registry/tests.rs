@@ -206,8 +206,10 @@ async fn services_get_addresses_that_nobody_else_has() {
 async fn addresses_and_ports_outside_the_ranges_are_refused_in_upstreams_words() {
     let f = fixture().await;
     let range = "The range of valid ports is 30000-30003";
-    for port in [80, 29999, 30004] {
-        let refused = f.create(&SERVICES, "d", node_port("a", Some(port))).await.unwrap_err();
+    for port in [-1, 80, 29999, 30004, 70000] {
+        let mut service = node_port("a", None);
+        service["spec"]["ports"][0]["nodePort"] = json!(port);
+        let refused = f.create(&SERVICES, "d", service).await.unwrap_err();
         assert_eq!((refused.code, refused.reason), (422, "Invalid"));
         let cause = &refused.details.as_ref().unwrap().causes[0];
         assert_eq!(cause.field, "spec.ports[0].nodePort");
