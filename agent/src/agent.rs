@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::RunConfig;
-use crate::dataplane::{Changed, Dataplane, DataplaneConfig};
+use crate::dataplane::{self, Changed, Dataplane, DataplaneConfig};
 use crate::desired::{Desired, Topic};
 use crate::net::{Network, NodeRoute};
 use crate::node_object::{NodeFacts, NodeState};
@@ -73,13 +73,15 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
     let health = Health::default();
-    let registry = Arc::new(oarlock_daemon::metrics::registry());
-    tasks.spawn("admin", admin::serve(tasks.clone(), listener, registry, health.clone()));
+    let of_dataplane = dataplane_config(config)?;
+    let mut registry = oarlock_daemon::metrics::registry();
+    registry.register_collector(Box::new(dataplane::Events::of(&of_dataplane)));
+    tasks.spawn("admin", admin::serve(tasks.clone(), listener, Arc::new(registry), health.clone()));
 
     let port = config.metrics_bind_address.port();
     let facts = NodeFacts::read(&config.node_name, config.node_ip, config.max_pods, port, &config.data_dir);
     let network = Arc::new(Network::open(tasks, &config.data_dir, uplink).await?);
-    let dataplane = open_dataplane(config)?;
+    let dataplane = Dataplane::open(of_dataplane)?;
     let outbox = Arc::new(Outbox::default());
     let docker = Arc::new(Docker::new(&config.docker_host, &config.node_name));
     let of_pods = pods::NodeFacts {
@@ -115,19 +117,18 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_dataplane(config: &RunConfig) -> anyhow::Result<Dataplane> {
+fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig> {
     let IpAddr::V4(node_ip) = config.node_ip else {
         anyhow::bail!("--node-ip must be an IPv4 address today")
     };
-    let dataplane = DataplaneConfig {
+    Ok(DataplaneConfig {
         node_name: config.node_name.clone(),
         node_ip,
         cgroup: config.cgroup(),
         bpffs: config.bpffs.clone(),
         uplinks: config.uplinks.clone(),
         accept_external_cluster_ip: config.accept_external_cluster_ip,
-    };
-    Ok(Dataplane::open(dataplane)?)
+    })
 }
 
 fn spawn_session(config: &RunConfig, tasks: &Tasks, parts: &Arc<Parts>, node: watch::Receiver<Bytes>) {

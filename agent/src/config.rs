@@ -32,6 +32,9 @@ pub enum Command {
     /// Bring images to this node's Docker without a registry.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Look at the eBPF programs and tables of this host, or load them by hand.
+    #[command(subcommand)]
+    Dataplane(DataplaneCommand),
 }
 
 /// What `run` needs to know.
@@ -107,6 +110,35 @@ pub struct CheckConfig {
     /// Where the BPF file system is mounted.
     #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
+}
+
+/// Commands about the dataplane.
+#[derive(Debug, Subcommand)]
+pub enum DataplaneCommand {
+    /// Load the programs and attach them to a link, without a control plane, until interrupted; then take all of it back.
+    Load {
+        /// The link.
+        #[arg(long)]
+        iface: String,
+        /// The address of this host at which NodePorts would be answered.
+        #[arg(long, default_value = "127.0.0.1")]
+        node_ip: std::net::Ipv4Addr,
+        /// Under which name it is pinned and has its cgroup.
+        #[arg(long, default_value = "by-hand")]
+        node_name: String,
+        /// Where the BPF file system is mounted.
+        #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
+        bpffs: PathBuf,
+    },
+    /// Print what the kernel's tables of a node hold: Services with their backends, addresses, flows, counters.
+    Dump {
+        /// The node's name.
+        #[arg(long, env = "OARLOCK_NODE_NAME")]
+        node_name: String,
+        /// Where the BPF file system is mounted.
+        #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
+        bpffs: PathBuf,
+    },
 }
 
 /// Commands about images.

@@ -7,7 +7,9 @@ mod attach;
 mod blocks;
 mod collect;
 mod compile;
+mod dump;
 mod load;
+mod metrics;
 mod sync;
 
 use std::collections::BTreeMap;
@@ -22,6 +24,8 @@ use attach::Links;
 use sync::Tables;
 
 pub use compile::Frontends;
+pub use dump::dump;
+pub use metrics::Events;
 
 /// What the dataplane of a node needs to know.
 #[derive(Debug, Clone)]
@@ -149,4 +153,21 @@ impl Dataplane {
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, DataplaneError> {
         self.tables.counters()
     }
+}
+
+/// Takes everything of a node back: links, tables, pins. Traffic to its Services ends.
+///
+/// # Errors
+/// The pins cannot be removed.
+pub fn remove(config: &DataplaneConfig) -> Result<(), DataplaneError> {
+    let all = config.bpffs.join("oarlock");
+    let pins = all.join(&config.node_name);
+    load::remove_cgroup(&config.cgroup);
+    std::fs::remove_dir_all(&pins).map_err(|e| DataplaneError::Host {
+        what: format!("cannot remove {}", pins.display()),
+        why: e.to_string(),
+    })?;
+    // Other nodes' pins may be beside ours.
+    let _ = std::fs::remove_dir(all);
+    Ok(())
 }

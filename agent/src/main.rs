@@ -4,11 +4,20 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use oarlock_agent::config::{CheckConfig, Cli, Command, ImageCommand};
+use oarlock_agent::config::{CheckConfig, Cli, Command, DataplaneCommand, ImageCommand};
+use oarlock_agent::dataplane::{self, Dataplane, DataplaneConfig};
 use oarlock_agent::{agent, check, image};
 use oarlock_daemon::logging;
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        // One line with its causes; standard error may be closed.
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     logging::init(&cli.log, cli.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -16,6 +25,22 @@ fn main() -> anyhow::Result<ExitCode> {
         match cli.command {
             Command::Run(config) => agent::run(*config).await?,
             Command::Check(config) => return report(&config).await,
+            Command::Dataplane(DataplaneCommand::Load { iface, node_ip, node_name, bpffs }) => {
+                let cgroup = format!("/oarlock/{node_name}");
+                let uplinks = vec![iface];
+                let config = DataplaneConfig {
+                    node_name,
+                    node_ip,
+                    cgroup,
+                    bpffs,
+                    uplinks,
+                    accept_external_cluster_ip: false,
+                };
+                by_hand(config).await?;
+            }
+            Command::Dataplane(DataplaneCommand::Dump { node_name, bpffs }) => {
+                write!(std::io::stdout(), "{}", dataplane::dump(&bpffs, &node_name)?)?;
+            }
             Command::Image(ImageCommand::Import { docker_host, files }) => {
                 for said in image::import(&docker_host, &files).await? {
                     writeln!(std::io::stdout(), "{}", said.trim())?;
@@ -24,6 +49,30 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Keeps the dataplane loaded until a signal.
+async fn by_hand(config: DataplaneConfig) -> anyhow::Result<()> {
+    let pins = config.bpffs.join("oarlock").join(&config.node_name);
+    let link = config.uplinks.join(" ");
+    let dataplane = match Dataplane::open(config.clone()) {
+        Ok(dataplane) => dataplane,
+        Err(error) => {
+            // What was pinned before it failed. The failure itself is what the user wants to read.
+            let _ = dataplane::remove(&config);
+            return Err(error.into());
+        }
+    };
+    writeln!(
+        std::io::stdout(),
+        "Loaded and attached to {link}; pinned under {}. `bpftool link` and `bpftool net` show it. Ctrl-C takes it back.",
+        pins.display()
+    )?;
+    let signal = oarlock_daemon::shutdown_signal().await?;
+    drop(dataplane);
+    dataplane::remove(&config)?;
+    writeln!(std::io::stdout(), "{signal}: taken back.")?;
+    Ok(())
 }
 
 /// Prints what `check` found; fails when anything is missing.

@@ -3,13 +3,25 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write as _;
+use std::process::ExitCode;
 
 use clap::Parser as _;
 use oarlock_control::config::{Cli, Command};
 use oarlock_control::control;
 use oarlock_daemon::logging;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line with its causes; standard error may be closed.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let cli = Cli::parse();
     logging::init(&cli.log, cli.log_format)?;
     match cli.command {

@@ -84,6 +84,14 @@ pub(crate) fn build(profile: Profile) -> Result<()> {
     })
 }
 
+/// Builds the agent and has it attach its programs to a link until interrupted.
+pub(crate) fn load(iface: &str) -> Result<()> {
+    setup::setup()?;
+    build(Profile::Dev)?;
+    let agent = Profile::Dev.daemon("oarlock-agent").display().to_string();
+    exec::run(&agent, &["dataplane", "load", "--iface", iface])
+}
+
 impl Profile {
     fn daemon(self, name: &str) -> PathBuf {
         let folder = match self {

@@ -3,7 +3,11 @@
 //! Depends on no crate of the workspace: it must compile when they do not.
 
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "this program talks to a person at a terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this program talks to a person at a terminal"
+)]
 #![expect(
     clippy::disallowed_methods,
     reason = "it waits for processes, reads CI and CARGO_TARGET_DIR, and has no runtime"
@@ -20,6 +24,8 @@ mod images;
 mod setup;
 mod test;
 mod tidy;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -42,6 +48,12 @@ enum Command {
         #[arg(long)]
         bpf: bool,
     },
+    /// Load the BPF programs and attach them to a link by hand, until Ctrl-C.
+    Load {
+        /// The link: one of a namespace or a veth made for it, not the machine's uplink.
+        #[arg(long)]
+        iface: String,
+    },
     /// Bring up a cluster on this machine: a control plane and nodes in network namespaces. Twice is harmless.
     Up(cluster::UpOptions),
     /// Take the cluster down: processes, containers, namespaces, links, cgroups, routes.
@@ -63,11 +75,22 @@ enum Command {
     Schema,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Setup => setup::setup(),
         Command::Build { bpf: true } => bpf::build(),
         Command::Build { bpf: false } => cluster::build(cluster::Profile::Release),
+        Command::Load { iface } => cluster::load(&iface),
         Command::Up(options) => cluster::up(&options),
         Command::Bench(what) => bench::bench(&what),
         Command::Down(options) => cluster::down(&options),

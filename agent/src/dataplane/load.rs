@@ -39,12 +39,17 @@ pub(super) struct Handles {
     pub(super) counters: PerCpuArray<MapData, u64>,
 }
 
+/// Where a node's programs and maps of this layout are pinned.
+pub(super) fn pins(bpffs: &Path, node_name: &str) -> PathBuf {
+    bpffs.join("oarlock").join(node_name).join(format!("v{LAYOUT_VERSION}"))
+}
+
 /// Loads everything, adopting pinned maps, and attaches to the node's cgroup.
 pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), DataplaneError> {
     if OBJECT.is_empty() {
         return Err(DataplaneError::NoObject);
     }
-    let pins = config.bpffs.join("oarlock").join(&config.node_name).join(format!("v{LAYOUT_VERSION}"));
+    let pins = pins(&config.bpffs, &config.node_name);
     fs::create_dir_all(&pins).map_err(|e| DataplaneError::Host {
         what: format!("cannot create {}", pins.display()),
         why: format!("{e}; is the BPF file system mounted? mount -t bpf bpf {}", config.bpffs.display()),
@@ -99,6 +104,17 @@ fn open_cgroup(cgroup: &str) -> Result<File, DataplaneError> {
     };
     fs::create_dir_all(&path).map_err(failed)?;
     File::open(&path).map_err(failed)
+}
+
+/// Removes a node's cgroup and its parents, as far as nothing else is in them.
+pub(super) fn remove_cgroup(cgroup: &str) {
+    let Some(root) = cgroup2_root() else { return };
+    let path = root.join(cgroup.trim_start_matches('/'));
+    for path in path.ancestors().take_while(|path| *path != root) {
+        if fs::remove_dir(path).is_err() {
+            return;
+        }
+    }
 }
 
 fn cgroup2_root() -> Option<PathBuf> {

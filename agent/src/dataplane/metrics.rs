@@ -1,0 +1,46 @@
+//! What the programs have counted, as a metric. Read from the pinned map when somebody asks.
+
+use std::path::PathBuf;
+
+use aya::maps::{Map, MapData, PerCpuArray};
+use oarlock_ebpf::maps;
+use oarlock_ebpf::reason::Reason;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+
+use super::DataplaneConfig;
+use super::load::pins;
+
+/// `oarlock_dataplane_events_total{reason}`.
+#[derive(Debug)]
+pub struct Events(PathBuf);
+
+impl Events {
+    /// The events of a node's dataplane.
+    #[must_use]
+    pub fn of(config: &DataplaneConfig) -> Self {
+        Self(pins(&config.bpffs, &config.node_name).join(maps::COUNTERS))
+    }
+}
+
+impl Collector for Events {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Ok(data) = MapData::from_pin(&self.0) else { return Ok(()) };
+        let Ok(table) = PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(data)) else { return Ok(()) };
+        let mut family = encoder.encode_descriptor(
+            "oarlock_dataplane_events",
+            "Connections, datagrams and packets by what the eBPF programs did with them, since they were first loaded",
+            None,
+            MetricType::Counter,
+        )?;
+        for reason in Reason::ALL {
+            let count: u64 = table.get(&(reason as u32), 0).map_or(0, |each| each.iter().sum());
+            let labels = [("reason", reason.name())];
+            let metric = family.encode_family(&labels)?;
+            ConstCounter::new(count).encode(metric)?;
+        }
+        Ok(())
+    }
+}
