@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use oarlock_api::catalogue::Catalogue;
+use oarlock_api::catalogue::{Catalogue, NAMESPACES};
 use oarlock_api::node::Welcome;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
 use oarlock_daemon::files::{read_if_present, write_atomic};
 use oarlock_daemon::pki::{self, Ca, Identity};
 use oarlock_planner::Settings;
-use oarlock_store::{Embedded, Etcd, EtcdOptions, Retention, Store};
+use oarlock_store::{Embedded, Etcd, EtcdOptions, Retention, Revision, Store};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +69,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         node_ports: config.service_node_port_range,
         kubernetes_service: config.kubernetes_service_ip().into(),
     };
+    ready_with_namespaces(tasks, &cache, &health);
     let registry = Registry::new(Arc::clone(&store), cache, ranges);
     let cluster = Welcome {
         revision: 0,
@@ -106,6 +107,29 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     tasks.spawn("http", server.serve(tasks.clone(), api, tls));
     tracing::info!(api = config.secure_port, agents = config.agent_port, ca = %ca.hash(), "the control plane is up");
     Ok(())
+}
+
+/// Not ready before the namespaces are there that every cluster has: whoever leads makes them, which may be another process.
+fn ready_with_namespaces(tasks: &Tasks, cache: &Arc<Cache>, health: &Health) {
+    const CHECK: &str = "system-namespaces";
+    health.set(CHECK, Err("not made yet by the control plane that leads".to_owned()));
+    let (cache, health, stop) = (Arc::clone(cache), health.clone(), tasks.token());
+    let made = async move {
+        let present = |name: &&str| cache.get(&NAMESPACES, "", name).is_some();
+        loop {
+            let revision = cache.revision();
+            if ["default", "kube-system", "kube-public"].iter().all(present) {
+                return health.set(CHECK, Ok(()));
+            }
+            cache.wait_for(Revision(revision.0 + 1), Duration::from_secs(1)).await;
+        }
+    };
+    tasks.job("ready/namespaces", async move {
+        tokio::select! {
+            () = made => {}
+            () = stop.cancelled() => {}
+        }
+    });
 }
 
 /// Runs the controllers: on etcd, where other control planes may run on the same store, only while elected.
