@@ -85,14 +85,29 @@ impl Cluster {
     #[must_use]
     pub fn up(store: &'static str) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = xtask(&["status"]).text;
+        assert!(
+            !status.contains("running, pid"),
+            "take your cluster down first (cargo xtask down):\n{status}"
+        );
         let cluster = Self { store, is_up: true, _one: one };
-        cluster.up_again();
+        cluster.start(&[]);
         cluster
+    }
+
+    /// Where its data and logs are.
+    #[must_use]
+    pub fn folder() -> PathBuf {
+        root().join("target/oarlock")
     }
 
     /// `cargo xtask up` on a cluster that is there: starts what is missing.
     pub fn up_again(&self) {
-        let said = xtask(&["up", "--profile", "dev", "--store", self.store, "--keep"]);
+        self.start(&["--keep"]);
+    }
+
+    fn start(&self, more: &[&str]) {
+        let said = xtask(&[&["up", "--profile", "dev", "--store", self.store], more].concat());
         assert!(said.well, "{}\n{}", said.text, self.logs());
     }
 

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use oarlock_tests::cluster::{CLIENT, Cluster, shell, wait};
+use oarlock_tests::cluster::{CLIENT, Cluster, run_in, shell, wait};
 use oarlock_tests::load::Load;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -16,6 +16,7 @@ fn traffic_and_objects_outlive_agents_control_plane_and_store() {
     cluster.kubectl("apply -f manifests/quickstart/");
     cluster.web_is_ready(3);
 
+    strangers_are_refused(&cluster);
     agents_killed_under_load(&cluster);
     control_plane_killed_while_it_writes(&cluster);
     a_store_that_hangs(&cluster);
@@ -50,6 +51,26 @@ impl Loads {
         assert!(!inside.contains("failed"), "ClusterIP {while_}: {inside}");
         assert!(well > 50 && inside.trim().parse::<u32>().is_ok_and(|n| n > 50), "{while_}: {well} {inside}");
     }
+}
+
+/// An agent with a wrong token, and one that meets a server which is not the one it was told of.
+fn strangers_are_refused(cluster: &Cluster) {
+    let run = |more: &str| {
+        let command = format!(
+            "cd {} && echo aaaaaa.bbbbbbbbbbbbbbbb >wrong-token && timeout 3 ../debug/oarlock-agent run --node-name stranger \
+             --server https://172.30.77.1:6444 --data-dir stranger --node-ip 172.30.77.200 --uplink eth0 {more} 2>&1",
+            Cluster::folder().display()
+        );
+        run_in(CLIENT, &command).text
+    };
+    let wrong_token = run("--token-file wrong-token --ca-file control/pki/ca.crt");
+    assert!(wrong_token.contains("the join token is wrong"), "{wrong_token}");
+    let hash = "0".repeat(64);
+    let wrong_server = run(&format!("--token-file control/join-token --ca-hash sha256:{hash}"));
+    assert!(wrong_server.contains("no session with the control plane"), "{wrong_server}");
+    assert!(!wrong_server.contains("joined the cluster"), "{wrong_server}");
+    assert!(!cluster.shell("kubectl get node stranger").well);
+    let _ = shell(&format!("cd {} && rm -r stranger wrong-token", Cluster::folder().display()));
 }
 
 fn agents_killed_under_load(cluster: &Cluster) {

@@ -1,12 +1,17 @@
 //! Every check and test, cheapest first. What CI runs; the first failure ends it.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::exec::{cargo, step};
-use crate::{bpf, setup, tidy};
+use crate::{bpf, daemons, setup, tidy};
 
 /// Runs them all.
 pub(crate) fn test() -> Result<()> {
+    if daemons::is_running("control") {
+        bail!(
+            "the tests bring up a cluster of their own: take yours down first with `cargo xtask down --keep`"
+        );
+    }
     setup::setup()?;
     bpf::build()?;
     step("tidy", tidy::tidy)?;

@@ -62,7 +62,8 @@ impl Node for Service {
                 () = sender.closed() => Ok(()),
                 () = token.cancelled() => Ok(()),
             };
-            tracing::info!(%node, ?ended, "a node's session ended");
+            let why = ended.as_ref().err().map_or("it left", Status::message);
+            tracing::info!(%node, why, "a node's session ended");
             if let Err(status) = ended {
                 // The node may be gone already.
                 let _ = sender.send(Err(status)).await;
