@@ -138,8 +138,10 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
     fabric::route_services()?;
     println!(
         "\nThe cluster is up. Try:\n\n  export KUBECONFIG={}\n  kubectl get nodes -o wide\n  kubectl apply -f \
-         manifests/quickstart/\n  kubectl get pods,svc,endpoints -o wide\n\nLogs are under {}. `cargo xtask down` removes everything.",
+         manifests/quickstart/\n  kubectl get pods,svc,endpoints -o wide\n  \
+         curl http://{}:30080/        # a NodePort; ClusterIPs answer too\n  cargo xtask node 1 -- ip route\n\nLogs are under {}. `cargo xtask down` removes everything.",
         kubeconfig().display(),
+        fabric::node_ip(1),
         state().display()
     );
     Ok(())
