@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::cluster::run_in;
-
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -26,19 +24,6 @@ pub fn ask(address: SocketAddr) -> std::io::Result<String> {
     let pod = answer.lines().find_map(|line| line.strip_prefix("pod: "));
     pod.map(|pod| pod.trim().to_owned())
         .ok_or_else(|| std::io::Error::other(format!("no web server: {answer}")))
-}
-
-/// Asks many times with curl from a network namespace, or from the machine; how often each pod answered. Every request
-/// must be answered.
-#[must_use]
-pub fn answers(namespace: Option<&str>, url: &str, times: usize) -> BTreeMap<String, usize> {
-    let command = format!("for i in $(seq {times}); do curl -sS -m 3 {url} || exit 1; done");
-    let said = match namespace {
-        Some(namespace) => run_in(namespace, &command),
-        None => crate::cluster::shell(&command),
-    };
-    assert!(said.well, "{url} from {namespace:?}: {}", said.text);
-    count(&said.text)
 }
 
 /// How often each pod's name is in a text of answers.
