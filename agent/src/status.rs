@@ -7,6 +7,8 @@ mod containers;
 #[cfg(test)]
 mod tests;
 
+use std::net::Ipv4Addr;
+
 use jiff::Timestamp;
 use oarlock_api::k8s::api::core::v1::{
     ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
@@ -36,7 +38,7 @@ pub(crate) fn pod_status(
     let inits: Vec<_> = spec.init_containers.iter().flatten().map(|c| look.status(c, true)).collect();
     let all: Vec<_> = spec.containers.iter().map(|c| look.status(c, false)).collect();
     let phase = phase(spec, observed, memory, &inits, &all);
-    let ip = memory.network.as_ref().map(|(_, ip)| ip.to_string());
+    let ip = address(observed, memory).map(|ip| ip.to_string());
     let conditions = conditions(observed, memory, &inits, &all, phase);
     PodStatus {
         phase: Some(phase.to_owned()),
@@ -54,6 +56,12 @@ pub(crate) fn pod_status(
         observed_generation: None,
         ..PodStatus::default()
     }
+}
+
+/// The pod's address; one known from before this agent holds as long as its sandbox does.
+fn address(observed: &Observed, memory: &Memory) -> Option<Ipv4Addr> {
+    let former = memory.former_ip.filter(|_| observed.sandbox().is_some());
+    memory.network.as_ref().map(|(_, ip)| *ip).or(former)
 }
 
 /// Kubernetes writes whole seconds.
@@ -106,8 +114,11 @@ fn conditions(
         let names: Vec<_> = list.iter().filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
         names.join(" ")
     };
-    let networked = memory.network.as_ref().zip(observed.sandbox());
-    let networked = networked.is_some_and(|((id, _), (sandbox, _))| *id == sandbox.id);
+    let networked = match (&memory.network, observed.sandbox()) {
+        (Some((id, _)), Some((sandbox, _))) => *id == sandbox.id,
+        (None, Some(_)) => memory.former_ip.is_some(),
+        (_, None) => false,
+    };
     let not_initialized = names(inits);
     let initialized = match (phase, not_initialized.is_empty()) {
         ("Succeeded", _) => PodCondition {

@@ -73,10 +73,11 @@ impl Load {
         let worker = std::thread::spawn(move || {
             enter(&path);
             let (mut well, mut failures) = (0, Vec::new());
+            let started = std::time::Instant::now();
             while !stopped.load(Ordering::Relaxed) {
                 match ask(address) {
                     Ok(_) => well += 1,
-                    Err(error) => failures.push(error.to_string()),
+                    Err(error) => failures.push(format!("{:?} after {well}: {error}", started.elapsed())),
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }

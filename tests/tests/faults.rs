@@ -89,6 +89,8 @@ fn agents_killed_under_load(cluster: &Cluster) {
     let ready =
         "get nodes -o jsonpath='{.items[*].status.conditions[?(@.type==\"Ready\")].lastTransitionTime}'";
     let since = cluster.kubectl(ready);
+    let slices = "get endpointslices -l kubernetes.io/service-name=web -o jsonpath='{.items[*].metadata.resourceVersion}'";
+    let endpoints = cluster.kubectl(slices);
     let loads = Loads::start(cluster);
     for node in ["node1", "node2"] {
         cluster.signal(node, "KILL");
@@ -103,6 +105,7 @@ fn agents_killed_under_load(cluster: &Cluster) {
         "no container was touched"
     );
     assert_eq!(cluster.kubectl(ready), since, "the nodes were Ready all the time");
+    assert_eq!(cluster.kubectl(slices), endpoints, "the pods were endpoints all the time");
 }
 
 fn control_plane_killed_while_it_writes(cluster: &Cluster) {

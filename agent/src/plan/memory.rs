@@ -23,6 +23,9 @@ pub(crate) struct Memory {
     pub(crate) was_over: bool,
     /// The sandbox that has a network, and its address.
     pub(crate) network: Option<(String, Ipv4Addr)>,
+    /// The address that the pod was known by when this agent started. It stands until its network is looked at: taking
+    /// it back for that moment would take the pod out of its Services.
+    pub(crate) former_ip: Option<Ipv4Addr>,
     /// Whether the network of the pod may still exist.
     pub(crate) network_removed: bool,
     /// The pod's files are there.

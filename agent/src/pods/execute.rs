@@ -99,6 +99,7 @@ impl Worker {
             Ok(_) => {
                 self.memory.retries.remove("sandbox");
                 self.memory.network = None;
+                self.memory.former_ip = None;
                 self.memory.network_removed = false;
                 Ok(Done::Changed)
             }
@@ -129,6 +130,7 @@ impl Worker {
         let (uid, namespace) = (self.uid.clone(), text(&meta.namespace));
         let request = PodNetRequest { uid, namespace, name: text(&meta.name), pid };
         self.memory.network_removed = false;
+        self.memory.former_ip = None;
         match self.shared.network.add(&request).await {
             Ok(result) => {
                 self.memory.retries.remove("network");

@@ -371,6 +371,7 @@ fn remember(pod: &Pod, now: Timestamp) -> Memory {
     };
     memory.start_time = Some(status.start_time.as_ref().map_or(now, |t| t.0));
     memory.was_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    memory.former_ip = status.pod_ip.as_ref().and_then(|ip| ip.parse().ok());
     let inits = status.init_container_statuses.iter().flatten();
     for container in inits.chain(status.container_statuses.iter().flatten()) {
         let id = container.container_id.as_deref().and_then(|id| id.strip_prefix("docker://"));

@@ -111,6 +111,19 @@ fn a_running_pod_is_ready_and_keeps_the_times_of_its_conditions() {
 }
 
 #[test]
+fn a_new_agent_keeps_the_address_until_it_has_looked_at_the_network() {
+    let mut case = Case::new(plain("Always"), vec![container("a", 0, running())]);
+    let before = case.status(None);
+    case.memory.network = None;
+    case.memory.former_ip = Some(Ipv4Addr::new(10, 0, 0, 1));
+    assert_eq!(case.status(Some(&before)), before, "nothing has changed: no client may lose its pod");
+    case.found.retain(|container| container.name() != SANDBOX_NAME);
+    let status = case.status(Some(&before));
+    assert_eq!(status.pod_ip, None, "the sandbox is gone, and the address with it");
+    assert!(conditions(&status).contains("PodReadyToStartContainers=False"));
+}
+
+#[test]
 fn before_anything_runs_the_reason_says_what_is_awaited() {
     let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
     let case = Case::new(spec, vec![]);
