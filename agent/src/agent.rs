@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::config::RunConfig;
 use crate::dataplane::{self, Changed, Dataplane, DataplaneConfig};
 use crate::desired::{Desired, Topic};
-use crate::net::{Network, NodeRoute};
+use crate::net::{self, Network, NodeRoute};
 use crate::node_object::{NodeFacts, NodeState};
 use crate::outbox::Outbox;
 use crate::pods::{self, ClusterDns, Pods};
@@ -73,15 +73,20 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
     let health = Health::default();
-    let of_dataplane = dataplane_config(config)?;
+    let of_dataplane = dataplane_config(config).await?;
     let mut registry = oarlock_daemon::metrics::registry();
     registry.register_collector(Box::new(dataplane::Events::of(&of_dataplane)));
-    tasks.spawn("admin", admin::serve(tasks.clone(), listener, Arc::new(registry), health.clone()));
 
     let port = config.metrics_bind_address.port();
     let facts = NodeFacts::read(&config.node_name, config.node_ip, config.max_pods, port, &config.data_dir);
     let network = Arc::new(Network::open(tasks, &config.data_dir, uplink).await?);
     let dataplane = Dataplane::open(of_dataplane)?;
+    let facts = facts.with_modes(dataplane.modes());
+    for mode in dataplane.modes() {
+        tracing::info!(uplink = %mode.uplink, mode = mode.name(), why = mode.without_xdp, "uplink attached");
+    }
+    registry.register_collector(Box::new(dataplane::Uplinks(dataplane.modes().to_vec())));
+    tasks.spawn("admin", admin::serve(tasks.clone(), listener, Arc::new(registry), health.clone()));
     let outbox = Arc::new(Outbox::default());
     let docker = Arc::new(Docker::new(&config.docker_host, &config.node_name));
     let of_pods = pods::NodeFacts {
@@ -117,7 +122,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig> {
+async fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig> {
     let IpAddr::V4(node_ip) = config.node_ip else {
         anyhow::bail!("--node-ip must be an IPv4 address today")
     };
@@ -126,7 +131,8 @@ fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig> {
         node_ip,
         cgroup: config.cgroup(),
         bpffs: config.bpffs.clone(),
-        uplinks: config.uplinks.clone(),
+        uplinks: net::uplinks(&config.uplinks).await?,
+        xdp: config.xdp,
         accept_external_cluster_ip: config.accept_external_cluster_ip,
     })
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use oarlock_daemon::logging::Format;
 
+use crate::dataplane::Acceleration;
+
 /// The node agent of Oarlock: runs the pods that the control plane binds to this node through Docker, gives them a network,
 /// and answers Services in eBPF.
 #[derive(Debug, Parser)]
@@ -64,6 +66,9 @@ pub struct RunConfig {
     /// The link that carries the node's traffic to other nodes and clients. May be given several times.
     #[arg(long = "uplink", env = "OARLOCK_UPLINK", required = true, value_delimiter = ',')]
     pub uplinks: Vec<String>,
+    /// Whether uplinks answer Services by XDP. What it does not serve, tc does; `kubectl describe node` shows which and why.
+    #[arg(long, env = "OARLOCK_XDP", value_enum, default_value_t)]
+    pub xdp: Acceleration,
     /// Where Docker listens.
     #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
     pub docker_host: String,
@@ -120,12 +125,24 @@ pub enum DataplaneCommand {
         /// The link.
         #[arg(long)]
         iface: String,
+        /// Whether the link answers Services by XDP; tc does what it does not.
+        #[arg(long, env = "OARLOCK_XDP", value_enum, default_value_t)]
+        xdp: Acceleration,
         /// The address of this host at which NodePorts would be answered.
         #[arg(long, default_value = "127.0.0.1")]
         node_ip: std::net::Ipv4Addr,
         /// Under which name it is pinned and has its cgroup.
         #[arg(long, default_value = "by-hand")]
         node_name: String,
+        /// Where the BPF file system is mounted.
+        #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
+        bpffs: PathBuf,
+    },
+    /// Ready the other end of a veth uplink, wherever it is, for what XDP sends by it (see --xdp native).
+    PreparePeer {
+        /// That link.
+        #[arg(long)]
+        iface: String,
         /// Where the BPF file system is mounted.
         #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
         bpffs: PathBuf,

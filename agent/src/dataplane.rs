@@ -8,13 +8,14 @@ mod blocks;
 mod collect;
 mod compile;
 mod dump;
+mod express;
 mod load;
 mod metrics;
 mod sync;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use oarlock_ebpf::flow::Settings;
@@ -25,7 +26,7 @@ use sync::Tables;
 
 pub use compile::Frontends;
 pub use dump::dump;
-pub use metrics::Events;
+pub use metrics::{Events, Uplinks};
 
 /// What the dataplane of a node needs to know.
 #[derive(Debug, Clone)]
@@ -39,9 +40,56 @@ pub struct DataplaneConfig {
     /// Where the BPF file system is mounted.
     pub bpffs: PathBuf,
     /// The links that carry traffic of other nodes and clients.
-    pub uplinks: Vec<String>,
+    pub uplinks: Vec<Uplink>,
+    /// Where XDP is used on them.
+    pub xdp: Acceleration,
     /// Whether ClusterIPs are answered for clients from outside.
     pub accept_external_cluster_ip: bool,
+}
+
+/// A link that carries traffic of other nodes and clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// Whether it is one end of a virtual pair.
+    pub is_veth: bool,
+}
+
+/// Where XDP answers Services on uplinks. tc answers where it does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Acceleration {
+    /// Where the driver supports it, except on veth.
+    #[default]
+    BestEffort,
+    /// Where the driver supports it, also on veth: its other end must have GRO on, and senders behind it complete checksums.
+    Native,
+    /// Nowhere.
+    Disabled,
+}
+
+/// How an uplink is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mode {
+    /// The link's name.
+    pub uplink: String,
+    /// Why XDP does not run there; without a reason it does.
+    pub without_xdp: Option<String>,
+}
+
+impl Mode {
+    /// `xdp`, or `tc` where there is none.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        if self.without_xdp.is_none() { "xdp" } else { "tc" }
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.uplink, self.name())?;
+        self.without_xdp.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
+    }
 }
 
 /// Why the dataplane cannot do its work. Each names the map, hook or path, and the remedy.
@@ -98,6 +146,7 @@ pub struct Dataplane {
     config: DataplaneConfig,
     tables: Tables,
     links: Links,
+    modes: Vec<Mode>,
     cluster_cidr: Option<Ipv4Net>,
 }
 
@@ -107,8 +156,15 @@ impl Dataplane {
     /// # Errors
     /// What the host lacks, in words for its administrator.
     pub fn open(config: DataplaneConfig) -> Result<Self, DataplaneError> {
-        let (tables, links) = load::load(&config)?;
-        Ok(Self { tables: Tables::adopt(tables)?, links, config, cluster_cidr: None })
+        let (tables, mut links) = load::load(&config)?;
+        let modes = config.uplinks.iter().map(|uplink| links.accelerate(uplink, config.xdp)).collect();
+        Ok(Self { tables: Tables::adopt(tables)?, links, modes, config, cluster_cidr: None })
+    }
+
+    /// How each uplink is served.
+    #[must_use]
+    pub fn modes(&self) -> &[Mode] {
+        &self.modes
     }
 
     /// Makes the kernel's tables answer for exactly the Services of the snapshot. Idempotent.
@@ -153,6 +209,15 @@ impl Dataplane {
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, DataplaneError> {
         self.tables.counters()
     }
+}
+
+/// Readies the other end of a veth uplink for what XDP sends by it, until the pin `<bpffs>/oarlock/peers/<interface>` or the
+/// link is gone.
+///
+/// # Errors
+/// No such link, or the kernel refuses.
+pub fn prepare_peer(bpffs: &Path, interface: &str) -> Result<(), DataplaneError> {
+    express::prepare_peer(load::object()?, &bpffs.join("oarlock/peers"), interface)
 }
 
 /// Takes everything of a node back: links, tables, pins. Traffic to its Services ends.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use oarlock_agent::config::{CheckConfig, Cli, Command, DataplaneCommand, ImageCommand};
 use oarlock_agent::dataplane::{self, Dataplane, DataplaneConfig};
-use oarlock_agent::{agent, check, image};
+use oarlock_agent::{agent, check, image, net};
 use oarlock_daemon::logging;
 
 fn main() -> ExitCode {
@@ -25,18 +25,22 @@ fn run() -> anyhow::Result<ExitCode> {
         match cli.command {
             Command::Run(config) => agent::run(*config).await?,
             Command::Check(config) => return report(&config).await,
-            Command::Dataplane(DataplaneCommand::Load { iface, node_ip, node_name, bpffs }) => {
+            Command::Dataplane(DataplaneCommand::Load { iface, xdp, node_ip, node_name, bpffs }) => {
                 let cgroup = format!("/oarlock/{node_name}");
-                let uplinks = vec![iface];
+                let uplinks = net::uplinks(&[iface]).await?;
                 let config = DataplaneConfig {
                     node_name,
                     node_ip,
                     cgroup,
                     bpffs,
                     uplinks,
+                    xdp,
                     accept_external_cluster_ip: false,
                 };
                 by_hand(config).await?;
+            }
+            Command::Dataplane(DataplaneCommand::PreparePeer { iface, bpffs }) => {
+                dataplane::prepare_peer(&bpffs, &iface)?;
             }
             Command::Dataplane(DataplaneCommand::Dump { node_name, bpffs }) => {
                 write!(std::io::stdout(), "{}", dataplane::dump(&bpffs, &node_name)?)?;
@@ -54,7 +58,6 @@ fn run() -> anyhow::Result<ExitCode> {
 /// Keeps the dataplane loaded until a signal.
 async fn by_hand(config: DataplaneConfig) -> anyhow::Result<()> {
     let pins = config.bpffs.join("oarlock").join(&config.node_name);
-    let link = config.uplinks.join(" ");
     let dataplane = match Dataplane::open(config.clone()) {
         Ok(dataplane) => dataplane,
         Err(error) => {
@@ -63,9 +66,10 @@ async fn by_hand(config: DataplaneConfig) -> anyhow::Result<()> {
             return Err(error.into());
         }
     };
+    let modes = dataplane.modes().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     writeln!(
         std::io::stdout(),
-        "Loaded and attached to {link}; pinned under {}. `bpftool link` and `bpftool net` show it. Ctrl-C takes it back.",
+        "Loaded and attached: {modes}; pinned under {}. `bpftool link` and `bpftool net` show it. Ctrl-C takes it back.",
         pins.display()
     )?;
     let signal = oarlock_daemon::shutdown_signal().await?;

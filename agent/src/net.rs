@@ -9,6 +9,7 @@ mod pod_veth;
 mod routes;
 mod state;
 mod sysctl;
+mod uplinks;
 
 use std::net::Ipv4Addr;
 
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 
 pub use pod_veth::Network;
 pub use routes::NodeRoute;
+pub use uplinks::uplinks;
 
 /// The pod whose network is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,7 +25,7 @@ pub(crate) struct NodeFacts {
     pub(crate) os_image: String,
     pub(crate) machine_id: String,
     pub(crate) boot_id: String,
-    /// How each uplink is served: `eth0=xdp-native`. Shown as an annotation.
+    /// How each uplink is served: `eth0=xdp`. Shown as an annotation.
     pub(crate) dataplane_modes: String,
 }
 
@@ -64,6 +64,12 @@ impl NodeFacts {
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             dataplane_modes: String::new(),
         }
+    }
+
+    /// The same, with how its uplinks are served.
+    pub(crate) fn with_modes(mut self, modes: &[crate::dataplane::Mode]) -> Self {
+        self.dataplane_modes = modes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        self
     }
 
     /// The whole object, for registering.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use oarlock_agent::dataplane::{Dataplane, DataplaneConfig};
+use oarlock_agent::dataplane::{Acceleration, Dataplane, DataplaneConfig, Uplink};
 use oarlock_agent::desired::Snapshot;
 use serde_json::json;
 
@@ -35,6 +35,7 @@ impl Node {
             bpffs: "/sys/fs/bpf".into(),
             node_name,
             uplinks: Vec::new(),
+            xdp: Acceleration::Disabled,
             accept_external_cluster_ip: false,
         };
         Self { config, cgroup }
@@ -175,4 +176,36 @@ fn datagrams_go_to_a_backend_and_answers_come_from_the_service() {
          s.sendto(b'ping', ('{VIP}', 80)); d, a = s.recvfrom(64); print(d.decode(), a[0], a[1])\""
     );
     assert_eq!(node.run(&script).0, format!("ping {VIP} 80"));
+}
+
+/// Links of a network namespace that ends with the test's thread: a veth, and the loopback, whose driver knows no XDP.
+#[test]
+fn uplinks_without_native_xdp_are_served_by_tc_and_say_why() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
+    let ip = |words: &str| {
+        let said = Command::new("ip").args(words.split(' ')).output().unwrap();
+        assert!(said.status.success(), "ip {words}: {}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    ip("link add eth0 type veth peer name far");
+    let mut node = Node::new("modes");
+    node.config.uplinks = vec![
+        Uplink { name: "eth0".to_owned(), is_veth: true },
+        Uplink { name: "lo".to_owned(), is_veth: false },
+    ];
+    let mut open = |xdp| {
+        node.config.xdp = xdp;
+        node.open().modes().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let modes = open(Acceleration::BestEffort);
+    assert!(modes[0].starts_with("eth0=tc (a veth's other end"), "{modes:?}");
+    assert!(modes[1].starts_with("lo=tc (no native XDP:"), "{modes:?}");
+    let modes = open(Acceleration::Native);
+    assert_eq!(modes[0], "eth0=xdp");
+    let program = || ip("-o -d link show eth0").split("prog/xdp id ").nth(1).map(str::to_owned);
+    let first = program().expect("stays while no agent runs");
+    assert_eq!(open(Acceleration::Native)[0], "eth0=xdp");
+    assert_ne!(program().expect("another agent's"), first, "replaced in place");
+    assert_eq!(open(Acceleration::Disabled)[0], "eth0=tc (disabled by --xdp)");
+    assert_eq!(program(), None, "taken away");
 }

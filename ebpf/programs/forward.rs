@@ -2,37 +2,33 @@
 //!
 //! `uplink_ingress` translates to a backend: a local one keeps the client's address, a remote one sees the node's.
 //! `pod_egress` gives replies of local backends their Service's address back. `uplink_egress` masquerades what pods
-//! begin. A client's port may come again, to the same pod by another way (two Services, the pod's own address): entries of
-//! connections that have ended give way, and where two are open at once the later one gets another source port.
-//! What is no flow of ours goes on untouched: nothing is dropped here, so that the stack can refuse properly.
+//! begin. What is no flow of ours goes on untouched: nothing is dropped here, so that the stack can refuse properly.
 
-use aya_ebpf::bindings::{BPF_NOEXIST, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_redirect_neigh};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::generated::bpf_redirect_neigh;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use oarlock_ebpf::flow::{
-    ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, TCP, Translation, candidate,
-    has_closed, pair,
-};
-use oarlock_ebpf::layout::FrontendKey;
+use oarlock_ebpf::flow::{LOCAL_POD, MASQUERADED, REPLY, Translation};
 use oarlock_ebpf::reason::Reason;
-use oarlock_ebpf::select;
 
 use crate::packet::{self, Packet};
-use crate::{maps, nat};
+use crate::{flows, maps, nat};
 
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
 
 #[classifier]
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
+    if !packet::is_ours(&ctx) {
+        return GO_ON;
+    }
     let Some(packet) = packet::read(&ctx) else { return GO_ON };
-    if let Some(entry) = present(&packet) {
+    if let Some(entry) = flows::present(&packet) {
         return translate(&ctx, &packet, &entry);
     }
     let entry = match nat::kind_of(packet.flow.destination) {
-        LOCAL_POD => new_direct_flow(&packet),
-        _ => new_service_flow(&ctx, &packet),
+        LOCAL_POD => flows::begin_direct(&packet),
+        _ => flows::begin(&packet, packet::link(&ctx)),
     };
     match entry {
         Some(entry) => translate(&ctx, &packet, &entry),
@@ -43,7 +39,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
     let Some(packet) = packet::read(&ctx) else { return GO_ON };
-    match present(&packet) {
+    match flows::present(&packet) {
         Some(entry) if entry.backend == REPLY => translate(&ctx, &packet, &entry),
         _ => GO_ON,
     }
@@ -59,14 +55,14 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
     {
         return GO_ON;
     }
-    if let Some(entry) = present(&packet) {
+    if let Some(entry) = flows::present(&packet) {
         return translate(&ctx, &packet, &entry);
     }
-    if !may_begin(&packet) {
+    if !flows::may_begin(&packet) {
         // Of a connection that began outside, to the pod's own address: its peer knows no other.
         return GO_ON;
     }
-    match claim(&packet.flow, packet.flow, settings.node, (0, 0), (MASQUERADED, 0)) {
+    match flows::claim(&packet.flow, packet.flow, settings.node, (0, 0), (MASQUERADED, 0)) {
         Some(entry) => {
             maps::count(Reason::Masqueraded);
             translate(&ctx, &packet, &entry)
@@ -74,171 +70,6 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
         // With a pod's address it could not be answered anyway.
         None => TC_ACT_SHOT,
     }
-}
-
-/// The entry of the packet's flow, its clock advanced. A new flow on an old entry counts only while the backend is the same.
-#[inline(always)]
-fn present(packet: &Packet) -> Option<Translation> {
-    let entry = nat::entry(&packet.flow)?;
-    // SAFETY: the element lives in the map; it may be given to another flow while we look, in which case the clock of
-    // that flow is advanced: harmless.
-    let found = unsafe { *entry };
-    let fresh = may_begin(packet);
-    if fresh && found.has_backend() && !nat::is_current(found.backend, found.generation) {
-        return None;
-    }
-    // Another connection of the client's port may have taken the way back.
-    if packet.flow.protocol == TCP && fresh && !answers(&found.to.reversed(), &packet.flow.reversed()) {
-        return None;
-    }
-    let mut seen = now() | (found.seen & CLOSING);
-    if packet.flags & (FIN | RST) != 0 {
-        seen |= CLOSING;
-    } else if packet.flags & SYN != 0 {
-        // The port is used again; the answer says so for the way back.
-        seen &= !CLOSING;
-    }
-    if seen != found.seen {
-        // SAFETY: as above; one aligned word.
-        unsafe { (*entry).seen = seen };
-    }
-    // A reset ends both directions; the other one may never see a packet again.
-    if packet.flags & RST != 0
-        && let Some(other) = nat::entry(&found.to.reversed())
-    {
-        // SAFETY: as above.
-        unsafe { (*other).seen |= CLOSING };
-    }
-    Some(found)
-}
-
-/// The backend of a new connection or of a datagram to a frontend.
-#[inline(always)]
-fn new_service_flow(ctx: &TcContext, packet: &Packet) -> Option<Translation> {
-    let flow = &packet.flow;
-    if !may_begin(packet) {
-        return None;
-    }
-    let settings = nat::settings()?;
-    if flow.destination != settings.node && settings.external_cluster_ip == 0 {
-        return None;
-    }
-    let service = maps::service(&FrontendKey::new(flow.destination, flow.destination_port(), flow.protocol))?;
-    let range = maps::slots(service)?;
-    let Some(slot) = select::round_robin(range, maps::next_turn(service)) else {
-        // The stack has no socket there and says so with RST or ICMP.
-        maps::count(Reason::NoEndpoints);
-        return None;
-    };
-    let index = maps::backend_index(slot)?;
-    let backend = maps::backend(slot)?;
-    let chosen = (index, backend.generation());
-    let leaves = flow.to(backend.address(), backend.port());
-    let uplink = packet::link(ctx);
-    maps::count(Reason::Translated);
-    if nat::kind_of(backend.address()) == LOCAL_POD {
-        if is_free(&leaves.reversed(), &flow.reversed())
-            && let Some(entry) = insert(*flow, leaves, (0, uplink), chosen)
-        {
-            return Some(entry);
-        }
-        // The same client port already talks to this backend by another frontend: another port tells them apart.
-        return claim(flow, leaves, flow.source, (0, uplink), chosen);
-    }
-    claim(flow, leaves, settings.node, (uplink, uplink), chosen)
-}
-
-/// A connection or datagram from outside to a pod's own address is translated only where its replies would be taken for
-/// those of a Service.
-#[inline(always)]
-fn new_direct_flow(packet: &Packet) -> Option<Translation> {
-    let flow = &packet.flow;
-    if !may_begin(packet) {
-        return None;
-    }
-    let reply = flow.reversed();
-    if let Some(entry) = nat::entry(&reply) {
-        // SAFETY: the element lives in the map; whosever it is by now, one word is read.
-        let is_reply = unsafe { (*entry).backend == REPLY };
-        if is_reply && !is_free(&reply, &reply) {
-            return claim(flow, *flow, flow.source, (0, 0), (MASQUERADED, 0));
-        }
-    } else if flow.protocol != TCP
-        && nat::kind_of(flow.source) == 0
-        && !nat::settings()?.in_cluster(flow.source)
-    {
-        // The pod's answer must leave with the pod's address: a flow that is "translated" to itself.
-        let same = Translation { to: reply, link: 0, backend: MASQUERADED, generation: 0, seen: now() };
-        let _ = nat::insert(&reply, &same, u64::from(BPF_NOEXIST));
-    }
-    None
-}
-
-/// Whether the packet may be the first of its flow.
-#[inline(always)]
-fn may_begin(packet: &Packet) -> bool {
-    packet.flow.protocol != TCP || packet.flags & (SYN | ACK) == SYN
-}
-
-/// Whether the entry of a reply leads to this flow.
-#[inline(always)]
-fn answers(reply: &Flow, to: &Flow) -> bool {
-    // SAFETY: the element lives in the map, and is compared at once.
-    nat::entry(reply).is_some_and(|entry| unsafe { (*entry).to == *to })
-}
-
-/// Whether a reply has no entry, after removing one that has ended or that is of the same connection.
-#[inline(always)]
-fn is_free(reply: &Flow, to: &Flow) -> bool {
-    let Some(entry) = nat::entry(reply) else { return true };
-    // SAFETY: the element lives in the map, and is copied at once.
-    let found = unsafe { *entry };
-    // SAFETY: as above.
-    let there = nat::entry(&found.to.reversed()).map(|entry| unsafe { (*entry).seen });
-    let free = found.to == *to || found.backend == REPLY && has_closed(found.seen, there, now());
-    if free {
-        nat::remove(reply);
-    }
-    free
-}
-
-/// Gives the flow a source of this address, under a port that no other flow to the same peer has.
-#[inline(always)]
-fn claim(
-    flow: &Flow,
-    leaves: Flow,
-    address: [u8; 4],
-    links: (u32, u32),
-    backend: (u32, u32),
-) -> Option<Translation> {
-    // SAFETY: the helper has no conditions.
-    let beginning = unsafe { bpf_get_prandom_u32() };
-    for probe in 0..PROBES {
-        let tried = insert(*flow, leaves.from(address, candidate(beginning, probe)), links, backend);
-        if tried.is_some() {
-            return tried;
-        }
-    }
-    // Many short connections to one peer: ports of those that have ended, rather than none.
-    for probe in 0..PROBES {
-        let leaves = leaves.from(address, candidate(beginning, probe));
-        if is_free(&leaves.reversed(), &flow.reversed())
-            && let Some(entry) = insert(*flow, leaves, links, backend)
-        {
-            return Some(entry);
-        }
-    }
-    maps::count(Reason::NoPort);
-    None
-}
-
-/// Inserts both entries; the reply's first, which claims it.
-#[inline(always)]
-fn insert(flow: Flow, leaves: Flow, links: (u32, u32), backend: (u32, u32)) -> Option<Translation> {
-    let [(key, there), (reply, back)] = pair(flow, leaves, links, backend, now());
-    nat::insert(&reply, &back, u64::from(BPF_NOEXIST)).ok()?;
-    nat::insert(&key, &there, 0).ok()?;
-    Some(there)
 }
 
 #[inline(always)]
@@ -256,12 +87,4 @@ fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
     }
     // SAFETY: no parameters: the helper routes by the packet's destination and asks for the neighbour.
     unsafe { bpf_redirect_neigh(entry.link, core::ptr::null_mut(), 0, 0) as i32 }
-}
-
-/// Seconds since boot.
-#[inline(always)]
-fn now() -> u32 {
-    // SAFETY: the helper has no conditions.
-    let nanoseconds = unsafe { bpf_ktime_get_boot_ns() };
-    (nanoseconds / 1_000_000_000) as u32 & !CLOSING
 }

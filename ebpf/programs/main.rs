@@ -10,7 +10,10 @@
     reason = "programs are called by the kernel: every entry and every map access is unsafe"
 )]
 
+mod express;
+mod flows;
 mod forward;
+mod frame;
 mod maps;
 mod nat;
 mod packet;

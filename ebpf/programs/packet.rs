@@ -1,4 +1,4 @@
-//! The only access to packets of tc: reading a flow out of them and writing another one into them.
+//! The only access to buffers of tc: reading a flow out of them and writing another one into them.
 //!
 //! Through helpers of the kernel, which know about paged and partially checksummed buffers. What is not TCP or UDP over
 //! IPv4, a fragment, or too short is no flow: the stack deals with it.
@@ -8,6 +8,8 @@ use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::flow::{Flow, TCP, UDP};
 
 const IP: usize = 14;
+/// include/uapi/linux/if_packet.h.
+const PACKET_HOST: u32 = 0;
 const BPF_F_PSEUDO_HDR: u64 = 1 << 4;
 const BPF_F_MARK_MANGLED_0: u64 = 1 << 5;
 
@@ -16,8 +18,10 @@ pub struct Packet {
     pub flow: Flow,
     /// TCP's flags; for UDP 0.
     pub flags: u8,
-    transport: usize,
-    ttl: u8,
+    /// Where the ports are.
+    pub transport: usize,
+    /// Hops that are left.
+    pub ttl: u8,
 }
 
 /// Reads a packet.
@@ -90,6 +94,14 @@ fn port(ctx: &TcContext, sum: usize, kind: u64, at: usize, old: u16, new: u16) -
     let (from, to) = (old.to_be(), new.to_be());
     ctx.l4_csum_replace(sum, u64::from(from), u64::from(to), kind | 2)?;
     ctx.store(at, &to, 0)
+}
+
+/// Whether the frame is for this node, and not one that a bridge floods to everybody.
+#[inline(always)]
+pub fn is_ours(ctx: &TcContext) -> bool {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    // SAFETY: the kernel passes a valid context.
+    unsafe { (*skb).pkt_type == PACKET_HOST }
 }
 
 /// The link that the packet is on.

@@ -18,11 +18,13 @@ pub enum Reason {
     NoPort = 5,
     /// A packet could not be rewritten, or had no hop left; it was dropped.
     BadPacket = 6,
+    /// A translated packet left by XDP the way it had come, without the stack.
+    Express = 7,
 }
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Translated,
         Self::NoEndpoints,
         Self::BadTable,
@@ -30,10 +32,11 @@ impl Reason {
         Self::Masqueraded,
         Self::NoPort,
         Self::BadPacket,
+        Self::Express,
     ];
 
     /// How many there are: the size of the counters' map.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 8;
 
     /// The name in metrics.
     #[must_use]
@@ -46,6 +49,7 @@ impl Reason {
             Self::Masqueraded => "masqueraded",
             Self::NoPort => "no_port",
             Self::BadPacket => "bad_packet",
+            Self::Express => "express",
         }
     }
 }

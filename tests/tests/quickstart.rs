@@ -38,6 +38,7 @@ fn the_quickstart_works_and_leaves_nothing_behind() {
     for said in ["Successfully assigned", "Created container: web", "Started container web"] {
         assert!(described.contains(said), "{said} is not in {described}");
     }
+    uplinks_answer_by_xdp(&cluster);
     a_service_without_endpoints_refuses(&cluster);
     what_leaves_the_cluster_has_the_nodes_address(&cluster);
     a_missing_image_is_reported(&cluster);
@@ -47,6 +48,18 @@ fn the_quickstart_works_and_leaves_nothing_behind() {
     assert!(status.text.contains("control    running") && status.text.contains("node2"), "{}", status.text);
     cluster.down();
     assert_eq!(Inventory::take().more_than(&before), Vec::<String>::new(), "left behind");
+}
+
+/// Each node has had to send requests to a pod of the other one.
+fn uplinks_answer_by_xdp(cluster: &Cluster) {
+    let modes = "get nodes -o jsonpath='{.items[*].metadata.annotations.dataplane\\.oarlock\\.io/modes}'";
+    assert_eq!(cluster.kubectl(modes), "eth0=xdp eth0=xdp");
+    for node in ["1", "2"] {
+        let metrics = xtask(&["node", node, "--", "curl", "-s", "http://127.0.0.1:10255/metrics"]).text;
+        let express = metrics.lines().find(|line| line.contains("reason=\"express\""));
+        let count = express.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        assert!(count.is_some_and(|packets| packets > 0), "{metrics}");
+    }
 }
 
 fn every_client_is_answered_by_all(cluster: &Cluster, replicas: usize) {

@@ -27,6 +27,23 @@ pub(crate) enum Store {
     Etcd,
 }
 
+/// Whether uplinks answer Services by XDP, in the agent's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Xdp {
+    /// Where the driver supports it, except on veth.
+    BestEffort,
+    /// Also on veth, as the links of this cluster are. They are set up for it.
+    Native,
+    /// Nowhere: tc alone.
+    Disabled,
+}
+
+impl Xdp {
+    fn flag(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| format!("--xdp={}", value.get_name()))
+    }
+}
+
 /// How the daemons are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
@@ -49,6 +66,9 @@ pub(crate) struct UpOptions {
     /// Without it a cluster that is not running begins empty.
     #[arg(long)]
     keep: bool,
+    /// Whether the nodes' uplinks answer Services by XDP.
+    #[arg(long, value_enum, default_value = "native")]
+    xdp: Xdp,
     /// How the daemons are built.
     #[arg(long, value_enum, default_value = "release")]
     profile: Profile,
@@ -85,11 +105,11 @@ pub(crate) fn build(profile: Profile) -> Result<()> {
 }
 
 /// Builds the agent and has it attach its programs to a link until interrupted.
-pub(crate) fn load(iface: &str) -> Result<()> {
+pub(crate) fn load(iface: &str, xdp: Xdp) -> Result<()> {
     setup::setup()?;
     build(Profile::Dev)?;
     let agent = Profile::Dev.daemon("oarlock-agent").display().to_string();
-    exec::run(&agent, &["dataplane", "load", "--iface", iface])
+    exec::run(&agent, &["dataplane", "load", "--iface", iface, &xdp.flag()])
 }
 
 impl Profile {
@@ -123,13 +143,13 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
         remove(false)?;
     }
     check_store(options.store)?;
-    step("making the network", || fabric::up(options.nodes))?;
+    step("making the network", || fabric::up(options.nodes, options.xdp == Xdp::Native))?;
     if options.store == Store::Etcd {
         step("starting etcd", start_etcd)?;
     }
     step("starting the control plane", || start_control(options))?;
     step(&format!("starting {} nodes", options.nodes), || {
-        (1..=options.nodes).try_for_each(|number| start_node(options.profile, number))?;
+        (1..=options.nodes).try_for_each(|number| start_node(options.profile, number, options.xdp))?;
         wait("every node is Ready", || ready_nodes().is_ok_and(|n| n.len() >= usize::from(options.nodes)))
     })?;
     for (cidr, ip) in ready_nodes()? {
@@ -192,19 +212,22 @@ fn start_control(options: &UpOptions) -> Result<()> {
     Ok(())
 }
 
-fn start_node(profile: Profile, number: u8) -> Result<()> {
+fn start_node(profile: Profile, number: u8, xdp: Xdp) -> Result<()> {
     let name = format!("node{number}");
     if daemons::is_running(&name) {
         return Ok(());
     }
     let control = control_dir();
-    let program = profile.daemon("oarlock-agent");
-    let mut command = fabric::command_in(&fabric::node_namespace(number), &program.display().to_string());
+    let program = profile.daemon("oarlock-agent").display().to_string();
+    if xdp == Xdp::Native {
+        fabric::prepare_peer(number, &program)?;
+    }
+    let mut command = fabric::command_in(&fabric::node_namespace(number), &program);
     command.args(["run", "--node-name", &name, "--server", &format!("https://{}:6444", fabric::HOST)]);
     command.args(["--token-file", &control.join("join-token").display().to_string()]);
     command.args(["--ca-file", &control.join("pki/ca.crt").display().to_string()]);
     command.args(["--data-dir", &state().join(&name).display().to_string()]);
-    command.args(["--node-ip", &fabric::node_ip(number), "--uplink", "eth0"]);
+    command.args(["--node-ip", &fabric::node_ip(number), "--uplink", "eth0", &xdp.flag()]);
     // The machine, which is no node, reaches ClusterIPs by a route to a node.
     command.arg("--accept-external-cluster-ip");
     daemons::spawn(&name, command)

@@ -42,7 +42,7 @@ pub(crate) fn exists() -> bool {
 }
 
 /// Makes what is missing of the fabric with this many nodes; repairs what a crash left half made.
-pub(crate) fn up(nodes: u8) -> Result<()> {
+pub(crate) fn up(nodes: u8, xdp: bool) -> Result<()> {
     for range in RANGES {
         ip(&format!("route replace unreachable {range} metric 4000 proto {PROTOCOL}"))?;
     }
@@ -57,10 +57,29 @@ pub(crate) fn up(nodes: u8) -> Result<()> {
     ip(&format!("-n {FABRIC} link set host master oarlock-br up"))?;
     ip(&format!("addr replace {HOST}/24 dev oarlock-host"))?;
     ip("link set oarlock-host up")?;
+    feature(None, "oarlock-host", "tx", !xdp)?;
     for number in 1..=nodes {
-        join(&node_namespace(number), &format!("node{number}"), &node_ip(number))?;
+        let (namespace, port) = (node_namespace(number), format!("node{number}"));
+        join(&namespace, &port, &node_ip(number), xdp)?;
     }
-    join(CLIENT, "client", "172.30.77.200")
+    join(CLIENT, "client", "172.30.77.200", xdp)
+}
+
+/// Readies the bridge's port of a node for what the node sends by XDP.
+pub(crate) fn prepare_peer(number: u8, agent: &str) -> Result<()> {
+    let inside = format!("--net=/run/netns/{FABRIC}");
+    let port = format!("node{number}");
+    output("nsenter", &[&inside, agent, "dataplane", "prepare-peer", "--iface", &port]).map(drop)
+}
+
+/// Switches an offload of a link. Without `tx`, those who send by it complete their checksums, which XDP needs; with it they
+/// leave that to a network card, which virtual links do not have, as the kernel knows: XDP leaves such packets to tc.
+fn feature(namespace: Option<&str>, link: &str, feature: &str, on: bool) -> Result<()> {
+    let inside = namespace.map(|name| ["ip", "netns", "exec", name]);
+    let value = if on { "on" } else { "off" };
+    let words =
+        [inside.as_ref().map_or(&[][..], |i| &i[..]), &["ethtool", "-K", link, feature, value]].concat();
+    output(words[0], &words[1..]).map(drop)
 }
 
 fn namespace(name: &str) -> Result<()> {
@@ -71,7 +90,7 @@ fn has_link(namespace: &str, name: &str) -> bool {
     succeeds("ip", &["-n", namespace, "link", "show", name])
 }
 
-fn join(name: &str, port: &str, address: &str) -> Result<()> {
+fn join(name: &str, port: &str, address: &str, xdp: bool) -> Result<()> {
     namespace(name)?;
     if !has_link(name, "eth0") {
         ip(&format!("-n {FABRIC} link add {port} type veth peer name eth0 netns {name}"))?;
@@ -79,6 +98,7 @@ fn join(name: &str, port: &str, address: &str) -> Result<()> {
     ip(&format!("-n {FABRIC} link set {port} master oarlock-br up"))?;
     ip(&format!("-n {name} addr replace {address}/24 dev eth0"))?;
     ip(&format!("-n {name} link set eth0 up"))?;
+    feature(Some(name), "eth0", "tx", !xdp)?;
     ip(&format!("-n {name} link set lo up"))
 }
 

@@ -53,6 +53,9 @@ enum Command {
         /// The link: one of a namespace or a veth made for it, not the machine's uplink.
         #[arg(long)]
         iface: String,
+        /// Whether it answers Services by XDP.
+        #[arg(long, value_enum, default_value = "best-effort")]
+        xdp: cluster::Xdp,
     },
     /// Bring up a cluster on this machine: a control plane and nodes in network namespaces. Twice is harmless.
     Up(cluster::UpOptions),
@@ -90,7 +93,7 @@ fn run() -> Result<()> {
         Command::Setup => setup::setup(),
         Command::Build { bpf: true } => bpf::build(),
         Command::Build { bpf: false } => cluster::build(cluster::Profile::Release),
-        Command::Load { iface } => cluster::load(&iface),
+        Command::Load { iface, xdp } => cluster::load(&iface, xdp),
         Command::Up(options) => cluster::up(&options),
         Command::Bench(what) => bench::bench(&what),
         Command::Down(options) => cluster::down(&options),

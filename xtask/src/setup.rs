@@ -14,6 +14,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("/bin/busybox", "busybox-static"),
     ("/usr/sbin/bpftool", "bpftool"),
     ("/sbin/ip", "iproute2"),
+    ("/sbin/ethtool", "ethtool"),
     ("/usr/bin/nsenter", "util-linux"),
     ("/usr/bin/curl", "curl"),
     ("/usr/bin/python3", "python3-minimal"),

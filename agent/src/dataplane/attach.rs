@@ -15,7 +15,7 @@ use oarlock_ebpf::flow::{self, Flow, Settings, Translation};
 use oarlock_ebpf::maps;
 
 use super::load::chain;
-use super::{DataplaneError, collect};
+use super::{Acceleration, DataplaneError, Mode, Uplink, collect, express};
 
 /// The hooks on uplinks.
 const UPLINK: [(&str, TcAttachType); 2] =
@@ -49,7 +49,7 @@ impl Links {
         mut ebpf: Ebpf,
         maps: LinkMaps,
         pins: PathBuf,
-        uplinks: &[String],
+        uplinks: &[Uplink],
     ) -> Result<Self, DataplaneError> {
         for name in UPLINK.iter().map(|(name, _)| *name).chain([POD.0]) {
             let program = classifier(&mut ebpf, name)?;
@@ -59,10 +59,16 @@ impl Links {
         let mut links = Self { ebpf, pins, settings, addresses, tcp, other, pods: BTreeMap::new() };
         for uplink in uplinks {
             for hook in UPLINK {
-                links.attach(hook, uplink)?;
+                links.attach(hook, &uplink.name)?;
             }
         }
         Ok(links)
+    }
+
+    /// Gives an uplink XDP where that is wanted and possible.
+    pub(super) fn accelerate(&mut self, uplink: &Uplink, wanted: Acceleration) -> Mode {
+        let outcome = express::arrange(&mut self.ebpf, &self.pins, uplink, wanted);
+        Mode { uplink: uplink.name.clone(), without_xdp: outcome.err() }
     }
 
     /// Says what the node is.
@@ -160,7 +166,7 @@ impl Links {
     }
 }
 
-fn pin_of(pins: &Path, program: &str, interface: &str) -> PathBuf {
+pub(super) fn pin_of(pins: &Path, program: &str, interface: &str) -> PathBuf {
     // A dot is not allowed in names of the BPF file system, but is in those of links.
     pins.join(format!("link_{program}_{}", interface.replace('.', "_")))
 }

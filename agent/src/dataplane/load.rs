@@ -44,11 +44,13 @@ pub(super) fn pins(bpffs: &Path, node_name: &str) -> PathBuf {
     bpffs.join("oarlock").join(node_name).join(format!("v{LAYOUT_VERSION}"))
 }
 
+/// The programs, as they were built.
+pub(super) fn object() -> Result<&'static [u8], DataplaneError> {
+    if OBJECT.is_empty() { Err(DataplaneError::NoObject) } else { Ok(OBJECT) }
+}
+
 /// Loads everything, adopting pinned maps, and attaches to the node's cgroup.
 pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), DataplaneError> {
-    if OBJECT.is_empty() {
-        return Err(DataplaneError::NoObject);
-    }
     let pins = pins(&config.bpffs, &config.node_name);
     fs::create_dir_all(&pins).map_err(|e| DataplaneError::Host {
         what: format!("cannot create {}", pins.display()),
@@ -59,7 +61,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         loader.map_pin_path(name, pins.join(name));
     }
     let mut ebpf =
-        loader.load(OBJECT).map_err(|e| DataplaneError::kernel("load the BPF object", chain(&e)))?;
+        loader.load(object()?).map_err(|e| DataplaneError::kernel("load the BPF object", chain(&e)))?;
     let cgroup = open_cgroup(&config.cgroup)?;
     for name in PROGRAMS {
         attach(&mut ebpf, name, &cgroup, &pins)?;

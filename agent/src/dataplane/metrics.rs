@@ -9,9 +9,10 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::DataplaneConfig;
 use super::load::pins;
+use super::{DataplaneConfig, Mode};
 
 /// `oarlock_dataplane_events_total{reason}`.
 #[derive(Debug)]
@@ -40,6 +41,26 @@ impl Collector for Events {
             let labels = [("reason", reason.name())];
             let metric = family.encode_family(&labels)?;
             ConstCounter::new(count).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// `oarlock_dataplane_uplink_info{interface,mode}`: 1 for how each uplink is served.
+#[derive(Debug)]
+pub struct Uplinks(pub Vec<Mode>);
+
+impl Collector for Uplinks {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut family = encoder.encode_descriptor(
+            "oarlock_dataplane_uplink_info",
+            "How each uplink is served: by xdp, or by tc alone",
+            None,
+            MetricType::Gauge,
+        )?;
+        for mode in &self.0 {
+            let labels = [("interface", mode.uplink.as_str()), ("mode", mode.name())];
+            ConstGauge::new(1i64).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

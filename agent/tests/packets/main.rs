@@ -7,168 +7,14 @@
     reason = "helpers of tests panic, as tests do"
 )]
 
-use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use oarlock_ebpf::flow::{LOCAL_POD, NODE, Settings};
-use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine, SlotRange};
-use oarlock_ebpf::maps;
+mod express;
+mod frames;
+
+use etherparse::PacketBuilder;
 use oarlock_ebpf::reason::Reason;
 use proptest::prelude::*;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-
-const CLIENT: [u8; 4] = [172, 30, 77, 200];
-const NODE_1: [u8; 4] = [172, 30, 77, 11];
-const POD: [u8; 4] = [10, 244, 0, 5];
-const FAR_POD: [u8; 4] = [10, 244, 1, 5];
-const CLUSTER_IP: [u8; 4] = [10, 96, 0, 80];
-const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-
-/// Verdicts of tc: on to the next program and the stack, drop, out by another link.
-const GO_ON: i32 = -1;
-const SHOT: i32 = 2;
-const REDIRECT: i32 = 7;
-
-/// TCP flags.
-const SYN: u8 = 2;
-const SYN_ACK: u8 = 18;
-const ACK: u8 = 16;
-const RST: u8 = 4;
-
-/// The programs with tables of their own: NodePorts 30080 (a pod here), 30081 (a pod elsewhere), 30082/UDP (here), 30083
-/// (nobody), and a ClusterIP in front of the pod here.
-struct Node {
-    ebpf: Ebpf,
-    counters: PerCpuArray<MapData, u64>,
-}
-
-impl Node {
-    fn new(external_cluster_ip: bool) -> Self {
-        let mut ebpf = Ebpf::load(OBJECT).expect("needs root and `cargo xtask build`");
-        let mut settings: Array<_, Settings> = map(&mut ebpf, maps::SETTINGS);
-        let of_node = Settings {
-            node: NODE_1,
-            cluster: [10, 244, 0, 0],
-            mask: [255, 255, 0, 0],
-            external_cluster_ip: u32::from(external_cluster_ip),
-        };
-        settings.set(0, of_node, 0).unwrap();
-        let mut addresses: HashMap<_, [u8; 4], u32> = map(&mut ebpf, maps::ADDRESSES);
-        addresses.insert(POD, LOCAL_POD, 0).unwrap();
-        addresses.insert(NODE_1, NODE, 0).unwrap();
-        let mut backends: Array<_, Backend> = map(&mut ebpf, maps::BACKENDS);
-        backends.set(1, Backend::new(POD, 8080, 1), 0).unwrap();
-        backends.set(2, Backend::new(FAR_POD, 8080, 1), 0).unwrap();
-        let mut slots: Array<_, u32> = map(&mut ebpf, maps::SLOTS);
-        slots.set(1, 1, 0).unwrap();
-        slots.set(2, 2, 0).unwrap();
-        let mut frontends: HashMap<_, FrontendKey, u32> = map(&mut ebpf, maps::FRONTENDS);
-        let mut lines: Array<_, ServiceLine> = map(&mut ebpf, maps::SERVICE_TABLE);
-        let services = [
-            (FrontendKey::new(NODE_1, 30080, TCP), SlotRange::new(1, 1, 1)),
-            (FrontendKey::new(NODE_1, 30081, TCP), SlotRange::new(2, 1, 1)),
-            (FrontendKey::new(NODE_1, 30082, UDP), SlotRange::new(1, 1, 1)),
-            (FrontendKey::new(NODE_1, 30083, TCP), SlotRange::new(1, 0, 1)),
-            (FrontendKey::new(CLUSTER_IP, 80, TCP), SlotRange::new(1, 1, 1)),
-        ];
-        for (index, (key, range)) in (1..).zip(services) {
-            frontends.insert(key, index, 0).unwrap();
-            lines.set(index, ServiceLine::new(range), 0).unwrap();
-        }
-        for name in ["uplink_ingress", "uplink_egress", "pod_egress"] {
-            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            program.load().unwrap();
-        }
-        let counters = map(&mut ebpf, maps::COUNTERS);
-        Self { ebpf, counters }
-    }
-
-    /// Runs a program on a frame: its verdict, and the frame as it leaves.
-    fn run(&mut self, program: &str, frame: &[u8]) -> (i32, Vec<u8>) {
-        let program: &mut SchedClassifier = self.ebpf.program_mut(program).unwrap().try_into().unwrap();
-        let mut out = vec![0; frame.len() + 64];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = program.test_run(options).unwrap();
-        out.truncate(usize::try_from(result.data_size_out).unwrap());
-        (result.return_value.cast_signed(), out)
-    }
-
-    fn counted(&self, reason: Reason) -> u64 {
-        self.counters.get(&(reason as u32), 0).unwrap().iter().sum()
-    }
-}
-
-fn map<M: TryFrom<aya::maps::Map>>(ebpf: &mut Ebpf, name: &str) -> M
-where
-    M::Error: std::fmt::Debug,
-{
-    M::try_from(ebpf.take_map(name).unwrap()).unwrap()
-}
-
-type End = ([u8; 4], u16);
-
-fn ip(from: End, to: End) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
-    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv4(from.0, to.0, 64)
-}
-
-fn tcp(from: End, to: End, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let mut builder = ip(from, to).tcp(from.1, to.1, 1000, 64000);
-    if flags & SYN != 0 {
-        builder = builder.syn();
-    }
-    if flags & ACK != 0 {
-        builder = builder.ack(77);
-    }
-    if flags & RST != 0 {
-        builder = builder.rst();
-    }
-    let mut frame = Vec::new();
-    builder.write(&mut frame, payload).unwrap();
-    frame
-}
-
-fn udp(from: End, to: End, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    ip(from, to).udp(from.1, to.1).write(&mut frame, payload).unwrap();
-    frame
-}
-
-/// Who sends to whom, after every checksum has been computed anew and compared.
-fn ends(frame: &[u8]) -> (End, End) {
-    let packet = SlicedPacket::from_ethernet(frame).unwrap();
-    let Some(NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4") };
-    let header = ip.header().to_header();
-    assert_eq!(header.header_checksum, header.calc_header_checksum(), "IP checksum");
-    let (source, destination) = match &packet.transport {
-        Some(TransportSlice::Tcp(tcp)) => {
-            let computed = tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).unwrap();
-            assert_eq!(tcp.checksum(), computed, "TCP checksum");
-            (tcp.source_port(), tcp.destination_port())
-        }
-        Some(TransportSlice::Udp(udp)) => {
-            let computed = udp.to_header().calc_checksum_ipv4(&header, udp.payload()).unwrap();
-            assert!(udp.checksum() == 0 || udp.checksum() == computed, "UDP checksum");
-            (udp.source_port(), udp.destination_port())
-        }
-        other => panic!("no ports: {other:?}"),
-    };
-    ((header.source, source), (header.destination, destination))
-}
-
-/// A frame without what a translation changes: addresses, ports, checksums, TTL.
-fn rest(frame: &[u8], transport: usize) -> Vec<u8> {
-    let mut rest = frame.to_vec();
-    let sum = transport + if frame[23] == UDP { 6 } else { 16 };
-    for at in (22..23).chain(24..34).chain(transport..transport + 4).chain(sum..sum + 2) {
-        rest[at] = 0;
-    }
-    rest
-}
+use frames::*;
 
 #[test]
 fn a_pod_of_the_node_sees_the_client_and_answers_as_the_service() {
@@ -231,7 +77,7 @@ fn options_of_the_ip_header_move_the_ports() {
         ..etherparse::Ipv4Header::default()
     };
     let headers = etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default());
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ip(headers).tcp(40000, 30080, 1, 64000).syn();
+    let builder = PacketBuilder::ethernet2([2; 6], RECEIVER).ip(headers).tcp(40000, 30080, 1, 64000).syn();
     let mut frame = Vec::new();
     builder.write(&mut frame, b"").unwrap();
     let (verdict, there) = node.run("uplink_ingress", &frame);
@@ -293,7 +139,7 @@ fn cluster_ips_are_answered_for_outsiders_where_that_is_asked_for() {
 fn a_packet_without_a_hop_left_goes_no_further() {
     let mut node = Node::new(false);
     let builder =
-        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(CLIENT, NODE_1, 1).tcp(40000, 30081, 1, 64000);
+        PacketBuilder::ethernet2([2; 6], RECEIVER).ipv4(CLIENT, NODE_1, 1).tcp(40000, 30081, 1, 64000);
     let mut frame = Vec::new();
     builder.syn().write(&mut frame, b"").unwrap();
     assert_eq!(node.run("uplink_ingress", &frame).0, SHOT);
