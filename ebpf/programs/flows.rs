@@ -4,7 +4,8 @@
 //! connections that have ended give way, and where two are open at once the later one gets another source port.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_loop};
 use oarlock_ebpf::flow::{
     ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, TCP, Translation, candidate,
     has_closed, pair,
@@ -130,11 +131,11 @@ fn answers(reply: &Flow, to: &Flow) -> bool {
 #[inline(always)]
 fn is_free(reply: &Flow, to: &Flow) -> bool {
     let Some(entry) = nat::entry(reply) else { return true };
-    // SAFETY: the element lives in the map, and is copied at once.
-    let found = unsafe { *entry };
+    // SAFETY: the element lives in the map; whosever it is by now, its words are read one by one.
+    let (leads, backend, seen) = unsafe { ((*entry).to, (*entry).backend, (*entry).seen) };
     // SAFETY: as above.
-    let there = nat::entry(&found.to.reversed()).map(|entry| unsafe { (*entry).seen });
-    let free = found.to == *to || found.backend == REPLY && has_closed(found.seen, there, now());
+    let there = nat::entry(&leads.reversed()).map(|entry| unsafe { (*entry).seen });
+    let free = leads == *to || backend == REPLY && has_closed(seen, there, now());
     if free {
         nat::remove(reply);
     }
@@ -150,25 +151,37 @@ pub fn claim(
     links: (u32, u32),
     backend: (u32, u32),
 ) -> Option<Translation> {
+    let search = nat::search()?;
+    // Port 0 until one is found.
+    let [(key, there), (reply, back)] = pair(*flow, leaves.from(address, 0), links, backend, now());
+    *search = nat::Search { key, there, reply, back, beginning: 0, found: 0 };
     // SAFETY: the helper has no conditions.
-    let beginning = unsafe { bpf_get_prandom_u32() };
-    for probe in 0..PROBES {
-        let tried = insert(*flow, leaves.from(address, candidate(beginning, probe)), links, backend);
-        if tried.is_some() {
-            return tried;
-        }
+    search.beginning = unsafe { bpf_get_prandom_u32() };
+    // The kernel's loop (Linux 5.17): its verifier looks at one turn, not at all of them, which would take tenths of a second.
+    // SAFETY: the callback has the signature that the helper calls.
+    unsafe { bpf_loop(PROBES * 2, probe as *mut c_void, core::ptr::null_mut(), 0) };
+    if search.found == 0 {
+        maps::count(Reason::NoPort);
+        return None;
     }
-    // Many short connections to one peer: ports of those that have ended, rather than none.
-    for probe in 0..PROBES {
-        let leaves = leaves.from(address, candidate(beginning, probe));
-        if is_free(&leaves.reversed(), &flow.reversed())
-            && let Some(entry) = insert(*flow, leaves, links, backend)
-        {
-            return Some(entry);
-        }
+    Some(search.there)
+}
+
+/// One turn: 1 ends the loop. In the second half also ports of flows that have ended are taken, rather than none: there may be
+/// many short connections to one peer.
+extern "C" fn probe(turn: u32, _: *mut c_void) -> i64 {
+    let Some(search) = nat::search() else { return 1 };
+    let port = candidate(search.beginning, turn % PROBES);
+    search.there.to.set_source_port(port);
+    search.reply.set_destination_port(port);
+    if turn >= PROBES && !is_free(&search.reply, &search.back.to) {
+        return 0;
     }
-    maps::count(Reason::NoPort);
-    None
+    // The reply's entry first: it claims the port.
+    let claimed = nat::insert(&search.reply, &search.back, u64::from(BPF_NOEXIST)).is_ok()
+        && nat::insert(&search.key, &search.there, 0).is_ok();
+    search.found = u32::from(claimed);
+    i64::from(claimed)
 }
 
 /// Inserts both entries; the reply's first, which claims it.

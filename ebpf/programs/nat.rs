@@ -1,7 +1,7 @@
 //! Maps of the packet path, and typed look-ups over them. Programs never name a static.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use oarlock_ebpf::flow::{Flow, Settings, TCP, Translation};
 use oarlock_ebpf::maps::{MAX_ADDRESSES, MAX_FLOWS};
 
@@ -15,6 +15,26 @@ static ADDRESSES: HashMap<[u8; 4], u32> = HashMap::with_max_entries(MAX_ADDRESSE
 static FLOWS_TCP: LruHashMap<Flow, Translation> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 #[map]
 static FLOWS_OTHER: LruHashMap<Flow, Translation> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+
+/// A search for a source port, as far as it is. Not on the stack, of which two functions have too little.
+#[repr(C)]
+pub struct Search {
+    pub key: Flow,
+    pub there: Translation,
+    pub reply: Flow,
+    pub back: Translation,
+    pub beginning: u32,
+    pub found: u32,
+}
+#[map]
+static SEARCH: PerCpuArray<Search> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's search: programs on packets run one after the other there.
+#[inline(always)]
+pub fn search() -> Option<&'static mut Search> {
+    // SAFETY: the element is this CPU's own.
+    SEARCH.get_ptr_mut(0).map(|search| unsafe { &mut *search })
+}
 
 /// What the node is; nothing before the agent has said so.
 #[inline(always)]

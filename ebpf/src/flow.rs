@@ -74,6 +74,16 @@ impl Flow {
         u16::from_be_bytes(self.destination_port)
     }
 
+    /// Changes the port of the sender.
+    pub const fn set_source_port(&mut self, port: u16) {
+        self.source_port = port.to_be_bytes();
+    }
+
+    /// Changes the port of the receiver.
+    pub const fn set_destination_port(&mut self, port: u16) {
+        self.destination_port = port.to_be_bytes();
+    }
+
     /// What answers look like.
     #[must_use]
     pub const fn reversed(&self) -> Self {

@@ -111,27 +111,44 @@ impl ServiceLine {
     }
 }
 
-/// Who answers: an address and a port. Written by the agent, read by every hook.
+/// Who answers: an address and a port. Written by the agent, read by every hook. Half a cache line.
 ///
-/// Bytes 0..4 address, 4..6 port (network order), 6..8 zero, 8..12 generation (native order), 12..16 zero.
+/// | byte | field |
+/// |---|---|
+/// | 0..16 | IPv6 address, or IPv4 address as `::ffff:a.b.c.d` (RFC 4291 2.5.5.2), network order |
+/// | 16..18 | port, network order |
+/// | 18..20 | zero |
+/// | 20..24 | generation, native order |
+/// | 24..32 | zero |
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Backend {
+    prefix: [u8; 12],
     address: [u8; 4],
     port: [u8; 2],
     reserved: [u8; 2],
     generation: u32,
-    reserved2: u32,
+    reserved2: [u32; 2],
 }
 
+/// What stands before an IPv4 address in an IPv6 one.
+const IPV4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
 impl Backend {
-    /// A backend. The generation differs from that of whoever had its index before.
+    /// A backend with an IPv4 address. The generation differs from that of whoever had its index before.
     #[must_use]
     pub const fn new(address: [u8; 4], port: u16, generation: u32) -> Self {
-        Self { address, port: port.to_be_bytes(), reserved: [0; 2], generation, reserved2: 0 }
+        Self {
+            prefix: IPV4_MAPPED,
+            address,
+            port: port.to_be_bytes(),
+            reserved: [0; 2],
+            generation,
+            reserved2: [0; 2],
+        }
     }
 
-    /// The address, in network order.
+    /// The IPv4 address, in network order.
     #[must_use]
     pub const fn address(&self) -> [u8; 4] {
         self.address
@@ -197,7 +214,7 @@ impl Believed {
     }
 }
 
-crosses!(FrontendKey: 8, SlotRange: 8, ServiceLine: 64, Backend: 16, SocketKey: 16, Believed: 8);
+crosses!(FrontendKey: 8, SlotRange: 8, ServiceLine: 64, Backend: 32, SocketKey: 16, Believed: 8);
 
 #[cfg(test)]
 mod tests {
@@ -220,6 +237,9 @@ mod tests {
             prop_assert_eq!((key.address(), key.port(), key.protocol()), (address, port, 6));
             let backend = Backend::new(address, port, generation);
             prop_assert_eq!((backend.address(), backend.port(), backend.generation()), (address, port, generation));
+            let v6: [u8; 16] = bytemuck::bytes_of(&backend)[..16].try_into().unwrap();
+            let mapped = std::net::Ipv6Addr::from(v6).to_ipv4_mapped();
+            prop_assert_eq!(mapped, Some(std::net::Ipv4Addr::from(address)));
             let believed = Believed::new(address, port);
             prop_assert_eq!((believed.address(), believed.port()), (address, port));
         }
