@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::config::RunConfig;
 use crate::dataplane::{self, Changed, Dataplane, DataplaneConfig};
 use crate::desired::{Desired, Topic};
+use crate::health_checks;
 use crate::net::{self, Network, NodeRoute};
 use crate::node_object::{NodeFacts, NodeState};
 use crate::outbox::Outbox;
@@ -116,6 +117,9 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     spawn_session(config, tasks, &parts, node);
     tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
     tasks.spawn("services", Arc::clone(&parts).follow_services(dataplane, tasks.clone()));
+    let desired = Arc::clone(&parts.desired);
+    let checks = health_checks::run(tasks.clone(), desired, config.node_name.clone(), config.node_ip);
+    tasks.spawn("health-checks", checks);
     tasks.spawn("routes", Arc::clone(&parts).follow_nodes(tasks.clone()));
     tasks.spawn("node-status", Arc::clone(&parts).report_node(object, tasks.clone()));
     tracing::info!(node = %config.node_name, ip = %config.node_ip, "the agent is up");

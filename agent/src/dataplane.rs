@@ -24,7 +24,7 @@ use crate::desired::Snapshot;
 use attach::Links;
 use sync::Tables;
 
-pub use compile::Frontends;
+pub use compile::{Frontend, Frontends, HealthCheck, health_checks};
 pub use dump::dump;
 pub use metrics::{Events, Uplinks};
 
@@ -172,7 +172,8 @@ impl Dataplane {
     /// # Errors
     /// A full table or a refusal of the kernel; what was written before stands and is consistent.
     pub fn sync(&mut self, snapshot: &Snapshot) -> Result<Changed, DataplaneError> {
-        let changed = self.tables.sync(&compile::compile(snapshot, self.config.node_ip))?;
+        let changed =
+            self.tables.sync(&compile::compile(snapshot, &self.config.node_name, self.config.node_ip))?;
         self.links.set_nodes(&compile::nodes(snapshot))?;
         let cluster = self.cluster_cidr;
         self.links.set(Settings {

@@ -7,6 +7,7 @@ pub mod check;
 pub mod config;
 pub mod dataplane;
 pub mod desired;
+mod health_checks;
 pub mod image;
 pub mod net;
 mod node_object;

@@ -115,6 +115,31 @@ fn connections_to_a_service_reach_all_backends_in_turn() {
 }
 
 #[test]
+fn a_client_with_affinity_keeps_its_backend_and_another_agent_knows_of_it() {
+    let node = Node::new("affinity");
+    let mut dataplane = node.open();
+    let (a, b) = (server("a"), server("b"));
+    let with_affinity = |ports: &[u16]| {
+        let mut snapshot = snapshot("TCP", ports);
+        let service = snapshot.services.values_mut().next().unwrap();
+        Arc::make_mut(service).spec.as_mut().unwrap().session_affinity = Some("ClientIP".to_owned());
+        snapshot
+    };
+    dataplane.sync(&with_affinity(&[a, b])).unwrap();
+    let script = format!("for i in 1 2 3 4 5 6; do {ASK} {VIP} 80; {ASK} 127.0.0.1 30080; done");
+    let (answers, _) = node.run(&script);
+    let first = answers.lines().next().unwrap().to_owned();
+    assert!(answers.lines().count() == 12 && answers.lines().all(|line| line == first), "{answers}");
+    drop(dataplane);
+    let mut next = node.open();
+    let same = next.sync(&with_affinity(&[a, b])).unwrap();
+    assert_eq!((same.written, same.removed), (0, 0), "nothing is written anew");
+    let (left, name) = if first == "a" { (b, "b") } else { (a, "a") };
+    next.sync(&with_affinity(&[left])).unwrap();
+    assert_eq!(node.run(&format!("{ASK} {VIP} 80")).0, name, "the backend has left the Service");
+}
+
+#[test]
 fn node_ports_answer_on_the_nodes_address_and_on_loopback() {
     let node = Node::new("nodeport");
     let mut dataplane = node.open();

@@ -10,6 +10,7 @@ use aya_ebpf::programs::XdpContext;
 use oarlock_ebpf::flow::{Flow, LOCAL_POD};
 use oarlock_ebpf::reason::Reason;
 
+use crate::flows::Begun;
 use crate::frame::{self, Frame, Neighbours};
 use crate::{flows, maps, nat};
 
@@ -27,8 +28,9 @@ pub fn uplink_express(ctx: XdpContext) -> u32 {
         // Of a pod's own address tc knows more.
         None if nat::kind_of(frame.packet.flow.destination) == LOCAL_POD => return UP,
         None => match flows::begin(&frame.packet, uplink) {
-            Some(entry) => entry,
-            None => return UP,
+            Begun::To(entry) => entry,
+            Begun::Nothing => return UP,
+            Begun::Denied => return xdp_action::XDP_DROP,
         },
     };
     if entry.link != uplink || frame.packet.ttl <= 1 || frame.is_partial() {

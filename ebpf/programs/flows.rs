@@ -6,14 +6,15 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_loop};
+use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::flow::{
     ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, TCP, Translation, candidate,
     has_closed, pair,
 };
-use oarlock_ebpf::layout::FrontendKey;
+use oarlock_ebpf::layout::{EXTERNAL, FrontendKey, SOURCE_RANGES};
 use oarlock_ebpf::reason::Reason;
-use oarlock_ebpf::select;
 
+use crate::choose::{self, Choice};
 use crate::packet::Packet;
 use crate::{maps, nat};
 
@@ -53,39 +54,64 @@ pub fn present(packet: &Packet) -> Option<Translation> {
     Some(found)
 }
 
+/// What becomes of a packet that may be the first of a flow.
+pub enum Begun {
+    /// It is one of a Service's, and this is its translation.
+    To(Translation),
+    /// It is none of ours.
+    Nothing,
+    /// Its client may not ask this Service.
+    Denied,
+}
+
 /// The backend of a new connection or of a datagram to a frontend, that came by this uplink.
 #[inline(always)]
-pub fn begin(packet: &Packet, uplink: u32) -> Option<Translation> {
+pub fn begin(packet: &Packet, uplink: u32) -> Begun {
     let flow = &packet.flow;
     if !may_begin(packet) {
-        return None;
+        return Begun::Nothing;
     }
-    let settings = nat::settings()?;
-    if flow.destination != settings.node && settings.external_cluster_ip == 0 {
-        return None;
-    }
-    let service = maps::service(&FrontendKey::new(flow.destination, flow.destination_port(), flow.protocol))?;
-    let range = maps::slots(service)?;
-    let Some(slot) = select::round_robin(range, maps::next_turn(service)) else {
-        // The stack has no socket there and says so with RST or ICMP.
-        maps::count(Reason::NoEndpoints);
-        return None;
+    let key = FrontendKey::new(flow.destination, flow.destination_port(), flow.protocol);
+    let (Some(settings), Some(service)) = (nat::settings(), maps::service(&key)) else {
+        return Begun::Nothing;
     };
-    let index = maps::backend_index(slot)?;
-    let backend = maps::backend(slot)?;
-    let chosen = (index, backend.generation());
+    let Some(line) = maps::line(service) else { return Begun::Nothing };
+    if line.flags & EXTERNAL == 0 && settings.external_cluster_ip == 0 {
+        return Begun::Nothing;
+    }
+    if line.flags & SOURCE_RANGES != 0 && !maps::is_in_range(line.service, flow.source) {
+        maps::count(Reason::Denied);
+        return Begun::Denied;
+    }
+    let client = AffinityKey::outside(flow.source, line.service);
+    let range = maps::published(&line.outside);
+    let (index, backend) = match choose::backend(service, line, range, &client, Choice::InTurn) {
+        Ok(chosen) => chosen,
+        Err(reason) => {
+            // Of a Service without endpoints the stack has no socket either, and says so with RST or ICMP.
+            maps::count(reason);
+            return Begun::Nothing;
+        }
+    };
     let leaves = flow.to(backend.address(), backend.port());
     maps::count(Reason::Translated);
-    if nat::kind_of(backend.address()) == LOCAL_POD {
-        if is_free(&leaves.reversed(), &flow.reversed())
-            && let Some(entry) = insert(*flow, leaves, (0, uplink), chosen)
-        {
-            return Some(entry);
-        }
-        // The same client port already talks to this backend by another frontend: another port tells them apart.
-        return claim(flow, leaves, flow.source, (0, uplink), chosen);
+    let entry = reach(flow, leaves, settings.node, uplink, (index, backend.generation()));
+    entry.map_or(Begun::Nothing, Begun::To)
+}
+
+/// The way to a backend: one of this node sees the client, others this node.
+#[inline(always)]
+fn reach(flow: &Flow, leaves: Flow, node: [u8; 4], uplink: u32, chosen: (u32, u32)) -> Option<Translation> {
+    let local = nat::kind_of(leaves.destination) == LOCAL_POD;
+    if local
+        && is_free(&leaves.reversed(), &flow.reversed())
+        && let Some(entry) = insert(flow, leaves, (0, uplink), chosen)
+    {
+        return Some(entry);
     }
-    claim(flow, leaves, settings.node, (uplink, uplink), chosen)
+    // Also where the same client port already talks to this backend by another frontend: another port tells them apart.
+    let (address, link) = if local { (flow.source, 0) } else { (node, uplink) };
+    claim(flow, leaves, address, (link, uplink), chosen)
 }
 
 /// A connection or datagram from outside to a pod's own address is translated only where its replies would be taken for
@@ -151,10 +177,9 @@ pub fn claim(
     links: (u32, u32),
     backend: (u32, u32),
 ) -> Option<Translation> {
-    let search = nat::search()?;
     // Port 0 until one is found.
-    let [(key, there), (reply, back)] = pair(*flow, leaves.from(address, 0), links, backend, now());
-    *search = nat::Search { key, there, reply, back, beginning: 0, found: 0 };
+    let search = prepare(flow, leaves.from(address, 0), links, backend)?;
+    search.found = 0;
     // SAFETY: the helper has no conditions.
     search.beginning = unsafe { bpf_get_prandom_u32() };
     // The kernel's loop (Linux 5.17): its verifier looks at one turn, not at all of them, which would take tenths of a second.
@@ -177,25 +202,41 @@ extern "C" fn probe(turn: u32, _: *mut c_void) -> i64 {
     if turn >= PROBES && !is_free(&search.reply, &search.back.to) {
         return 0;
     }
-    // The reply's entry first: it claims the port.
-    let claimed = nat::insert(&search.reply, &search.back, u64::from(BPF_NOEXIST)).is_ok()
-        && nat::insert(&search.key, &search.there, 0).is_ok();
+    let claimed = write(search);
     search.found = u32::from(claimed);
     i64::from(claimed)
 }
 
-/// Inserts both entries; the reply's first, which claims it.
+/// Inserts both entries, unless the reply's is somebody's already.
 #[inline(always)]
-fn insert(flow: Flow, leaves: Flow, links: (u32, u32), backend: (u32, u32)) -> Option<Translation> {
-    let [(key, there), (reply, back)] = pair(flow, leaves, links, backend, now());
-    nat::insert(&reply, &back, u64::from(BPF_NOEXIST)).ok()?;
-    nat::insert(&key, &there, 0).ok()?;
-    Some(there)
+fn insert(flow: &Flow, leaves: Flow, links: (u32, u32), backend: (u32, u32)) -> Option<Translation> {
+    let search = prepare(flow, leaves, links, backend)?;
+    write(search).then_some(search.there)
+}
+
+/// Both entries, not on the stack.
+#[inline(always)]
+fn prepare(
+    flow: &Flow,
+    leaves: Flow,
+    links: (u32, u32),
+    backend: (u32, u32),
+) -> Option<&'static mut nat::Search> {
+    let search = nat::search()?;
+    [(search.key, search.there), (search.reply, search.back)] = pair(*flow, leaves, links, backend, now());
+    Some(search)
+}
+
+/// The reply's entry first: it claims the port.
+#[inline(always)]
+fn write(search: &nat::Search) -> bool {
+    nat::insert(&search.reply, &search.back, u64::from(BPF_NOEXIST)).is_ok()
+        && nat::insert(&search.key, &search.there, 0).is_ok()
 }
 
 /// Seconds since boot.
 #[inline(always)]
-fn now() -> u32 {
+pub fn now() -> u32 {
     // SAFETY: the helper has no conditions.
     let nanoseconds = unsafe { bpf_ktime_get_boot_ns() };
     (nanoseconds / 1_000_000_000) as u32 & !CLOSING

@@ -11,6 +11,7 @@ use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::flow::{LOCAL_POD, MASQUERADED, REPLY, Translation};
 use oarlock_ebpf::reason::Reason;
 
+use crate::flows::Begun;
 use crate::packet::{self, Packet};
 use crate::{flows, maps, nat};
 
@@ -26,13 +27,14 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     if let Some(entry) = flows::present(&packet) {
         return translate(&ctx, &packet, &entry);
     }
-    let entry = match nat::kind_of(packet.flow.destination) {
-        LOCAL_POD => flows::begin_direct(&packet),
+    let begun = match nat::kind_of(packet.flow.destination) {
+        LOCAL_POD => flows::begin_direct(&packet).map_or(Begun::Nothing, Begun::To),
         _ => flows::begin(&packet, packet::link(&ctx)),
     };
-    match entry {
-        Some(entry) => translate(&ctx, &packet, &entry),
-        None => GO_ON,
+    match begun {
+        Begun::To(entry) => translate(&ctx, &packet, &entry),
+        Begun::Nothing => GO_ON,
+        Begun::Denied => TC_ACT_SHOT,
     }
 }
 

@@ -10,6 +10,7 @@
     reason = "programs are called by the kernel: every entry and every map access is unsafe"
 )]
 
+mod choose;
 mod express;
 mod flows;
 mod forward;

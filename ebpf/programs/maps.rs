@@ -1,9 +1,13 @@
 //! All maps, and typed look-ups over them. Programs never name a static.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use oarlock_ebpf::affinity::{Affinity, AffinityKey, Member, SourceRange, source_range, source_range_bits};
 use oarlock_ebpf::layout::{Backend, Believed, FrontendKey, ServiceLine, SlotRange, SocketKey};
-use oarlock_ebpf::maps::{MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS};
+use oarlock_ebpf::maps::{
+    MAX_AFFINITY, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES,
+};
 use oarlock_ebpf::reason::Reason;
 
 #[map]
@@ -18,6 +22,12 @@ static BACKENDS: Array<Backend> = Array::with_max_entries(MAX_BACKENDS, 0);
 static ROUND_ROBIN: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
 #[map]
 static SOCKETS: LruHashMap<SocketKey, Believed> = LruHashMap::with_max_entries(MAX_SOCKETS, 0);
+#[map]
+static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(MAX_AFFINITY, 0);
+#[map]
+static MEMBERS: HashMap<Member, u32> = HashMap::with_max_entries(MAX_MEMBERS, 0);
+#[map]
+static SOURCE_RANGES: LpmTrie<SourceRange, u32> = LpmTrie::with_max_entries(MAX_SOURCE_RANGES, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
 
@@ -37,18 +47,42 @@ pub fn service(key: &FrontendKey) -> Option<u32> {
     unsafe { FRONTENDS.get(key).copied() }
 }
 
-/// The published backends of a service: one aligned word, read once.
+/// The line of a service.
 #[inline(always)]
-pub fn slots(service: u32) -> Option<SlotRange> {
-    let line = SERVICE_TABLE.get_ptr(service)?;
-    // SAFETY: the pointer is into the array; a volatile read is one load, which a concurrent store cannot tear.
-    Some(unsafe { core::ptr::addr_of!((*line).slots).read_volatile() })
+pub fn line(service: u32) -> Option<&'static ServiceLine> {
+    SERVICE_TABLE.get(service)
 }
 
-/// The backend in a slot.
+/// Published backends: one aligned word, read once.
 #[inline(always)]
-pub fn backend(slot: u32) -> Option<&'static Backend> {
-    BACKENDS.get(*SLOTS.get(slot)?)
+pub fn published(range: &'static SlotRange) -> SlotRange {
+    // SAFETY: the pointer is into the array; a volatile read is one load, which a concurrent store cannot tear.
+    unsafe { core::ptr::from_ref(range).read_volatile() }
+}
+
+/// The backend that a client had last.
+#[inline(always)]
+pub fn affinity(key: &AffinityKey) -> Option<*mut Affinity> {
+    AFFINITY.get_ptr_mut(key)
+}
+
+/// Remembers a client's backend. A full table forgets the oldest.
+#[inline(always)]
+pub fn remember_affinity(key: &AffinityKey, affinity: &Affinity) {
+    let _ = AFFINITY.insert(key, affinity, 0);
+}
+
+/// Whether a backend is one of a service with affinity.
+#[inline(always)]
+pub fn is_member(member: &Member) -> bool {
+    // SAFETY: only whether it is there counts.
+    unsafe { MEMBERS.get(member).is_some() }
+}
+
+/// Whether a client is in one of a service's source ranges.
+#[inline(always)]
+pub fn is_in_range(service: u64, client: [u8; 4]) -> bool {
+    SOURCE_RANGES.get(Key::new(source_range_bits(32), source_range(service, client))).is_some()
 }
 
 /// The index of the backend in a slot.

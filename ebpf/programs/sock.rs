@@ -4,27 +4,19 @@
 //! The kernel's contract: return 1 to go on, 0 to refuse with the errno set by bpf_set_retval (kernel 5.18; EPERM before).
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
+use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::layout::{Believed, FrontendKey, SocketKey};
 use oarlock_ebpf::reason::Reason;
-use oarlock_ebpf::select;
 
+use crate::choose::{self, Choice};
 use crate::maps;
 
 const GO_ON: i32 = 1;
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
-
-/// How a slot is chosen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Choice {
-    /// Each connection the next backend.
-    InTurn,
-    /// Each socket its backend.
-    BySocket,
-}
 
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
@@ -33,7 +25,7 @@ pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
-    translate(&ctx, Choice::BySocket)
+    translate(&ctx, Choice::By(cookie(&ctx)))
 }
 
 #[cgroup_sock_addr(recvmsg4)]
@@ -76,27 +68,27 @@ fn translate(ctx: &SockAddrContext, choice: Choice) -> i32 {
     // SAFETY: a field that may be read.
     let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
     let Some(service) = maps::service(&FrontendKey::new(address, port, protocol)) else { return GO_ON };
-    let Some(range) = maps::slots(service) else {
+    let Some(line) = maps::line(service) else {
         maps::count(Reason::BadTable);
         return GO_ON;
     };
-    let cookie = cookie(ctx);
-    let slot = match choice {
-        Choice::InTurn => select::round_robin(range, maps::next_turn(service)),
-        Choice::BySocket => select::by_hash(range, cookie),
-    };
-    let Some(slot) = slot else {
-        maps::count(Reason::NoEndpoints);
-        // SAFETY: the helper only sets what the system call returns.
-        unsafe { bpf_set_retval(-ECONNREFUSED) };
-        return REFUSE;
-    };
-    let Some(backend) = maps::backend(slot) else {
-        maps::count(Reason::BadTable);
-        return GO_ON;
+    // SAFETY: the helper takes the context of these hooks.
+    let client = AffinityKey::inside(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }, line.service);
+    let range = maps::published(&line.inside);
+    let (_, backend) = match choose::backend(service, line, range, &client, choice) {
+        Ok(chosen) => chosen,
+        Err(reason) => {
+            maps::count(reason);
+            if reason != Reason::NoEndpoints {
+                return GO_ON;
+            }
+            // SAFETY: the helper only sets what the system call returns.
+            unsafe { bpf_set_retval(-ECONNREFUSED) };
+            return REFUSE;
+        }
     };
     let (to, to_port) = (backend.address(), backend.port());
-    maps::remember(&SocketKey::new(cookie, to, to_port), &Believed::new(address, port));
+    maps::remember(&SocketKey::new(cookie(ctx), to, to_port), &Believed::new(address, port));
     set_peer(ctx, to, to_port);
     maps::count(Reason::Translated);
     GO_ON

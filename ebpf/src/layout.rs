@@ -95,19 +95,41 @@ impl SlotRange {
 }
 
 /// A frontend's line in the service table: one cache line. Written by the agent, read by every hook.
+///
+/// | byte | field |
+/// |---|---|
+/// | 0..8 | the backends for clients on this node: its pods and its processes |
+/// | 8..16 | the backends for clients outside (`externalTrafficPolicy`) |
+/// | 16..24 | a number of the Service's port that its frontends share |
+/// | 24..28 | session affinity: its timeout in seconds; 0 none |
+/// | 28..32 | [`EXTERNAL`], [`SOURCE_RANGES`] |
+/// | 32..64 | zero |
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
 pub struct ServiceLine {
-    /// The published backends.
-    pub slots: SlotRange,
-    reserved: [u64; 7],
+    /// The published backends for clients on this node.
+    pub inside: SlotRange,
+    /// The published backends for clients outside.
+    pub outside: SlotRange,
+    /// A number of the Service's port.
+    pub service: u64,
+    /// Seconds; 0 without affinity.
+    pub affinity: u32,
+    /// [`EXTERNAL`], [`SOURCE_RANGES`].
+    pub flags: u32,
+    reserved: [u64; 4],
 }
 
+/// In [`ServiceLine::flags`]: clients outside are answered.
+pub const EXTERNAL: u32 = 1;
+/// In [`ServiceLine::flags`]: of clients outside only those in the Service's source ranges.
+pub const SOURCE_RANGES: u32 = 2;
+
 impl ServiceLine {
-    /// A line with these backends.
+    /// A line.
     #[must_use]
-    pub const fn new(slots: SlotRange) -> Self {
-        Self { slots, reserved: [0; 7] }
+    pub const fn new(inside: SlotRange, outside: SlotRange, service: u64, affinity: u32, flags: u32) -> Self {
+        Self { inside, outside, service, affinity, flags, reserved: [0; 4] }
     }
 }
 

@@ -4,6 +4,7 @@
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod affinity;
 pub mod checksum;
 pub mod flow;
 pub mod layout;
@@ -13,4 +14,4 @@ pub mod select;
 
 /// The version of everything in [`layout`] and [`maps`]; part of the path under which maps are pinned. Bumped on any change
 /// of a byte, so that an agent never reads tables of another layout.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;

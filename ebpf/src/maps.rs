@@ -16,6 +16,13 @@ pub const SOCKETS: &str = "SOCKETS";
 /// Events by [`crate::reason::Reason`]. Per-CPU array of u64.
 pub const COUNTERS: &str = "COUNTERS";
 
+/// [`crate::affinity::AffinityKey`] to [`crate::affinity::Affinity`]. LRU hash.
+pub const AFFINITY: &str = "AFFINITY";
+/// [`crate::affinity::Member`] to 1. Hash.
+pub const MEMBERS: &str = "MEMBERS";
+/// [`crate::affinity::SourceRange`] to 1. Longest prefix match.
+pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+
 /// [`crate::flow::Settings`] at index 0. Array.
 pub const SETTINGS: &str = "SETTINGS";
 /// IPv4 address to [`crate::flow::LOCAL_POD`] or [`crate::flow::NODE`]. Hash.
@@ -33,6 +40,12 @@ pub const MAX_SLOTS: u32 = 262_144;
 pub const MAX_BACKENDS: u32 = 131_072;
 /// Sockets whose believed peer is remembered.
 pub const MAX_SOCKETS: u32 = 65_536;
+/// Clients whose last backend is remembered.
+pub const MAX_AFFINITY: u32 = 65_536;
+/// Backends of Services with affinity, once for each Service.
+pub const MAX_MEMBERS: u32 = 65_536;
+/// Source ranges of all Services together.
+pub const MAX_SOURCE_RANGES: u32 = 16_384;
 /// Pods of this node and nodes of the cluster.
 pub const MAX_ADDRESSES: u32 = 65_536;
 /// Entries of each table of flows; a connection is two.

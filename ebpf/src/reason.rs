@@ -20,11 +20,13 @@ pub enum Reason {
     BadPacket = 6,
     /// A translated packet left by XDP the way it had come, without the stack.
     Express = 7,
+    /// A client that is in none of its Service's source ranges; its packet was dropped.
+    Denied = 8,
 }
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Translated,
         Self::NoEndpoints,
         Self::BadTable,
@@ -33,10 +35,11 @@ impl Reason {
         Self::NoPort,
         Self::BadPacket,
         Self::Express,
+        Self::Denied,
     ];
 
     /// How many there are: the size of the counters' map.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 9;
 
     /// The name in metrics.
     #[must_use]
@@ -50,6 +53,7 @@ impl Reason {
             Self::NoPort => "no_port",
             Self::BadPacket => "bad_packet",
             Self::Express => "express",
+            Self::Denied => "denied",
         }
     }
 }

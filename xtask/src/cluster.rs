@@ -143,7 +143,13 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
         remove(false)?;
     }
     check_store(options.store)?;
-    step("making the network", || fabric::up(options.nodes, options.xdp == Xdp::Native))?;
+    step("making the network", || {
+        let native = options.xdp == Xdp::Native;
+        fabric::up(options.nodes, native)?;
+        let agent = options.profile.daemon("oarlock-agent").display().to_string();
+        let peers = if native { options.nodes } else { 0 };
+        (1..=peers).try_for_each(|number| fabric::prepare_peer(number, &agent))
+    })?;
     if options.store == Store::Etcd {
         step("starting etcd", start_etcd)?;
     }
@@ -219,9 +225,6 @@ fn start_node(profile: Profile, number: u8, xdp: Xdp) -> Result<()> {
     }
     let control = control_dir();
     let program = profile.daemon("oarlock-agent").display().to_string();
-    if xdp == Xdp::Native {
-        fabric::prepare_peer(number, &program)?;
-    }
     let mut command = fabric::command_in(&fabric::node_namespace(number), &program);
     command.args(["run", "--node-name", &name, "--server", &format!("https://{}:6444", fabric::HOST)]);
     command.args(["--token-file", &control.join("join-token").display().to_string()]);

@@ -1,35 +1,68 @@
 //! From Services and EndpointSlices to frontends and their backends. Pure.
 
+mod endpoints;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use oarlock_api::k8s::api::core::v1::{Service, ServicePort};
-use oarlock_api::k8s::api::discovery::v1::{Endpoint, EndpointSlice};
+use ipnet::Ipv4Net;
+use oarlock_api::k8s::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
+use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_ebpf::layout::FrontendKey;
+use sha2::{Digest as _, Sha256};
 
 use crate::desired::Snapshot;
+use endpoints::Endpoints;
 
 /// A backend: address and port.
 pub(super) type Peer = (Ipv4Addr, u16);
 
-/// Each frontend with its backends, sorted. None means that clients are refused.
-pub type Frontends = BTreeMap<FrontendKey, Vec<(Ipv4Addr, u16)>>;
+/// Each frontend and who answers there.
+pub type Frontends = BTreeMap<FrontendKey, Frontend>;
+
+/// Who answers at an address and port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Frontend {
+    /// The backends of clients on this node, sorted. None: they are refused.
+    pub inside: Vec<(Ipv4Addr, u16)>,
+    /// The backends of clients outside, sorted.
+    pub outside: Vec<(Ipv4Addr, u16)>,
+    /// A number of the Service's port, the same in every agent.
+    pub service: u64,
+    /// Session affinity by client: its timeout in seconds; 0 without.
+    pub affinity: u32,
+    /// Whether clients outside are answered.
+    pub external: bool,
+    /// Of clients outside only those in these ranges; all where there is none.
+    pub ranges: Vec<Ipv4Net>,
+}
+
+/// Which node it is that answers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) name: &'a str,
+    pub(super) ip: Ipv4Addr,
+    /// `topology.kubernetes.io/zone`, where the node says it.
+    pub(super) zone: Option<&'a str>,
+}
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const AFFINITY_SECONDS: i32 = 10_800;
 
 /// Compiles everything.
-pub(super) fn compile(snapshot: &Snapshot, node_ip: Ipv4Addr) -> Frontends {
-    let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
-    for ((namespace, _), slice) in &snapshot.endpoint_slices {
-        let service = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_LABEL));
-        if let Some(service) = service.filter(|_| slice.address_type == "IPv4") {
-            slices.entry((namespace, service)).or_default().push(slice);
-        }
-    }
+pub(super) fn compile(snapshot: &Snapshot, name: &str, ip: Ipv4Addr) -> Frontends {
+    let own = snapshot.nodes.get(&(String::new(), name.to_owned()));
+    let zone = own.and_then(|node| zone(node));
+    let place = Place { name, ip, zone };
+    let slices = slices(snapshot);
     let mut frontends = Frontends::new();
     for ((namespace, name), service) in &snapshot.services {
         let slices = slices.get(&(namespace.as_str(), name.as_str())).map_or(&[][..], Vec::as_slice);
-        add_service(&mut frontends, service, slices, node_ip);
+        add_service(&mut frontends, service, slices, place);
     }
     frontends
 }
@@ -41,23 +74,60 @@ pub(super) fn nodes(snapshot: &Snapshot) -> BTreeSet<Ipv4Addr> {
     addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
 }
 
-fn add_service(frontends: &mut Frontends, service: &Service, slices: &[&EndpointSlice], node_ip: Ipv4Addr) {
+type Slices<'s> = BTreeMap<(&'s str, &'s str), Vec<&'s EndpointSlice>>;
+
+/// The slices of each Service.
+fn slices(snapshot: &Snapshot) -> Slices<'_> {
+    let mut slices = Slices::new();
+    for ((namespace, _), slice) in &snapshot.endpoint_slices {
+        let service = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_LABEL));
+        if let Some(service) = service.filter(|_| slice.address_type == "IPv4") {
+            slices.entry((namespace, service)).or_default().push(slice);
+        }
+    }
+    slices
+}
+
+fn zone(node: &Node) -> Option<&str> {
+    node.metadata.labels.as_ref()?.get(ZONE_LABEL).map(String::as_str)
+}
+
+fn add_service(frontends: &mut Frontends, service: &Service, slices: &[&EndpointSlice], place: Place<'_>) {
     let Some(spec) = &service.spec else { return };
-    let cluster_ip: Option<Ipv4Addr> = spec.cluster_ip.as_ref().and_then(|ip| ip.parse().ok());
     for port in spec.ports.iter().flatten() {
         let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
-        let peers = peers(port, slices);
-        let mut add = |ip: Ipv4Addr, number: i32| {
+        let endpoints = Endpoints::of(port, slices);
+        let common =
+            Frontend { service: number(service, port), affinity: affinity(spec), ..Frontend::default() };
+        let mut add = |ip: Ipv4Addr, number: i32, frontend: &Frontend| {
             if let Some(number) = u16::try_from(number).ok().filter(|n| *n != 0) {
-                frontends.insert(FrontendKey::new(ip.octets(), number, protocol), peers.clone());
+                // Of two Services with one address the first by name has it.
+                let key = FrontendKey::new(ip.octets(), number, protocol);
+                frontends.entry(key).or_insert_with(|| frontend.clone());
             }
         };
-        if let Some(ip) = cluster_ip {
-            add(ip, port.port);
+        let cluster = endpoints.of_cluster(place);
+        let local = endpoints.of_node(place);
+        let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+        let inside = if is_local(&spec.internal_traffic_policy) { &local } else { &cluster };
+        let internal = Frontend { inside: inside.clone(), outside: inside.clone(), ..common.clone() };
+        for ip in cluster_ips(spec) {
+            add(ip, port.port, &internal);
         }
+        let outside = if is_local(&spec.external_traffic_policy) { &local } else { &cluster };
+        // Clients of the node itself are answered by all, whatever the policy (KEP-1669's "short cut" of kube-proxy).
+        let external =
+            Frontend { inside: cluster.clone(), outside: outside.clone(), external: true, ..common };
         if let Some(node_port) = port.node_port {
-            add(node_ip, node_port);
-            add(Ipv4Addr::LOCALHOST, node_port);
+            add(place.ip, node_port, &external);
+            add(Ipv4Addr::LOCALHOST, node_port, &Frontend { external: false, ..external.clone() });
+        }
+        for ip in spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()) {
+            add(ip, port.port, &external);
+        }
+        let balanced = Frontend { ranges: source_ranges(spec), ..external };
+        for ip in ingress_ips(service) {
+            add(ip, port.port, &balanced);
         }
     }
 }
@@ -70,104 +140,84 @@ fn protocol(name: Option<&str>) -> Option<u8> {
     }
 }
 
-/// Endpoints that are ready; when there is none, those that are ending but still serve (KEP-1669).
-fn peers(port: &ServicePort, slices: &[&EndpointSlice]) -> Vec<Peer> {
-    let select = |serves: fn(&Endpoint) -> bool| {
-        let mut found: Vec<Peer> = slices
-            .iter()
-            .filter_map(|slice| Some((slice, target(port, slice)?)))
-            .flat_map(|(slice, number)| {
-                let endpoints = slice.endpoints.iter().filter(move |e| serves(e));
-                endpoints.filter_map(move |e| Some((e.addresses.first()?.parse().ok()?, number)))
-            })
-            .collect();
-        found.sort_unstable();
-        found.dedup();
-        found
-    };
-    let ready = select(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
-    if !ready.is_empty() {
-        return ready;
-    }
-    select(|e| {
-        let is = |get: fn(&oarlock_api::k8s::api::discovery::v1::EndpointConditions) -> Option<bool>| {
-            e.conditions.as_ref().and_then(get).unwrap_or(false)
-        };
-        is(|c| c.serving) && is(|c| c.terminating)
-    })
+/// The IPv4 addresses of the Service in the cluster.
+fn cluster_ips(spec: &ServiceSpec) -> Vec<Ipv4Addr> {
+    let listed = spec.cluster_ips.iter().flatten();
+    let mut ips: Vec<Ipv4Addr> = listed.chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
+    ips.dedup();
+    ips
 }
 
-/// The port's number in a slice, by its name and protocol.
-fn target(port: &ServicePort, slice: &EndpointSlice) -> Option<u16> {
-    let name = |text: &Option<String>| text.clone().unwrap_or_default();
-    let wanted = (name(&port.name), port.protocol.as_deref().unwrap_or("TCP"));
-    let found = slice
-        .ports
-        .iter()
+/// The addresses of the load balancer that leaves packets as they are (KEP-1860: with `Proxy` it has to be asked itself).
+fn ingress_ips(service: &Service) -> Vec<Ipv4Addr> {
+    let is_balanced = service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("LoadBalancer"));
+    let status = service.status.as_ref().filter(|_| is_balanced);
+    let ingress = status.and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
+    ingress
+        .into_iter()
         .flatten()
-        .find(|p| (name(&p.name), p.protocol.as_deref().unwrap_or("TCP")) == wanted);
-    u16::try_from(found?.port?).ok()
+        .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|i| i.ip.as_ref()?.parse().ok())
+        .collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
+/// Who may ask the load balancer's addresses, sorted.
+fn source_ranges(spec: &ServiceSpec) -> Vec<Ipv4Net> {
+    let listed = spec.load_balancer_source_ranges.iter().flatten();
+    let parsed: BTreeSet<Ipv4Net> =
+        listed.filter_map(|range| range.trim().parse::<Ipv4Net>().ok()).map(|net| net.trunc()).collect();
+    parsed.into_iter().collect()
+}
 
-    const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 77, 11);
-
-    fn snapshot(spec: Value, endpoints: Value) -> Snapshot {
-        let service = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": spec});
-        let slice = json!({"metadata": {"labels": {SERVICE_LABEL: "web"}}, "addressType": "IPv4",
-            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints});
-        let mut snapshot = Snapshot::default();
-        let key = |name: &str| ("d".to_owned(), name.to_owned());
-        snapshot
-            .services
-            .insert(key("web"), serde_json::from_value(service).map(std::sync::Arc::new).unwrap());
-        snapshot
-            .endpoint_slices
-            .insert(key("web-1"), serde_json::from_value(slice).map(std::sync::Arc::new).unwrap());
-        snapshot
+fn affinity(spec: &ServiceSpec) -> u32 {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return 0;
     }
+    let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+    let seconds = config.and_then(|c| c.timeout_seconds).unwrap_or(AFFINITY_SECONDS);
+    u32::try_from(seconds).unwrap_or(0)
+}
 
-    fn spec() -> Value {
-        json!({"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80, "nodePort": 30080, "protocol": "TCP"}]})
-    }
+/// The number of a Service's port: stable over restarts, and not met by chance.
+fn number(service: &Service, port: &ServicePort) -> u64 {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let meta = &service.metadata;
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let name = format!(
+        "{}/{}:{}/{}/{protocol}",
+        text(&meta.namespace),
+        text(&meta.name),
+        text(&port.name),
+        port.port
+    );
+    let hash = Sha256::digest(name);
+    u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]])
+}
 
-    fn endpoint(last: u8, conditions: Value) -> Value {
-        json!({"addresses": [format!("10.244.0.{last}")], "conditions": conditions})
-    }
+/// What answers for load balancers that ask which nodes have endpoints (`healthCheckNodePort`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// How many ready endpoints are on this node.
+    pub local_endpoints: usize,
+}
 
-    #[test]
-    fn a_service_answers_on_its_address_and_on_the_nodes() {
-        let ready = json!({"ready": true});
-        let snapshot = snapshot(spec(), json!([endpoint(2, ready.clone()), endpoint(1, ready)]));
-        let frontends = compile(&snapshot, NODE);
-        let peers = vec![(Ipv4Addr::new(10, 244, 0, 1), 8080), (Ipv4Addr::new(10, 244, 0, 2), 8080)];
-        for (ip, port) in [([10, 96, 0, 9], 80), (NODE.octets(), 30080), ([127, 0, 0, 1], 30080)] {
-            assert_eq!(frontends[&FrontendKey::new(ip, port, 6)], peers);
-        }
-        assert_eq!(frontends.len(), 3);
+/// The health checks of this node, by port.
+#[must_use]
+pub fn health_checks(snapshot: &Snapshot, node: &str) -> BTreeMap<u16, HealthCheck> {
+    let slices = slices(snapshot);
+    let mut checks = BTreeMap::new();
+    for ((namespace, name), service) in &snapshot.services {
+        let spec = service.spec.as_ref();
+        let port = spec.and_then(|s| u16::try_from(s.health_check_node_port?).ok()).filter(|port| *port != 0);
+        let Some(port) = port else { continue };
+        let slices = slices.get(&(namespace.as_str(), name.as_str())).map_or(&[][..], Vec::as_slice);
+        let local_endpoints = endpoints::ready_on(slices, node);
+        checks
+            .insert(port, HealthCheck { namespace: namespace.clone(), name: name.clone(), local_endpoints });
     }
-
-    #[test]
-    fn endpoints_that_end_serve_only_when_nobody_else_does() {
-        let ending = json!({"ready": false, "serving": true, "terminating": true});
-        let with = |endpoints: Value| {
-            compile(&snapshot(spec(), endpoints), NODE)[&FrontendKey::new([10, 96, 0, 9], 80, 6)].clone()
-        };
-        assert_eq!(with(json!([endpoint(1, ending.clone()), endpoint(2, json!({"ready": true}))])).len(), 1);
-        assert_eq!(with(json!([endpoint(1, ending)])), [(Ipv4Addr::new(10, 244, 0, 1), 8080)]);
-        assert!(
-            with(json!([endpoint(1, json!({"ready": false}))])).is_empty(),
-            "nobody: clients are refused"
-        );
-    }
-
-    #[test]
-    fn headless_services_have_no_frontend() {
-        let headless = json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]});
-        assert!(compile(&snapshot(headless, json!([])), NODE).is_empty());
-    }
+    checks
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use oarlock_ebpf::flow::{self, Flow, REPLY, Settings, Translation};
-use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine};
+use oarlock_ebpf::layout::{Backend, FrontendKey, SOURCE_RANGES, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
 
@@ -59,16 +59,28 @@ fn services(pins: &Path, out: &mut String) -> Result<(), DataplaneError> {
     all.sort();
     let _ = writeln!(out, "\nfrontends ({}):", all.len());
     for (key, index) in all {
-        let range = lines.get(&index, 0).unwrap_or_default().slots;
-        let places = range.base()..range.base() + u32::from(range.count());
-        let peers = places.filter_map(|slot| {
-            let backend = backends.get(&slots.get(&slot, 0).ok()?, 0).ok()?;
-            Some(SocketAddrV4::new(backend.address().into(), backend.port()).to_string())
-        });
-        let peers: Vec<String> = peers.collect();
+        let line = lines.get(&index, 0).unwrap_or_default();
+        let peers = |range: SlotRange| {
+            let places = range.base()..range.base() + u32::from(range.count());
+            let peers = places.filter_map(|slot| {
+                let backend = backends.get(&slots.get(&slot, 0).ok()?, 0).ok()?;
+                Some(SocketAddrV4::new(backend.address().into(), backend.port()).to_string())
+            });
+            let peers: Vec<String> = peers.collect();
+            if peers.is_empty() { "nobody: refused".to_owned() } else { peers.join(" ") }
+        };
         let frontend = SocketAddrV4::new(key.address().into(), key.port());
-        let shown = if peers.is_empty() { "nobody: refused".to_owned() } else { peers.join(" ") };
-        let _ = writeln!(out, "  {} {frontend} -> {shown}", protocol(key.protocol()));
+        let _ = write!(out, "  {} {frontend} -> {}", protocol(key.protocol()), peers(line.inside));
+        if line.outside != line.inside {
+            let _ = write!(out, "; from outside -> {}", peers(line.outside));
+        }
+        if line.affinity != 0 {
+            let _ = write!(out, "; each client the same for {} s", line.affinity);
+        }
+        if line.flags & SOURCE_RANGES != 0 {
+            let _ = write!(out, "; from outside only its source ranges");
+        }
+        let _ = writeln!(out);
     }
     Ok(())
 }

@@ -4,10 +4,12 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
+use oarlock_ebpf::affinity::{Member, SourceRange};
 use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine};
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
@@ -16,7 +18,7 @@ use super::{DataplaneConfig, DataplaneError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
 const PROGRAMS: [&str; 4] = ["sock_connect4", "sock_sendmsg4", "sock_recvmsg4", "sock_getpeername4"];
-const MAPS: [&str; 11] = [
+const MAPS: [&str; 14] = [
     maps::FRONTENDS,
     maps::SERVICE_TABLE,
     maps::SLOTS,
@@ -24,6 +26,9 @@ const MAPS: [&str; 11] = [
     maps::ROUND_ROBIN,
     maps::SOCKETS,
     maps::COUNTERS,
+    maps::AFFINITY,
+    maps::MEMBERS,
+    maps::SOURCE_RANGES,
     maps::SETTINGS,
     maps::ADDRESSES,
     maps::FLOWS_TCP,
@@ -36,6 +41,8 @@ pub(super) struct Handles {
     pub(super) lines: Array<MapData, ServiceLine>,
     pub(super) slots: Array<MapData, u32>,
     pub(super) backends: Array<MapData, Backend>,
+    pub(super) members: HashMap<MapData, Member, u32>,
+    pub(super) source_ranges: LpmTrie<MapData, SourceRange, u32>,
     pub(super) counters: PerCpuArray<MapData, u64>,
 }
 
@@ -132,6 +139,8 @@ fn handles(ebpf: &mut Ebpf) -> Result<Handles, DataplaneError> {
         lines: handle(ebpf, maps::SERVICE_TABLE)?,
         slots: handle(ebpf, maps::SLOTS)?,
         backends: handle(ebpf, maps::BACKENDS)?,
+        members: handle(ebpf, maps::MEMBERS)?,
+        source_ranges: handle(ebpf, maps::SOURCE_RANGES)?,
         counters: handle(ebpf, maps::COUNTERS)?,
     })
 }

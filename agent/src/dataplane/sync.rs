@@ -1,17 +1,24 @@
 //! The kernel's tables against what is wanted, in the one order that never shows a reader a hole: backends, then slots, then
 //! the published word, then the frontend; what is not used any more is reused only after every reader has moved on.
 
+mod adopt;
+mod counted;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine, SlotRange};
+use aya::maps::lpm_trie::Key;
+use ipnet::Ipv4Net;
+use oarlock_ebpf::affinity::{Member, source_range, source_range_bits};
+use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, SOURCE_RANGES, ServiceLine, SlotRange};
 use oarlock_ebpf::maps::{self, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS};
 use oarlock_ebpf::reason::Reason;
 
 use super::blocks::Blocks;
-use super::compile::{Frontends, Peer};
+use super::compile::{Frontend, Frontends, Peer};
 use super::load::Handles;
 use super::{Changed, DataplaneError};
+use counted::Counted;
 
 /// Longer than any run of a program: after this nobody reads what was unpublished.
 const GRACE: Duration = Duration::from_secs(2);
@@ -24,6 +31,10 @@ pub(super) struct Tables {
     indexes: Blocks,
     slots: Blocks,
     backend_indexes: Blocks,
+    /// Backends of Services with affinity.
+    members: Counted<Member>,
+    /// Who may ask which Service.
+    ranges: Counted<(u64, Ipv4Net)>,
     generation: u32,
     retired: Vec<(Instant, Retired)>,
 }
@@ -32,90 +43,61 @@ pub(super) struct Tables {
 #[derive(Debug, Clone)]
 struct Present {
     index: u32,
-    range: SlotRange,
-    peers: Vec<Peer>,
+    line: ServiceLine,
+    inside: Vec<Peer>,
+    outside: Vec<Peer>,
+    ranges: Vec<Ipv4Net>,
+}
+
+impl Present {
+    /// Whether both kinds of clients share their slots.
+    fn shares(&self) -> bool {
+        self.line.inside == self.line.outside
+    }
+
+    /// The peers of all its slots.
+    fn held(&self) -> impl Iterator<Item = Peer> {
+        let outside = if self.shares() { &[][..] } else { &self.outside };
+        self.inside.iter().chain(outside).copied()
+    }
+
+    fn is(&self, wanted: &Frontend) -> bool {
+        self.inside == wanted.inside
+            && self.outside == wanted.outside
+            && self.ranges == wanted.ranges
+            && (self.line.service, self.line.affinity, self.line.flags)
+                == (wanted.service, wanted.affinity, flags(wanted))
+    }
+}
+
+fn flags(wanted: &Frontend) -> u32 {
+    let external = if wanted.external { EXTERNAL } else { 0 };
+    external | if wanted.ranges.is_empty() { 0 } else { SOURCE_RANGES }
 }
 
 /// A backend's index and how many slots point to it.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     index: u32,
+    generation: u32,
     users: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Retired {
     Index(u32),
-    Slots(u32, u32),
+    Slots(SlotRange),
     Backend(u32),
 }
 
 impl Tables {
-    /// Reads back what an earlier agent has written.
-    pub(super) fn adopt(handles: Handles) -> Result<Self, DataplaneError> {
-        let mut tables = Self {
-            handles,
-            present: BTreeMap::new(),
-            backends: BTreeMap::new(),
-            indexes: Blocks::new(MAX_SERVICES),
-            slots: Blocks::new(MAX_SLOTS),
-            backend_indexes: Blocks::new(MAX_BACKENDS),
-            generation: 0,
-            retired: Vec::new(),
-        };
-        let pinned: Vec<(FrontendKey, u32)> = tables
-            .handles
-            .frontends
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(|e| DataplaneError::kernel(format!("read the map {}", maps::FRONTENDS), e))?;
-        for (key, index) in pinned {
-            // An entry that does not fit the other tables is the trace of a crash: it is dropped and written anew.
-            if tables.adopt_one(key, index)?.is_none() {
-                tables
-                    .handles
-                    .frontends
-                    .remove(&key)
-                    .map_err(|e| failed("remove a damaged entry from", maps::FRONTENDS, e))?;
-            }
-        }
-        Ok(tables)
-    }
-
-    fn adopt_one(&mut self, key: FrontendKey, index: u32) -> Result<Option<()>, DataplaneError> {
-        let Ok(line) = self.handles.lines.get(&index, 0) else { return Ok(None) };
-        let range = line.slots;
-        let mut peers = Vec::with_capacity(usize::from(range.count()));
-        let mut indexes = Vec::with_capacity(usize::from(range.count()));
-        for slot in range.base()..range.base().saturating_add(u32::from(range.count())) {
-            let backend = self.handles.slots.get(&slot, 0).ok();
-            let backend = backend.and_then(|i| Some((i, self.handles.backends.get(&i, 0).ok()?)));
-            let Some((backend_index, backend)) = backend else { return Ok(None) };
-            self.generation = self.generation.max(backend.generation());
-            peers.push((backend.address().into(), backend.port()));
-            indexes.push(backend_index);
-        }
-        if !self.indexes.claim(index, 1) || !self.slots.claim(range.base(), u32::from(range.count())) {
-            return Ok(None);
-        }
-        for (peer, index) in peers.iter().zip(indexes) {
-            let held = self.backends.entry(*peer).or_insert(Held { index, users: 0 });
-            if held.users == 0 {
-                self.backend_indexes.claim(index, 1);
-            }
-            held.users += 1;
-        }
-        self.present.insert(key, Present { index, range, peers });
-        Ok(Some(()))
-    }
-
     /// Makes the tables hold exactly what is wanted.
     pub(super) fn sync(&mut self, wanted: &Frontends) -> Result<Changed, DataplaneError> {
         self.reclaim();
         let mut changed = Changed::default();
-        for (key, peers) in wanted {
-            if self.present.get(key).is_none_or(|present| present.peers != *peers) {
-                self.publish(*key, peers)?;
+        for (key, frontend) in wanted {
+            if self.present.get(key).is_none_or(|present| !present.is(frontend)) {
+                self.publish(*key, frontend)?;
                 changed.written += 1;
             }
         }
@@ -129,37 +111,64 @@ impl Tables {
         Ok(changed)
     }
 
-    fn publish(&mut self, key: FrontendKey, peers: &[Peer]) -> Result<(), DataplaneError> {
-        let count = u16::try_from(peers.len()).map_err(|_| full(maps::SLOTS, u32::from(u16::MAX)))?;
-        let indexes = peers.iter().map(|peer| self.hold(*peer)).collect::<Result<Vec<u32>, _>>()?;
-        let base = self.slots.take(u32::from(count)).ok_or(full(maps::SLOTS, MAX_SLOTS))?;
-        for (slot, index) in (base..).zip(&indexes) {
-            self.handles.slots.set(slot, index, 0).map_err(|e| failed("write", maps::SLOTS, e))?;
-        }
-        let old = self.present.remove(&key);
+    fn publish(&mut self, key: FrontendKey, wanted: &Frontend) -> Result<(), DataplaneError> {
+        let old = self.present.get(&key).cloned();
         let index = match &old {
             Some(old) => old.index,
             None => self.indexes.take(1).ok_or(full(maps::SERVICE_TABLE, MAX_SERVICES))?,
         };
-        let generation = old.as_ref().map_or(0, |old| old.range.generation()).wrapping_add(1);
-        let range = SlotRange::new(base, count, generation);
-        self.handles
-            .lines
-            .set(index, ServiceLine::new(range), 0)
-            .map_err(|e| failed("write", maps::SERVICE_TABLE, e))?;
-        match old {
-            None => self
-                .handles
-                .frontends
-                .insert(key, index, 0)
-                .map_err(|e| failed("write", maps::FRONTENDS, e))?,
-            Some(old) => {
-                self.retire(Retired::Slots(old.range.base(), u32::from(old.range.count())));
-                self.release(&old.peers);
+        match self.write(key, wanted, index, old.is_none()) {
+            Ok(present) => {
+                self.present.insert(key, present);
+                old.map_or(Ok(()), |old| self.release(&old))
+            }
+            Err(error) => {
+                if old.is_none() {
+                    self.indexes.give(index, 1);
+                }
+                Err(error)
             }
         }
-        self.present.insert(key, Present { index, range, peers: peers.to_vec() });
-        Ok(())
+    }
+
+    /// Writes and publishes; takes back what it wrote if that fails.
+    fn write(
+        &mut self,
+        key: FrontendKey,
+        wanted: &Frontend,
+        index: u32,
+        is_new: bool,
+    ) -> Result<Present, DataplaneError> {
+        let inside = self.write_slots(&wanted.inside)?;
+        let outside = if wanted.outside == wanted.inside {
+            inside
+        } else {
+            self.write_slots(&wanted.outside).inspect_err(|_| self.free(inside, &wanted.inside))?
+        };
+        let present = Present {
+            index,
+            line: ServiceLine::new(inside, outside, wanted.service, wanted.affinity, flags(wanted)),
+            inside: wanted.inside.clone(),
+            outside: wanted.outside.clone(),
+            ranges: wanted.ranges.clone(),
+        };
+        let done = self.admit(&present).and_then(|()| {
+            let lines = &mut self.handles.lines;
+            lines.set(index, present.line, 0).map_err(|e| failed("write", maps::SERVICE_TABLE, e))?;
+            if !is_new {
+                return Ok(());
+            }
+            let frontends = &mut self.handles.frontends;
+            frontends.insert(key, index, 0).map_err(|e| failed("write", maps::FRONTENDS, e))
+        });
+        match done {
+            Ok(()) => Ok(present),
+            Err(error) => {
+                // The first failure is the one to tell of.
+                let _ = self.release(&present);
+                Err(error)
+            }
+        }
     }
 
     fn withdraw(&mut self, key: FrontendKey) -> Result<(), DataplaneError> {
@@ -169,10 +178,65 @@ impl Tables {
             .map_err(|e| failed("remove an entry from", maps::FRONTENDS, e))?;
         if let Some(old) = self.present.remove(&key) {
             self.retire(Retired::Index(old.index));
-            self.retire(Retired::Slots(old.range.base(), u32::from(old.range.count())));
-            self.release(&old.peers);
+            self.release(&old)?;
         }
         Ok(())
+    }
+
+    /// A block of slots for these peers. Nobody reads it before it is published.
+    fn write_slots(&mut self, peers: &[Peer]) -> Result<SlotRange, DataplaneError> {
+        let count = u16::try_from(peers.len()).map_err(|_| full(maps::SLOTS, u32::from(u16::MAX)))?;
+        let base = self.slots.take(u32::from(count)).ok_or(full(maps::SLOTS, MAX_SLOTS))?;
+        let range = SlotRange::new(base, count, 0);
+        for (done, (slot, peer)) in (base..).zip(peers).enumerate() {
+            let written = self.hold(*peer).and_then(|index| {
+                self.handles.slots.set(slot, index, 0).map_err(|e| failed("write", maps::SLOTS, e))
+            });
+            if let Err(error) = written {
+                self.free(range, &peers[..done]);
+                return Err(error);
+            }
+        }
+        Ok(range)
+    }
+
+    /// A block of slots that is published no more, and its peers.
+    fn free(&mut self, range: SlotRange, peers: &[Peer]) {
+        self.retire(Retired::Slots(range));
+        for peer in peers {
+            let Some(held) = self.backends.get_mut(peer) else { continue };
+            held.users -= 1;
+            if held.users == 0 {
+                let index = held.index;
+                self.backends.remove(peer);
+                self.retire(Retired::Backend(index));
+            }
+        }
+    }
+
+    /// Writes who is a member and who may ask, before the line that asks for it.
+    fn admit(&mut self, present: &Present) -> Result<(), DataplaneError> {
+        let service = present.line.service;
+        let mut members = self.members_of(present);
+        members.retain(|member| self.members.add(*member));
+        let mut ranges = present.ranges.clone();
+        ranges.retain(|range| self.ranges.add((service, *range)));
+        for member in members {
+            self.handles.members.insert(member, 1, 0).map_err(|e| failed("write", maps::MEMBERS, e))?;
+        }
+        for range in ranges {
+            let done = self.handles.source_ranges.insert(&range_key(service, &range), 1, 0);
+            done.map_err(|e| failed("write", maps::SOURCE_RANGES, e))?;
+        }
+        Ok(())
+    }
+
+    fn members_of(&self, present: &Present) -> Vec<Member> {
+        if present.line.affinity == 0 {
+            return Vec::new();
+        }
+        let held = present.held().filter_map(|peer| self.backends.get(&peer));
+        held.map(|held| Member::new(present.line.service, held.index, held.generation)).collect()
     }
 
     /// The index of a backend, written to the table if it is new.
@@ -183,22 +247,32 @@ impl Tables {
         }
         let index = self.backend_indexes.take(1).ok_or(full(maps::BACKENDS, MAX_BACKENDS))?;
         self.generation = self.generation.wrapping_add(1);
-        let backend = Backend::new(peer.0.octets(), peer.1, self.generation);
+        let generation = self.generation;
+        let backend = Backend::new(peer.0.octets(), peer.1, generation);
         self.handles.backends.set(index, backend, 0).map_err(|e| failed("write", maps::BACKENDS, e))?;
-        self.backends.insert(peer, Held { index, users: 1 });
+        self.backends.insert(peer, Held { index, generation, users: 1 });
         Ok(index)
     }
 
-    fn release(&mut self, peers: &[Peer]) {
-        for peer in peers {
-            let Some(held) = self.backends.get_mut(peer) else { continue };
-            held.users -= 1;
-            if held.users == 0 {
-                let index = held.index;
-                self.backends.remove(peer);
-                self.retire(Retired::Backend(index));
+    /// What a frontend had that is published no more.
+    fn release(&mut self, old: &Present) -> Result<(), DataplaneError> {
+        for member in self.members_of(old) {
+            if self.members.remove(&member) {
+                self.handles.members.remove(&member).map_err(|e| failed("clean", maps::MEMBERS, e))?;
             }
         }
+        for range in &old.ranges {
+            if self.ranges.remove(&(old.line.service, *range)) {
+                let key = range_key(old.line.service, range);
+                let done = self.handles.source_ranges.remove(&key);
+                done.map_err(|e| failed("clean", maps::SOURCE_RANGES, e))?;
+            }
+        }
+        self.free(old.line.inside, &old.inside);
+        if !old.shares() {
+            self.free(old.line.outside, &old.outside);
+        }
+        Ok(())
     }
 
     fn retire(&mut self, what: Retired) {
@@ -213,7 +287,7 @@ impl Tables {
         for (_, what) in ripe {
             match what {
                 Retired::Index(index) => self.indexes.give(index, 1),
-                Retired::Slots(base, length) => self.slots.give(base, length),
+                Retired::Slots(range) => self.slots.give(range.base(), u32::from(range.count())),
                 Retired::Backend(index) => self.backend_indexes.give(index, 1),
             }
         }
@@ -230,6 +304,10 @@ impl Tables {
         };
         Reason::ALL.iter().map(sum).collect()
     }
+}
+
+fn range_key(service: u64, range: &Ipv4Net) -> Key<oarlock_ebpf::affinity::SourceRange> {
+    Key::new(source_range_bits(range.prefix_len()), source_range(service, range.network().octets()))
 }
 
 fn full(map: &'static str, capacity: u32) -> DataplaneError {

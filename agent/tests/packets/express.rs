@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use oarlock_ebpf::layout::{EXTERNAL, ServiceLine, SlotRange};
 use oarlock_ebpf::reason::Reason;
 use proptest::prelude::*;
 
@@ -101,7 +102,8 @@ fn tc_goes_on_with_what_xdp_began() {
 #[test]
 fn datagrams_turn_round_and_a_missing_checksum_stays_missing() {
     let mut uplink = Uplinked::new();
-    uplink.node.publish((NODE_1, 30084), UDP, 2);
+    let far = SlotRange::new(2, 1, 1);
+    uplink.node.publish((NODE_1, 30084), UDP, ServiceLine::new(far, far, 8, 0, EXTERNAL));
     let asked = to_us(udp((CLIENT, 5000), (NODE_1, 30084), b"question"));
     let (verdict, there) = uplink.run(&asked);
     assert_eq!((verdict, ends(&there).1), (BACK, (FAR_POD, 8080)));

@@ -5,7 +5,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use oarlock_ebpf::flow::{LOCAL_POD, NODE, Settings};
-use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine, SlotRange};
+use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
 
@@ -73,7 +73,9 @@ impl Node {
         ];
         for (index, (key, range)) in (1..).zip(services) {
             frontends.insert(key, index, 0).unwrap();
-            lines.set(index, ServiceLine::new(range), 0).unwrap();
+            // The last one is a ClusterIP.
+            let flags = if key.address() == CLUSTER_IP { 0 } else { EXTERNAL };
+            lines.set(index, ServiceLine::new(range, range, 7, 0, flags), 0).unwrap();
         }
         for name in ["uplink_ingress", "uplink_egress", "pod_egress"] {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
@@ -85,10 +87,18 @@ impl Node {
         Self { ebpf, frontends, lines, counters }
     }
 
-    /// One Service more, with the backend in this slot.
-    pub(super) fn publish(&mut self, (address, port): End, protocol: u8, slot: u32) {
+    /// One Service more.
+    pub(super) fn publish(&mut self, (address, port): End, protocol: u8, line: ServiceLine) {
         self.frontends.insert(FrontendKey::new(address, port, protocol), 9, 0).unwrap();
-        self.lines.set(9, ServiceLine::new(SlotRange::new(slot, 1, 1)), 0).unwrap();
+        self.lines.set(9, line, 0).unwrap();
+    }
+
+    /// A map that the programs use.
+    pub(super) fn map<M: TryFrom<aya::maps::Map>>(&mut self, name: &str) -> M
+    where
+        M::Error: std::fmt::Debug,
+    {
+        map(&mut self.ebpf, name)
     }
 
     /// Runs a program on a frame: its verdict, and the frame as it leaves.

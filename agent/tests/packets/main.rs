@@ -9,6 +9,7 @@
 
 mod express;
 mod frames;
+mod services;
 
 use etherparse::PacketBuilder;
 use oarlock_ebpf::reason::Reason;

@@ -2,23 +2,15 @@
 //!
 //! In: a bound listener, the registry, the health checks. Out: short text answers. Nothing here changes anything.
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
 use tokio::net::TcpListener;
 
 use crate::Tasks;
 use crate::metrics::{SharedRegistry, encode};
-
-/// Connections served at once; more wait in the listen queue.
-const MAX_CONNECTIONS: usize = 32;
+use crate::plain_http::{self, Answer, text, typed};
 
 /// What is well and what is not, by component. Clones share the same state.
 #[derive(Debug, Clone, Default)]
@@ -65,33 +57,8 @@ impl Health {
 /// Serves until shutdown.
 pub async fn serve(tasks: Tasks, listener: TcpListener, registry: SharedRegistry, health: Health) {
     let token = tasks.token();
-    let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = token.cancelled() => return,
-        };
-        let Ok((stream, _)) = accepted else {
-            // Out of descriptors, or the peer gave up: both pass.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            continue;
-        };
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let (registry, health, token) = (Arc::clone(&registry), health.clone(), token.clone());
-        tasks.job("admin/connection", async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let response = answer(request.method(), request.uri(), &registry, &health);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            tokio::select! {
-                _ = connection => {}
-                () = token.cancelled() => {}
-            }
-            drop(slot);
-        });
-    }
+    let answer = move |method: &Method, uri: &http::Uri| answer(method, uri, &registry, &health);
+    plain_http::serve(tasks, token, listener, answer).await;
 }
 
 fn answer(
@@ -99,7 +66,7 @@ fn answer(
     uri: &http::Uri,
     registry: &prometheus_client::registry::Registry,
     health: &Health,
-) -> Response<Full<Bytes>> {
+) -> Answer {
     if method != Method::GET && method != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n".into());
     }
@@ -107,10 +74,8 @@ fn answer(
         uri.query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
     match uri.path() {
         "/metrics" => {
-            let mut response = text(StatusCode::OK, encode(registry));
             let openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(openmetrics));
-            response
+            typed(StatusCode::OK, openmetrics, encode(registry))
         }
         "/livez" => text(StatusCode::OK, "ok".into()),
         path @ ("/healthz" | "/readyz") => {
@@ -121,15 +86,6 @@ fn answer(
         }
         _ => text(StatusCode::NOT_FOUND, "try /healthz, /livez, /readyz or /metrics\n".into()),
     }
-}
-
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
 }
 
 #[cfg(test)]

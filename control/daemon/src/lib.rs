@@ -9,6 +9,7 @@ pub mod files;
 pub mod logging;
 pub mod metrics;
 pub mod pki;
+pub mod plain_http;
 mod shutdown;
 mod tasks;
 

@@ -1,0 +1,155 @@
+//! Services as users write them, and who answers.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 77, 11);
+
+fn snapshot(spec: Value, endpoints: Value) -> Snapshot {
+    let service = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": spec,
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7", "ipMode": "VIP"},
+                                                {"ip": "192.0.2.8", "ipMode": "Proxy"}, {"hostname": "a.b"}]}}});
+    let slice = json!({"metadata": {"labels": {SERVICE_LABEL: "web"}}, "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints});
+    let node = json!({"metadata": {"name": "node1", "labels": {ZONE_LABEL: "a"}}});
+    let mut snapshot = Snapshot::default();
+    let key = |name: &str| ("d".to_owned(), name.to_owned());
+    snapshot.services.insert(key("web"), serde_json::from_value(service).map(std::sync::Arc::new).unwrap());
+    snapshot
+        .endpoint_slices
+        .insert(key("web-1"), serde_json::from_value(slice).map(std::sync::Arc::new).unwrap());
+    let own = (String::new(), "node1".to_owned());
+    snapshot.nodes.insert(own, serde_json::from_value(node).map(std::sync::Arc::new).unwrap());
+    snapshot
+}
+
+fn compiled(spec: Value, endpoints: Value) -> Frontends {
+    compile(&snapshot(spec, endpoints), "node1", NODE)
+}
+
+/// A Service of everything, with changes.
+fn spec(changes: Value) -> Value {
+    let mut spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"],
+        "externalIPs": ["198.51.100.1"],
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080, "protocol": "TCP"}]});
+    for (field, value) in changes.as_object().unwrap() {
+        spec[field] = value.clone();
+    }
+    spec
+}
+
+/// An endpoint 10.244.0.`last`, on node1 if that is odd.
+fn endpoint(last: u8, conditions: Value) -> Value {
+    let node = if last % 2 == 1 { "node1" } else { "node2" };
+    json!({"addresses": [format!("10.244.0.{last}")], "conditions": conditions, "nodeName": node})
+}
+
+fn ready() -> Value {
+    json!({"ready": true, "serving": true, "terminating": false})
+}
+
+fn ending() -> Value {
+    json!({"ready": false, "serving": true, "terminating": true})
+}
+
+fn at<'f>(frontends: &'f Frontends, ip: &str, port: u16) -> &'f Frontend {
+    let ip: Ipv4Addr = ip.parse().unwrap();
+    &frontends[&FrontendKey::new(ip.octets(), port, 6)]
+}
+
+/// The last bytes of the backends' addresses.
+fn last(peers: &[Peer]) -> Vec<u8> {
+    peers.iter().map(|(ip, _)| ip.octets()[3]).collect()
+}
+
+#[test]
+fn a_service_answers_on_each_of_its_addresses() {
+    let frontends = compiled(spec(json!({})), json!([endpoint(2, ready()), endpoint(1, ready())]));
+    let peers = vec![(Ipv4Addr::new(10, 244, 0, 1), 8080), (Ipv4Addr::new(10, 244, 0, 2), 8080)];
+    for (ip, port, external) in [
+        ("10.96.0.9", 80, false),
+        ("172.30.77.11", 30080, true),
+        ("127.0.0.1", 30080, false),
+        ("198.51.100.1", 80, true),
+        ("192.0.2.7", 80, true),
+    ] {
+        let frontend = at(&frontends, ip, port);
+        assert_eq!((&frontend.inside, &frontend.outside), (&peers, &peers), "{ip}");
+        assert_eq!(frontend.external, external, "{ip}");
+    }
+    assert_eq!(frontends.len(), 5, "not at a load balancer's that wants to be asked itself");
+    let numbers: BTreeSet<u64> = frontends.values().map(|f| f.service).collect();
+    assert_eq!(numbers.len(), 1, "one port of one Service");
+}
+
+#[test]
+fn policies_keep_clients_on_the_node() {
+    let endpoints = json!([endpoint(1, ready()), endpoint(2, ready()), endpoint(3, ready())]);
+    let frontends = compiled(spec(json!({"externalTrafficPolicy": "Local"})), endpoints.clone());
+    for (ip, port) in [("172.30.77.11", 30080), ("198.51.100.1", 80), ("192.0.2.7", 80)] {
+        let frontend = at(&frontends, ip, port);
+        assert_eq!((last(&frontend.inside), last(&frontend.outside)), (vec![1, 2, 3], vec![1, 3]), "{ip}");
+    }
+    assert_eq!(last(&at(&frontends, "10.96.0.9", 80).outside), [1, 2, 3]);
+    let frontends = compiled(spec(json!({"internalTrafficPolicy": "Local"})), endpoints);
+    assert_eq!(last(&at(&frontends, "10.96.0.9", 80).inside), [1, 3]);
+    assert_eq!(last(&at(&frontends, "172.30.77.11", 30080).outside), [1, 2, 3]);
+}
+
+#[test]
+fn endpoints_that_end_serve_only_when_nobody_else_does() {
+    let local = spec(json!({"externalTrafficPolicy": "Local"}));
+    let of = |endpoints: Value| {
+        let frontends = compiled(local.clone(), endpoints);
+        let node_port = at(&frontends, "172.30.77.11", 30080);
+        (last(&node_port.inside), last(&node_port.outside))
+    };
+    assert_eq!(of(json!([endpoint(1, ending()), endpoint(3, ready())])), (vec![3], vec![3]));
+    assert_eq!(of(json!([endpoint(1, ending()), endpoint(2, ready())])), (vec![2], vec![1]), "on this node");
+    assert_eq!(of(json!([endpoint(1, ending())])), (vec![1], vec![1]));
+    assert_eq!(of(json!([endpoint(1, json!({"ready": false}))])), (vec![], vec![]), "clients are refused");
+}
+
+#[test]
+fn zones_are_kept_when_every_endpoint_has_a_hint_and_one_is_here() {
+    let hinted = |last: u8, zone: &str| {
+        let mut endpoint = endpoint(last, ready());
+        endpoint["hints"] = json!({"forZones": [{"name": zone}]});
+        endpoint
+    };
+    let of = |endpoints: Value| last(&at(&compiled(spec(json!({})), endpoints), "10.96.0.9", 80).inside);
+    assert_eq!(of(json!([hinted(1, "a"), hinted(2, "b"), hinted(3, "a")])), [1, 3]);
+    assert_eq!(of(json!([hinted(1, "a"), endpoint(2, ready())])), [1, 2], "one has no hint");
+    assert_eq!(of(json!([hinted(1, "b"), hinted(2, "c")])), [1, 2], "none is for this zone");
+}
+
+#[test]
+fn affinity_and_source_ranges_are_where_they_belong() {
+    let changes =
+        json!({"sessionAffinity": "ClientIP", "loadBalancerSourceRanges": ["10.0.0.9/8", " 192.0.2.0/24"]});
+    let frontends = compiled(spec(changes), json!([endpoint(1, ready())]));
+    assert!(frontends.values().all(|f| f.affinity == 10_800));
+    let ranges: Vec<Ipv4Net> = vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.0/24".parse().unwrap()];
+    assert_eq!(at(&frontends, "192.0.2.7", 80).ranges, ranges);
+    assert!(at(&frontends, "172.30.77.11", 30080).ranges.is_empty(), "only at the load balancer's address");
+    let timeout =
+        json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}});
+    assert_eq!(at(&compiled(spec(timeout), json!([])), "10.96.0.9", 80).affinity, 60);
+}
+
+#[test]
+fn headless_and_external_names_have_no_frontend() {
+    let headless = json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]});
+    assert!(compiled(headless, json!([])).is_empty());
+    assert!(compiled(json!({"type": "ExternalName", "externalName": "a.b"}), json!([])).is_empty());
+}
+
+#[test]
+fn health_checks_count_the_ready_endpoints_of_the_node() {
+    let with = json!({"externalTrafficPolicy": "Local", "healthCheckNodePort": 31000});
+    let endpoints = json!([endpoint(1, ready()), endpoint(2, ready()), endpoint(3, ending())]);
+    let checks = health_checks(&snapshot(spec(with), endpoints), "node1");
+    assert_eq!((checks.len(), checks[&31000].local_endpoints), (1, 1));
+    assert_eq!((checks[&31000].namespace.as_str(), checks[&31000].name.as_str()), ("d", "web"));
+}

@@ -1,0 +1,79 @@
+//! What a Service's policies do with packets of clients outside: both backends, of this node and of another, are in slots 1
+//! and 2.
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap, MapData};
+use oarlock_ebpf::affinity::{Member, SourceRange, source_range, source_range_bits};
+use oarlock_ebpf::layout::{EXTERNAL, SOURCE_RANGES, ServiceLine, SlotRange};
+use oarlock_ebpf::maps;
+use oarlock_ebpf::reason::Reason;
+
+use super::frames::*;
+
+const BALANCED: End = ([192, 0, 2, 7], 80);
+const BOTH: SlotRange = SlotRange::new(1, 2, 1);
+const HERE: SlotRange = SlotRange::new(1, 1, 1);
+const SERVICE: u64 = 77;
+
+/// The backends of twenty new connections from one client.
+fn backends(node: &mut Node, client: [u8; 4]) -> Vec<[u8; 4]> {
+    let first = 40000 + 20 * u16::try_from(node.counted(Reason::Translated)).unwrap();
+    let from = (first..first + 20).map(|port| (client, port));
+    let mut hit: Vec<[u8; 4]> =
+        from.map(|from| ends(&node.run("uplink_ingress", &tcp(from, BALANCED, SYN, b"")).1).1.0).collect();
+    hit.sort_unstable();
+    hit.dedup();
+    hit
+}
+
+#[test]
+fn a_local_policy_keeps_clients_outside_on_the_node_and_shows_who_they_are() {
+    let mut node = Node::new(false);
+    node.publish(BALANCED, TCP, ServiceLine::new(BOTH, BOTH, SERVICE, 0, EXTERNAL));
+    assert_eq!(backends(&mut node, CLIENT), [POD, FAR_POD]);
+    node.publish(BALANCED, TCP, ServiceLine::new(BOTH, HERE, SERVICE, 0, EXTERNAL));
+    let (_, there) = node.run("uplink_ingress", &tcp((OUTSIDE, 50000), BALANCED, SYN, b""));
+    assert_eq!(ends(&there), ((OUTSIDE, 50000), (POD, 8080)));
+    assert_eq!(backends(&mut node, [192, 0, 2, 9]), [POD]);
+}
+
+#[test]
+fn a_client_with_affinity_keeps_its_backend_until_that_leaves_the_service() {
+    let mut node = Node::new(false);
+    let mut members: HashMap<MapData, Member, u32> = node.map(maps::MEMBERS);
+    for backend in [1, 2] {
+        members.insert(Member::new(SERVICE, backend, 1), 1, 0).unwrap();
+    }
+    node.publish(BALANCED, TCP, ServiceLine::new(BOTH, BOTH, SERVICE, 600, EXTERNAL));
+    let clients: Vec<[u8; 4]> = (1..=8).map(|last| [192, 0, 2, last]).collect();
+    let first: Vec<_> = clients.iter().map(|client| backends(&mut node, *client)).collect();
+    assert!(first.iter().all(|hit| hit.len() == 1), "one each: {first:?}");
+    assert!(first.contains(&vec![POD]) && first.contains(&vec![FAR_POD]), "not one for all: {first:?}");
+    // The far one serves others still, but this Service no more.
+    members.remove(&Member::new(SERVICE, 2, 1)).unwrap();
+    node.publish(BALANCED, TCP, ServiceLine::new(HERE, HERE, SERVICE, 600, EXTERNAL));
+    assert!(clients.iter().all(|client| backends(&mut node, *client) == [POD]));
+}
+
+#[test]
+fn clients_outside_the_source_ranges_are_dropped_and_counted() {
+    let mut node = Node::new(false);
+    let mut ranges: LpmTrie<MapData, SourceRange, u32> = node.map(maps::SOURCE_RANGES);
+    let mut allow = |service: u64, net: [u8; 4], bits: u8| {
+        ranges.insert(&Key::new(source_range_bits(bits), source_range(service, net)), 1, 0).unwrap();
+    };
+    allow(SERVICE, [172, 30, 0, 0], 16);
+    allow(SERVICE + 1, [0, 0, 0, 0], 0);
+    node.publish(BALANCED, TCP, ServiceLine::new(BOTH, HERE, SERVICE, 0, EXTERNAL | SOURCE_RANGES));
+    assert_eq!(backends(&mut node, CLIENT), [POD]);
+    assert_eq!(node.run("uplink_ingress", &tcp((OUTSIDE, 50000), BALANCED, SYN, b"")).0, SHOT);
+    assert_eq!(node.counted(Reason::Denied), 1);
+}
+
+#[test]
+fn an_address_that_is_not_for_clients_outside_is_not_translated() {
+    let mut node = Node::new(false);
+    node.publish(BALANCED, TCP, ServiceLine::new(BOTH, BOTH, SERVICE, 0, 0));
+    let asked = tcp((CLIENT, 40000), BALANCED, SYN, b"");
+    assert_eq!(node.run("uplink_ingress", &asked), (GO_ON, asked.clone()));
+}
