@@ -12,8 +12,11 @@ mod pod_context;
 mod pod_support;
 mod records;
 mod service;
+mod service_traffic;
 mod volumes;
 mod workload;
+
+pub use service_traffic::{is_externally_accessible, needs_health_check};
 
 use std::collections::BTreeSet;
 use std::fmt::Display;

@@ -11,7 +11,7 @@ use oarlock_api::catalogue::{Kind, NODES, SERVICES};
 use oarlock_api::status::{Cause, Status};
 use serde_json::Value;
 
-use super::services::{cluster_ip, ports};
+use super::services::{cluster_ip, health_check_port, ports};
 use super::write::{ClaimOp, Claims};
 use super::{Ranges, Registry};
 
@@ -28,6 +28,8 @@ pub(super) enum What {
     ServiceIp(Ipv4Addr),
     /// Port, protocol, index in `spec.ports`.
     NodePort(u16, String, usize),
+    /// A port of every node, as a NodePort of TCP is.
+    HealthCheckPort(u16),
     PodCidr(Ipv4Net),
 }
 
@@ -36,6 +38,7 @@ impl What {
         match self {
             Self::ServiceIp(ip) => format!("/registry/claims/serviceips/{ip}"),
             Self::NodePort(port, protocol, _) => format!("/registry/claims/nodeports/{port}/{protocol}"),
+            Self::HealthCheckPort(port) => format!("/registry/claims/nodeports/{port}/TCP"),
             Self::PodCidr(range) => format!("/registry/claims/podcidrs/{range}"),
         }
     }
@@ -50,7 +53,7 @@ impl Claim {
     pub(super) fn refusal(&self, kind: &Kind, name: &str) -> Status {
         let why = match &self.what {
             What::ServiceIp(_) => "provided IP is already allocated",
-            What::NodePort(..) => "provided port is already allocated",
+            What::NodePort(..) | What::HealthCheckPort(_) => "provided port is already allocated",
             What::PodCidr(_) => "another node has this range: choose one that is free",
         };
         self.invalid(kind, name, why)
@@ -65,7 +68,7 @@ impl Claim {
                 let text = "is not in the valid range. The range of valid IPs is";
                 (!usable).then(|| format!("the provided IP ({ip}) {text} {range}"))
             }
-            What::NodePort(port, ..) => {
+            What::NodePort(port, ..) | What::HealthCheckPort(port) => {
                 let (first, last) = ranges.node_ports;
                 (!(first..=last).contains(port)).then(|| no_node_port(ranges))
             }
@@ -81,6 +84,9 @@ impl Claim {
             ),
             What::NodePort(port, _, index) => {
                 (format!("spec.ports[{index}].nodePort"), format!("Invalid value: {port}: {why}"))
+            }
+            What::HealthCheckPort(port) => {
+                ("spec.healthCheckNodePort".to_owned(), format!("Invalid value: {port}: {why}"))
             }
             What::PodCidr(range) => ("spec.podCIDR".to_owned(), format!("Invalid value: \"{range}\": {why}")),
         };
@@ -138,7 +144,8 @@ pub(super) fn claims_of(kind: &Kind, object: &Value) -> Vec<Claim> {
             let number = u16::try_from(port["nodePort"].as_u64()?).ok().filter(|n| *n != 0)?;
             Some(What::NodePort(number, port["protocol"].as_str().unwrap_or("TCP").to_owned(), index))
         });
-        ip.into_iter().chain(ports).collect()
+        let health_check = health_check_port(object).map(What::HealthCheckPort);
+        ip.into_iter().chain(ports).chain(health_check).collect()
     } else if *kind == NODES {
         let range = object["spec"]["podCIDR"].as_str().and_then(|range| range.parse().ok());
         range.map(What::PodCidr).into_iter().collect()

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use oarlock_api::catalogue::SERVICES;
 use oarlock_api::meta;
 use oarlock_api::status::{Cause, Status};
+use oarlock_api::validate::{is_externally_accessible, needs_health_check};
 use serde_json::{Value, json};
 
 use super::Registry;
@@ -18,10 +19,16 @@ impl Registry {
         old: Option<&Value>,
         new: &mut Value,
     ) -> Result<BTreeSet<String>, Status> {
-        release_ports(old, new);
+        if let Some(old) = old {
+            release(old, new);
+        }
+        if service_type(new) != "LoadBalancer" && new["status"].get("loadBalancer").is_some() {
+            new["status"]["loadBalancer"] = json!({});
+        }
         let mut picked = BTreeSet::new();
         self.pick_ip(old, new, &mut picked)?;
         self.pick_ports(old, new, &mut picked)?;
+        self.pick_health_check_port(old, new, &mut picked)?;
         Ok(picked)
     }
 
@@ -61,6 +68,7 @@ impl Registry {
             return Ok(());
         }
         let name = meta::name(new).to_owned();
+        let allocates = service_type(new) == "NodePort" || new["spec"]["allocateLoadBalancerNodePorts"] != false;
         let old_ports: Vec<Value> = old.map(|old| ports(old).to_vec()).unwrap_or_default();
         let mut used = self.used_ports();
         let Some(list) = new["spec"]["ports"].as_array_mut() else { return Ok(()) };
@@ -83,12 +91,40 @@ impl Registry {
                 port["nodePort"] = json!(kept);
                 continue;
             }
+            if !allocates {
+                continue;
+            }
             let number = self.free_port(&used)?;
             used.insert(number);
             let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
             picked.insert(What::NodePort(number, protocol, 0).key());
             port["nodePort"] = json!(number);
         }
+        Ok(())
+    }
+
+    /// The port where load balancers ask this Service's nodes for endpoints; once picked it stays.
+    fn pick_health_check_port(
+        &self,
+        old: Option<&Value>,
+        new: &mut Value,
+        picked: &mut BTreeSet<String>,
+    ) -> Result<(), Status> {
+        if !needs_health_check(&new["spec"]) || health_check_port(new).is_some() {
+            return Ok(());
+        }
+        let kept = old.filter(|old| needs_health_check(&old["spec"])).and_then(health_check_port);
+        let port = match kept {
+            Some(port) => port,
+            None => {
+                let mut used = self.used_ports();
+                used.extend(ports(new).iter().filter_map(|p| u16::try_from(p["nodePort"].as_u64()?).ok()));
+                let port = self.free_port(&used)?;
+                picked.insert(What::HealthCheckPort(port).key());
+                port
+            }
+        };
+        new["spec"]["healthCheckNodePort"] = json!(port);
         Ok(())
     }
 
@@ -112,9 +148,10 @@ impl Registry {
 
     fn used_ports(&self) -> BTreeSet<u16> {
         let services = self.services();
-        let all = services
-            .iter()
-            .flat_map(|s| ports(s).iter().filter_map(|p| u16::try_from(p["nodePort"].as_u64()?).ok()));
+        let all = services.iter().flat_map(|s| {
+            let of_nodes = ports(s).iter().filter_map(|p| u16::try_from(p["nodePort"].as_u64()?).ok());
+            of_nodes.chain(health_check_port(s))
+        });
         all.collect()
     }
 
@@ -139,16 +176,26 @@ fn pick(first: u32, end: u32, is_free: impl Fn(u32) -> bool) -> Option<u32> {
     (start..end).chain(first..start).find(|n| is_free(*n))
 }
 
-/// A Service that no longer has ports on nodes loses the numbers that the client merely repeated.
-fn release_ports(old: Option<&Value>, new: &mut Value) {
-    let has_ports = |t: &str| matches!(t, "NodePort" | "LoadBalancer");
-    let Some(old) = old else { return };
-    if !has_ports(service_type(old)) || has_ports(service_type(new)) {
-        return;
-    }
-    if let Some(list) = new["spec"]["ports"].as_array_mut() {
+/// A Service of another type loses what the client merely repeated and the new type has not (upstream's
+/// `dropTypeDependentFields`).
+fn release(old: &Value, new: &mut Value) {
+    let lost = |has: fn(&Value) -> bool, new: &Value| has(&old["spec"]) && !has(&new["spec"]);
+    if lost(|spec| matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer")), new)
+        && let Some(list) = new["spec"]["ports"].as_array_mut()
+    {
         for port in list {
             meta::map_of(port).shift_remove("nodePort");
+        }
+    }
+    let is_balanced: fn(&Value) -> bool = |spec| spec["type"] == "LoadBalancer";
+    for (field, has) in [
+        ("healthCheckNodePort", needs_health_check as fn(&Value) -> bool),
+        ("externalTrafficPolicy", is_externally_accessible),
+        ("allocateLoadBalancerNodePorts", is_balanced),
+        ("loadBalancerClass", is_balanced),
+    ] {
+        if lost(has, new) && old["spec"].get(field) == new["spec"].get(field) {
+            meta::map_at(meta::map_of(new), "spec").shift_remove(field);
         }
     }
 }
@@ -159,6 +206,11 @@ fn service_type(service: &Value) -> &str {
 
 pub(super) fn cluster_ip(service: &Value) -> Option<&str> {
     service["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty())
+}
+
+/// `spec.healthCheckNodePort`, if there is one.
+pub(super) fn health_check_port(service: &Value) -> Option<u16> {
+    u16::try_from(service["spec"]["healthCheckNodePort"].as_u64()?).ok().filter(|port| *port != 0)
 }
 
 pub(super) fn ports(service: &Value) -> &[Value] {

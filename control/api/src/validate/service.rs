@@ -1,4 +1,4 @@
-//! Services: what Kubernetes refuses, and what the dataplane of this version cannot do.
+//! Services: their names, addresses and ports.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ pub(super) fn check(errors: &mut Errors, spec: &Value) {
     let kind = text(spec, "type");
     errors.one_of("spec.type", &spec["type"], &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
     errors.one_of("spec.sessionAffinity", &spec["sessionAffinity"], &["ClientIP", "None"]);
-    check_support(errors, spec, kind);
+    super::service_traffic::check(errors, spec, kind);
     let ip = text(spec, "clusterIP");
     if kind == "ExternalName" {
         let name = text(spec, "externalName");
@@ -90,41 +90,11 @@ fn check_ports(errors: &mut Errors, spec: &Value, kind: &str) {
     errors.unique(ports.iter().enumerate().map(|(i, p)| (format!("spec.ports[{i}].name"), text(p, "name"))));
 }
 
-/// What the dataplane cannot do yet.
-fn check_support(errors: &mut Errors, spec: &Value, kind: &str) {
-    if kind == "LoadBalancer" {
-        errors.unsupported("spec.type");
-    }
-    let differs = |field: &str, only: &str| !text(spec, field).is_empty() && text(spec, field) != only;
-    for (field, only) in [
-        ("sessionAffinity", "None"),
-        ("externalTrafficPolicy", "Cluster"),
-        ("internalTrafficPolicy", "Cluster"),
-        ("ipFamilyPolicy", "SingleStack"),
-    ] {
-        if differs(field, only) {
-            errors.unsupported(format!("spec.{field}"));
-        }
-    }
-    for field in ["externalIPs", "loadBalancerSourceRanges"] {
-        if !list(spec, field).is_empty() {
-            errors.unsupported(format!("spec.{field}"));
-        }
-    }
-    for field in ["loadBalancerIP", "loadBalancerClass", "trafficDistribution"] {
-        if !text(spec, field).is_empty() {
-            errors.unsupported(format!("spec.{field}"));
-        }
-    }
-    if list(spec, "ipFamilies").iter().any(|family| family != "IPv4") {
-        errors.unsupported("spec.ipFamilies");
-    }
-}
-
 pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
     let (old_ip, new_ip) = (&old["spec"]["clusterIP"], &new["spec"]["clusterIP"]);
     let keeps = text(&old["spec"], "type") != "ExternalName" && text(&new["spec"], "type") != "ExternalName";
     if keeps && !text(&old["spec"], "clusterIP").is_empty() && old_ip != new_ip {
         errors.invalid("spec.clusterIPs[0]", json!([new_ip]), "may not change once set");
     }
+    super::service_traffic::check_update(errors, old, new);
 }

@@ -21,6 +21,7 @@ const SLICE: usize = 100;
 const MOST: usize = 1000;
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
 pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> {
@@ -56,6 +57,10 @@ struct Endpoint<'w> {
     ip: &'w str,
     ready: bool,
     serving: bool,
+    /// The zone of its node.
+    zone: Option<&'w str>,
+    /// Whether clients of its zone should prefer it.
+    prefer_close: bool,
 }
 
 /// Ports as endpoints have them; endpoints with the same ports share slices and subsets.
@@ -103,6 +108,7 @@ fn groups<'w>(
     selector: &Selector,
 ) -> Vec<(Ports, Vec<Endpoint<'w>>)> {
     let publish_all = service["spec"]["publishNotReadyAddresses"] == true;
+    let prefer_close = service["spec"]["trafficDistribution"] == "PreferClose";
     let mut groups: BTreeMap<String, (Ports, Vec<Endpoint<'w>>)> = BTreeMap::new();
     for (pod_key, pod) in world.pods_in(&key.0) {
         let Some(ip) = pod.ip.as_deref() else { continue };
@@ -113,7 +119,9 @@ fn groups<'w>(
         let ready = publish_all || (pod.ready && !pod.is_terminating());
         let ports = ports(service, pod);
         let text = Value::from(ports.clone()).to_string();
-        let endpoint = Endpoint { key: pod_key, pod, ip, ready, serving };
+        let node = pod.node.as_deref().and_then(|name| world.node(name));
+        let zone = node.and_then(|node| node.labels.get(ZONE_LABEL)).map(AsRef::as_ref);
+        let endpoint = Endpoint { key: pod_key, pod, ip, ready, serving, zone, prefer_close };
         groups.entry(text).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
     }
     groups.into_values().collect()
@@ -157,6 +165,12 @@ fn slice_endpoint(endpoint: &Endpoint<'_>) -> Value {
     }
     if let Some(hostname) = &endpoint.pod.hostname {
         value["hostname"] = json!(hostname);
+    }
+    if let Some(zone) = endpoint.zone {
+        value["zone"] = json!(zone);
+        if endpoint.prefer_close && endpoint.ready {
+            value["hints"] = json!({"forZones": [{"name": zone}]});
+        }
     }
     value
 }
