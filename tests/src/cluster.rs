@@ -76,21 +76,22 @@ pub fn wait<T>(what: &str, patience: Duration, mut seen: impl FnMut() -> Result<
 /// A running cluster of two nodes; taken down when dropped.
 pub struct Cluster {
     store: &'static str,
+    xdp: &'static str,
     is_up: bool,
     _one: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
-    /// Brings a cluster up that keeps its objects in `store`: embedded or etcd.
+    /// Brings a cluster up that keeps its objects in `store` (embedded, etcd), with XDP on its uplinks as in the flag `--xdp`.
     #[must_use]
-    pub fn up(store: &'static str) -> Self {
+    pub fn up(store: &'static str, xdp: &'static str) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let status = xtask(&["status"]).text;
         assert!(
             !status.contains("running, pid"),
             "take your cluster down first (cargo xtask down):\n{status}"
         );
-        let cluster = Self { store, is_up: true, _one: one };
+        let cluster = Self { store, xdp, is_up: true, _one: one };
         cluster.start(&[]);
         cluster
     }
@@ -107,7 +108,8 @@ impl Cluster {
     }
 
     fn start(&self, more: &[&str]) {
-        let said = xtask(&[&["up", "--profile", "dev", "--store", self.store], more].concat());
+        let up = ["up", "--profile", "dev", "--store", self.store, "--xdp", self.xdp];
+        let said = xtask(&[&up[..], more].concat());
         assert!(said.well, "{}\n{}", said.text, self.logs());
     }
 

@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 #[test]
 fn traffic_and_objects_outlive_agents_control_plane_and_store() {
-    let cluster = Cluster::up("etcd");
+    let cluster = Cluster::up("etcd", "best-effort");
     cluster.kubectl("apply -f manifests/quickstart/");
     cluster.web_is_ready(3);
 

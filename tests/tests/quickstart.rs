@@ -14,7 +14,7 @@ const ASKED: usize = 18;
 #[test]
 fn the_quickstart_works_and_leaves_nothing_behind() {
     let before = Inventory::take();
-    let cluster = Cluster::up("embedded");
+    let cluster = Cluster::up("embedded", "native");
     let pid = cluster.pid("control");
     cluster.up_again();
     assert_eq!(cluster.pid("control"), pid, "up twice is harmless");

@@ -66,8 +66,8 @@ pub(crate) struct UpOptions {
     /// Without it a cluster that is not running begins empty.
     #[arg(long)]
     keep: bool,
-    /// Whether the nodes' uplinks answer Services by XDP.
-    #[arg(long, value_enum, default_value = "native")]
+    /// Whether the nodes' uplinks answer Services by XDP. They are veths, for which it is a way to try it, not to be faster.
+    #[arg(long, value_enum, default_value = "best-effort")]
     xdp: Xdp,
     /// How the daemons are built.
     #[arg(long, value_enum, default_value = "release")]

@@ -93,7 +93,10 @@ fn has_link(namespace: &str, name: &str) -> bool {
 fn join(name: &str, port: &str, address: &str, xdp: bool) -> Result<()> {
     namespace(name)?;
     if !has_link(name, "eth0") {
-        ip(&format!("-n {FABRIC} link add {port} type veth peer name eth0 netns {name}"))?;
+        // One queue: with XDP each queue of a veth is polled by itself, and packets of one connection that two cores have
+        // sent overtake each other.
+        let one = "numtxqueues 1 numrxqueues 1";
+        ip(&format!("-n {FABRIC} link add {port} {one} type veth peer name eth0 {one} netns {name}"))?;
     }
     ip(&format!("-n {FABRIC} link set {port} master oarlock-br up"))?;
     ip(&format!("-n {name} addr replace {address}/24 dev eth0"))?;

@@ -68,7 +68,8 @@ impl Registry {
             return Ok(());
         }
         let name = meta::name(new).to_owned();
-        let allocates = service_type(new) == "NodePort" || new["spec"]["allocateLoadBalancerNodePorts"] != false;
+        let allocates =
+            service_type(new) == "NodePort" || new["spec"]["allocateLoadBalancerNodePorts"] != false;
         let old_ports: Vec<Value> = old.map(|old| ports(old).to_vec()).unwrap_or_default();
         let mut used = self.used_ports();
         let Some(list) = new["spec"]["ports"].as_array_mut() else { return Ok(()) };

@@ -28,7 +28,8 @@ pub(super) fn service(spec: &mut Map<String, Value>) {
     if kind == "ExternalName" {
         return;
     }
-    let has_external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
+    let has_external_ips =
+        spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
     if kind != "ClusterIP" || has_external_ips {
         set(spec, "externalTrafficPolicy", json!("Cluster"));
     }

@@ -86,7 +86,8 @@ fn load_balancer(errors: &mut Errors, spec: &Value, kind: &str) {
         }
     }
     let class = text(spec, "loadBalancerClass");
-    if is && spec.get("loadBalancerClass").is_some_and(|value| !value.is_null())
+    if is
+        && spec.get("loadBalancerClass").is_some_and(|value| !value.is_null())
         && let Err(why) = rules::check_qualified_name(class)
     {
         errors.invalid("spec.loadBalancerClass", format!("{class:?}"), why);
@@ -150,7 +151,11 @@ pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
         is(&old["spec"]) && is(&new["spec"]) && old["spec"].get(field) != new["spec"].get(field)
     };
     if both("loadBalancerClass", |spec| text(spec, "type") == "LoadBalancer") {
-        errors.invalid("spec.loadBalancerClass", &new["spec"]["loadBalancerClass"], "may not change once set");
+        errors.invalid(
+            "spec.loadBalancerClass",
+            &new["spec"]["loadBalancerClass"],
+            "may not change once set",
+        );
     }
     if both("healthCheckNodePort", needs_health_check) {
         let port = &new["spec"]["healthCheckNodePort"];
