@@ -1,10 +1,11 @@
 //! The control plane's settings: parsed once from flags and environment, then only values travel.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
+use oarlock_api::service::Family;
 use oarlock_daemon::logging::Format;
 
 /// The control plane of Oarlock: the Kubernetes API, its controllers and scheduler, and the agents' sessions.
@@ -40,6 +41,30 @@ pub enum Backend {
     Etcd,
 }
 
+/// The ranges of ClusterIPs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceRanges {
+    /// Of the cluster's primary family.
+    pub primary: IpNet,
+    /// Of the other one.
+    pub secondary: Option<IpNet>,
+}
+
+impl ServiceRanges {
+    /// The primary one first.
+    #[must_use]
+    pub fn all(&self) -> Vec<IpNet> {
+        std::iter::once(self.primary).chain(self.secondary).collect()
+    }
+}
+
+impl std::fmt::Display for ServiceRanges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.primary)?;
+        self.secondary.map_or(Ok(()), |range| write!(f, ",{range}"))
+    }
+}
+
 /// What `serve` needs to know.
 #[derive(Debug, Clone, Args)]
 pub struct ServeConfig {
@@ -72,13 +97,19 @@ pub struct ServeConfig {
     pub agent_port: u16,
     /// The address under which nodes and pods reach this control plane [default: 127.0.0.1].
     #[arg(long, env = "OARLOCK_ADVERTISE_ADDRESS", default_value = "127.0.0.1")]
-    pub advertise_address: Ipv4Addr,
+    pub advertise_address: IpAddr,
     /// More names and addresses for the server's certificate.
     #[arg(long = "tls-san", env = "OARLOCK_TLS_SAN", value_delimiter = ',')]
     pub tls_sans: Vec<String>,
-    /// The range of ClusterIPs.
-    #[arg(long, env = "OARLOCK_SERVICE_CLUSTER_IP_RANGE", default_value = "10.96.0.0/16")]
-    pub service_cluster_ip_range: Ipv4Net,
+    /// The range of ClusterIPs; for dual stack two, one of each family: 10.96.0.0/16,fd00:10:96::/112. The first is of the
+    /// primary family, which must be that of --advertise-address.
+    #[arg(
+        long,
+        env = "OARLOCK_SERVICE_CLUSTER_IP_RANGE",
+        default_value = "10.96.0.0/16",
+        value_parser = service_range
+    )]
+    pub service_cluster_ip_range: ServiceRanges,
     /// The range of pods; each node gets a /24 of it.
     #[arg(long, env = "OARLOCK_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
     pub cluster_cidr: Ipv4Net,
@@ -93,8 +124,11 @@ pub struct ServeConfig {
 impl ServeConfig {
     /// The first address of the service range: the API server as pods see it.
     #[must_use]
-    pub fn kubernetes_service_ip(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.service_cluster_ip_range.network()).saturating_add(1))
+    pub fn kubernetes_service_ip(&self) -> IpAddr {
+        match self.service_cluster_ip_range.primary {
+            IpNet::V4(range) => Ipv4Addr::from(u32::from(range.network()).saturating_add(1)).into(),
+            IpNet::V6(range) => Ipv6Addr::from(u128::from(range.network()).saturating_add(1)).into(),
+        }
     }
 
     /// Every name and address that the server's certificate has to hold.
@@ -124,6 +158,28 @@ pub struct TokenConfig {
     pub data_dir: PathBuf,
 }
 
+fn service_range(text: &str) -> Result<ServiceRanges, String> {
+    let bad = || {
+        format!(
+            "{text:?} is no range of addresses: give it as 10.96.0.0/16, or two of different families as \
+             10.96.0.0/16,fd00:10:96::/112"
+        )
+    };
+    let parse = |range: &str| range.trim().parse::<IpNet>().map(|range| range.trunc()).map_err(|_| bad());
+    let mut ranges = text.split(',').map(parse);
+    let primary = ranges.next().ok_or_else(bad)??;
+    let secondary = ranges.next().transpose()?;
+    let family = |range: IpNet| Family::of(range.network());
+    if ranges.next().is_some() || secondary.is_some_and(|range| family(range) == family(primary)) {
+        return Err(bad());
+    }
+    let small = |range: &IpNet| range.max_prefix_len() - range.prefix_len() < 2;
+    if let Some(range) = [Some(primary), secondary].into_iter().flatten().find(small) {
+        return Err(format!("{range} has no room for Services: at least four addresses are needed"));
+    }
+    Ok(ServiceRanges { primary, secondary })
+}
+
 fn port_range(text: &str) -> Result<(u16, u16), String> {
     let range = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     match range {
@@ -143,9 +199,21 @@ mod tests {
         let Command::Serve(serve) = Cli::parse_from(["oarlock-control", "serve"]).command else {
             panic!("not serve")
         };
-        assert_eq!(serve.kubernetes_service_ip(), Ipv4Addr::new(10, 96, 0, 1));
+        assert_eq!(serve.kubernetes_service_ip(), IpAddr::from([10, 96, 0, 1]));
         assert_eq!(serve.service_node_port_range, (30000, 32767));
         assert!(serve.names().contains(&"kubernetes.default.svc.cluster.local".to_owned()));
+    }
+
+    #[test]
+    fn one_range_of_services_or_one_of_each_family() {
+        let dual = service_range("fd00:10:96::/112, 10.96.0.0/16").unwrap();
+        assert_eq!(dual.to_string(), "fd00:10:96::/112,10.96.0.0/16");
+        assert_eq!(dual.all().len(), 2);
+        assert_eq!(service_range("10.96.7.0/16").unwrap().to_string(), "10.96.0.0/16");
+        for bad in ["", "10.96.0.0", "10.96.0.0/16,10.97.0.0/16", "10.96.0.0/16,fd00::/112,fd01::/112"] {
+            assert!(service_range(bad).unwrap_err().contains("10.96.0.0/16"), "{bad}");
+        }
+        assert!(service_range("10.96.0.0/31").unwrap_err().contains("no room"));
     }
 
     #[test]

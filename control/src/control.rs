@@ -1,6 +1,6 @@
 //! The composition root: builds the parts, binds the ports, then spawns the tasks.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use oarlock_api::catalogue::{Catalogue, NAMESPACES};
 use oarlock_api::node::Welcome;
+use oarlock_api::service::Family;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
 use oarlock_daemon::files::{read_if_present, write_atomic};
@@ -51,6 +52,14 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
 /// # Errors
 /// Files, certificates or ports that cannot be used; the store being away is no error.
 pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
+    let (service, public) =
+        (Family::of(config.kubernetes_service_ip()), Family::of(config.advertise_address));
+    anyhow::ensure!(
+        service == public || config.advertise_address.is_loopback(),
+        "the first range of --service-cluster-ip-range is {}, but --advertise-address is {}: they must be of one family",
+        service.name(),
+        public.name()
+    );
     let pki_dir = config.data_dir.join("pki");
     let ca = Arc::new(Ca::load_or_create(&pki_dir)?);
     let own = ca.server_in(&pki_dir, "apiserver", &config.names())?;
@@ -65,9 +74,9 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let cache = Cache::new(Arc::new(Catalogue::builtin()));
     tasks.spawn("cache", Arc::clone(&cache).run(Arc::clone(&store), health.clone(), tasks.token()));
     let ranges = Ranges {
-        services: config.service_cluster_ip_range,
+        services: config.service_cluster_ip_range.all(),
         node_ports: config.service_node_port_range,
-        kubernetes_service: config.kubernetes_service_ip().into(),
+        kubernetes_service: config.kubernetes_service_ip(),
     };
     ready_with_namespaces(tasks, &cache, &health);
     let registry = Registry::new(Arc::clone(&store), cache, ranges);
@@ -100,7 +109,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         health,
         metrics: Arc::new(metrics),
         requests,
-        address: format!("{}:{}", config.advertise_address, config.secure_port),
+        address: SocketAddr::from((config.advertise_address, config.secure_port)).to_string(),
         documents: Documents::default(),
     });
     let tls = TlsAcceptor::from(pki::server_config(&own, ca.certificate_pem(), &[b"h2", b"http/1.1"])?);
@@ -165,9 +174,9 @@ fn spawn_controllers(
 }
 
 struct Controllers {
-    advertise: Ipv4Addr,
+    advertise: IpAddr,
     port: u16,
-    service: Ipv4Addr,
+    service: IpAddr,
     settings: Settings,
     queues: Queues,
     tasks: Tasks,

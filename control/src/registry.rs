@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use oarlock_api::catalogue::Kind;
 use oarlock_api::meta;
@@ -57,8 +57,8 @@ pub struct WriteOptions {
 /// What the registry allocates from.
 #[derive(Debug, Clone)]
 pub struct Ranges {
-    /// `--service-cluster-ip-range`.
-    pub services: Ipv4Net,
+    /// `--service-cluster-ip-range`: one range of a family, or one of each; the first is the cluster's primary family.
+    pub services: Vec<IpNet>,
     /// `--service-node-port-range`, both ends included.
     pub node_ports: (u16, u16),
     /// The address of the API server itself as pods see it: the first of the service range.
@@ -230,7 +230,7 @@ impl Registry {
         options: &WriteOptions,
         mut change: impl FnMut(Value) -> Result<Value, Status>,
     ) -> Result<Value, Status> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let present = self.read(kind, namespace, name).await?;
             let view =
                 if sub == Sub::Scale { scale::view(kind, &present.value)? } else { present.value.clone() };
@@ -240,8 +240,10 @@ impl Registry {
             if !asked.is_empty() && asked != version {
                 return Err(Status::modified(kind, name));
             }
-            match self.write_over(kind, present, sub, wanted, options).await? {
+            match self.write_over(kind, present, sub, wanted, options, attempt).await? {
                 Some(written) => return Ok(written),
+                // What it has to pick may be somebody else's by now.
+                None if *kind == oarlock_api::catalogue::SERVICES => self.catch_up().await?,
                 None => tokio::task::yield_now().await,
             }
         }

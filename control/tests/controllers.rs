@@ -37,7 +37,7 @@ impl Cluster {
         let tasks = Tasks::new();
         tasks.spawn("cache", Arc::clone(&cache).run(Arc::clone(&store), Health::default(), tasks.token()));
         let ranges = Ranges {
-            services: "10.96.0.0/24".parse().unwrap(),
+            services: vec!["10.96.0.0/24".parse().unwrap()],
             node_ports: (30000, 30100),
             kubernetes_service: "10.96.0.1".parse().unwrap(),
         };

@@ -18,7 +18,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
     if kind_is(&PODS) {
         pod::pod(map_of(object));
     } else if kind_is(&SERVICES) {
-        service::service(map_at(map_of(object), "spec"));
+        service::service(map_of(object));
     } else if kind_is(&DEPLOYMENTS) {
         deployment(map_at(map_of(object), "spec"));
     } else if kind_is(&REPLICA_SETS) {

@@ -11,6 +11,7 @@ pub mod openapi;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
+pub mod service;
 pub mod status;
 pub mod table;
 pub mod validate;

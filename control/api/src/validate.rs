@@ -12,11 +12,8 @@ mod pod_context;
 mod pod_support;
 mod records;
 mod service;
-mod service_traffic;
 mod volumes;
 mod workload;
-
-pub use service_traffic::{is_externally_accessible, needs_health_check};
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -52,13 +49,32 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
     } else if *kind == DEPLOYMENTS || *kind == REPLICA_SETS {
         errors.immutable("spec.selector", &old["spec"]["selector"], &new["spec"]["selector"]);
     } else if *kind == SERVICES {
-        service::check_update(&mut errors, old, new);
+        service_update(&mut errors, old, new);
     } else if *kind == CONFIG_MAPS || *kind == SECRETS {
         config::check_update(&mut errors, kind, old, new);
     } else if *kind == ENDPOINT_SLICES {
         discovery::slice_update(&mut errors, old, new);
     }
     errors.causes
+}
+
+/// Whether a Service's addresses and families fit each other: asked before the registry completes them.
+#[must_use]
+pub fn cluster_ips(spec: &Value) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    service::cluster_ips(&mut errors, spec);
+    errors.causes
+}
+
+fn service_update(errors: &mut Errors, old: &Value, new: &Value) {
+    let annotations = |object: &Value| object["metadata"].get("annotations").cloned();
+    if old["spec"] == new["spec"] && annotations(old) != annotations(new) {
+        service::check(errors, new);
+    }
+    service::check_update(errors, old, new);
+    if old["status"] != new["status"] {
+        service::check_status(errors, new);
+    }
 }
 
 fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
@@ -70,7 +86,7 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
     } else if *kind == REPLICA_SETS {
         workload::replica_set(errors, &object["spec"]);
     } else if *kind == SERVICES {
-        service::check(errors, &object["spec"]);
+        service::check(errors, object);
     } else if *kind == CONFIG_MAPS {
         config::config_map(errors, object);
     } else if *kind == SECRETS {

@@ -1,10 +1,11 @@
 //! Carrying out the changes of a plan through the registry.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use futures_util::StreamExt as _;
 use oarlock_api::catalogue::{ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, SERVICES};
 use oarlock_api::meta;
+use oarlock_api::service::Family;
 use oarlock_api::status::Status;
 use oarlock_planner::{Change, Key, Part};
 use serde_json::{Value, json};
@@ -141,9 +142,9 @@ async fn say_created(events: &Events, namespace: &str, pod: &Value) {
 /// The store is away.
 pub async fn bootstrap(
     registry: &Registry,
-    advertise: Ipv4Addr,
+    advertise: IpAddr,
     port: u16,
-    service: Ipv4Addr,
+    service: IpAddr,
 ) -> Result<(), Status> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(registry, &NAMESPACES, "", json!({"metadata": {"name": name}})).await?;
@@ -170,7 +171,7 @@ pub async fn bootstrap(
     put(registry, &ENDPOINTS, endpoints, "subsets").await?;
     let slice = json!({
         "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": "IPv4",
+        "addressType": Family::of(advertise).name(),
         "endpoints": [{"addresses": [advertise.to_string()], "conditions": {"ready": true}}],
         "ports": ports,
     });

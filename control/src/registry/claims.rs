@@ -4,14 +4,15 @@
 //! A claim is a key of its own, so that neither two replicas nor two plans that run at once can give away the same.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
 use oarlock_api::catalogue::{Kind, NODES, SERVICES};
+use oarlock_api::service::{self, Family};
 use oarlock_api::status::{Cause, Status};
 use serde_json::Value;
 
-use super::services::{cluster_ip, health_check_port, ports};
+use super::services::{family_of, gives, ports};
 use super::write::{ClaimOp, Claims};
 use super::{Ranges, Registry};
 
@@ -25,20 +26,27 @@ pub(super) struct Claim {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
-    ServiceIp(Ipv4Addr),
-    /// Port, protocol, index in `spec.ports`.
-    NodePort(u16, String, usize),
-    /// A port of every node, as a NodePort of TCP is.
-    HealthCheckPort(u16),
+    /// The address, and all of the Service's as they are shown.
+    ServiceIp(IpAddr, String),
+    /// Port, protocol, and where it stands.
+    NodePort(u16, String, PortField),
     PodCidr(Ipv4Net),
+}
+
+/// Which field of a Service has a port of the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum PortField {
+    /// `spec.ports[i].nodePort`.
+    Of(usize),
+    /// `spec.healthCheckNodePort`.
+    HealthCheck,
 }
 
 impl What {
     pub(super) fn key(&self) -> String {
         match self {
-            Self::ServiceIp(ip) => format!("/registry/claims/serviceips/{ip}"),
+            Self::ServiceIp(ip, _) => format!("/registry/claims/serviceips/{ip}"),
             Self::NodePort(port, protocol, _) => format!("/registry/claims/nodeports/{port}/{protocol}"),
-            Self::HealthCheckPort(port) => format!("/registry/claims/nodeports/{port}/TCP"),
             Self::PodCidr(range) => format!("/registry/claims/podcidrs/{range}"),
         }
     }
@@ -52,8 +60,8 @@ impl Claim {
     /// What the user is told when it is taken.
     pub(super) fn refusal(&self, kind: &Kind, name: &str) -> Status {
         let why = match &self.what {
-            What::ServiceIp(_) => "provided IP is already allocated",
-            What::NodePort(..) | What::HealthCheckPort(_) => "provided port is already allocated",
+            What::ServiceIp(..) => "provided IP is already allocated",
+            What::NodePort(..) => "provided port is already allocated",
             What::PodCidr(_) => "another node has this range: choose one that is free",
         };
         self.invalid(kind, name, why)
@@ -62,13 +70,13 @@ impl Claim {
     /// Why it cannot be had of these ranges at all, in upstream's words (its ipallocator and portallocator).
     fn outside(&self, ranges: &Ranges) -> Option<String> {
         match &self.what {
-            What::ServiceIp(ip) => {
-                let range = ranges.services;
-                let usable = range.contains(ip) && *ip != range.network() && *ip != range.broadcast();
+            What::ServiceIp(ip, _) => {
+                let family = Family::of(*ip);
+                let range = ranges.services.iter().find(|range| family_of(range) == family)?;
                 let text = "is not in the valid range. The range of valid IPs is";
-                (!usable).then(|| format!("the provided IP ({ip}) {text} {range}"))
+                (!gives(range, ip)).then(|| format!("the provided IP ({ip}) {text} {range}"))
             }
-            What::NodePort(port, ..) | What::HealthCheckPort(port) => {
+            What::NodePort(port, ..) => {
                 let (first, last) = ranges.node_ports;
                 (!(first..=last).contains(port)).then(|| no_node_port(ranges))
             }
@@ -78,16 +86,19 @@ impl Claim {
 
     fn invalid(&self, kind: &Kind, name: &str, why: &str) -> Status {
         let (field, message) = match &self.what {
-            What::ServiceIp(ip) => (
+            What::ServiceIp(ip, all) => (
                 "spec.clusterIPs".to_owned(),
-                format!("Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: {why}"),
+                format!("Invalid value: {all}: failed to allocate IP {ip}: {why}"),
             ),
-            What::NodePort(port, _, index) => {
+            What::NodePort(port, _, PortField::Of(index)) => {
                 (format!("spec.ports[{index}].nodePort"), format!("Invalid value: {port}: {why}"))
             }
-            What::HealthCheckPort(port) => {
-                ("spec.healthCheckNodePort".to_owned(), format!("Invalid value: {port}: {why}"))
-            }
+            What::NodePort(port, _, PortField::HealthCheck) => (
+                "spec.healthCheckNodePort".to_owned(),
+                format!(
+                    "Invalid value: {port}: failed to allocate requested HealthCheck NodePort {port}: {why}"
+                ),
+            ),
             What::PodCidr(range) => ("spec.podCIDR".to_owned(), format!("Invalid value: \"{range}\": {why}")),
         };
         Status::invalid(kind, name, vec![Cause { reason: "FieldValueInvalid".to_owned(), message, field }])
@@ -101,8 +112,10 @@ impl Registry {
         kind: &Kind,
         old: Option<&Value>,
         new: &mut Value,
+        attempt: usize,
     ) -> Result<Claims, Status> {
-        let picked = if *kind == SERVICES { self.complete_service(old, new)? } else { BTreeSet::new() };
+        let picked =
+            if *kind == SERVICES { self.complete_service(old, new, attempt)? } else { BTreeSet::new() };
         let before = old.map(|old| claims_of(kind, old)).unwrap_or_default();
         let held: BTreeSet<String> = before.iter().map(Claim::key).collect();
         let after = claims_of(kind, new);
@@ -121,7 +134,12 @@ impl Registry {
             ClaimOp::Take(claim) => Some(claim),
             ClaimOp::Free(_) => None,
         });
+        let mut keys = BTreeSet::new();
         for claim in taken {
+            // A Service that wants one port for two things.
+            if !keys.insert(claim.key()) {
+                return Err(claim.refusal(kind, name));
+            }
             if let Some(why) = claim.outside(&self.ranges) {
                 return Err(claim.invalid(kind, name, &why));
             }
@@ -139,13 +157,18 @@ pub(super) fn no_node_port(ranges: &Ranges) -> String {
 /// What an object holds.
 pub(super) fn claims_of(kind: &Kind, object: &Value) -> Vec<Claim> {
     let all: BTreeSet<What> = if *kind == SERVICES {
-        let ip = cluster_ip(object).and_then(|ip| ip.parse().ok()).map(What::ServiceIp);
+        let spec = &object["spec"];
+        let shown = || spec["clusterIPs"].to_string();
+        let ips =
+            service::cluster_ips(spec).filter_map(|ip| Some(What::ServiceIp(ip.parse().ok()?, shown())));
+        let number = |value: &Value| u16::try_from(value.as_u64()?).ok().filter(|n| *n != 0);
         let ports = ports(object).iter().enumerate().filter_map(|(index, port)| {
-            let number = u16::try_from(port["nodePort"].as_u64()?).ok().filter(|n| *n != 0)?;
-            Some(What::NodePort(number, port["protocol"].as_str().unwrap_or("TCP").to_owned(), index))
+            let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
+            Some(What::NodePort(number(&port["nodePort"])?, protocol, PortField::Of(index)))
         });
-        let health_check = health_check_port(object).map(What::HealthCheckPort);
-        ip.into_iter().chain(ports).chain(health_check).collect()
+        let check = number(&spec["healthCheckNodePort"])
+            .map(|number| What::NodePort(number, "TCP".to_owned(), PortField::HealthCheck));
+        ips.chain(ports).chain(check).collect()
     } else if *kind == NODES {
         let range = object["spec"]["podCIDR"].as_str().and_then(|range| range.parse().ok());
         range.map(What::PodCidr).into_iter().collect()

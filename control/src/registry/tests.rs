@@ -1,5 +1,7 @@
 //! The verbs over a real embedded store.
 
+mod services;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,11 @@ pub(crate) struct Fixture {
 }
 
 pub(crate) async fn fixture() -> Fixture {
+    fixture_of(&["10.96.0.0/24"]).await
+}
+
+/// With these ranges of Services.
+async fn fixture_of(services: &[&str]) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> =
         Arc::new(Embedded::open(&folder.path().join("s"), Retention::default()).unwrap());
@@ -28,7 +35,7 @@ pub(crate) async fn fixture() -> Fixture {
     let tasks = Tasks::new();
     tasks.spawn("cache", Arc::clone(&cache).run(Arc::clone(&store), Health::default(), tasks.token()));
     let ranges = Ranges {
-        services: "10.96.0.0/24".parse().unwrap(),
+        services: services.iter().map(|range| range.parse().unwrap()).collect(),
         node_ports: (30000, 30003),
         kubernetes_service: "10.96.0.1".parse().unwrap(),
     };
@@ -61,15 +68,6 @@ impl Fixture {
 
 fn pod(name: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
-}
-
-fn node_port(name: &str, port: Option<u16>) -> Value {
-    let mut object =
-        json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
-    if let Some(port) = port {
-        object["spec"]["ports"][0]["nodePort"] = json!(port);
-    }
-    object
 }
 
 #[tokio::test]
@@ -163,90 +161,6 @@ async fn a_range_of_pod_addresses_is_one_nodes_until_it_goes() {
     assert!(late.is("Invalid"), "{late}");
     f.registry.delete(&NODES, "", "a", &DeleteOptions::default()).await.unwrap();
     f.registry.patch(&NODES, "", "b", Sub::Main, &patch, &WriteOptions::default()).await.unwrap();
-}
-
-#[tokio::test]
-async fn services_get_addresses_that_nobody_else_has() {
-    let f = fixture().await;
-    let one = f.create(&SERVICES, "d", node_port("a", Some(30001))).await.unwrap();
-    let ip = one["spec"]["clusterIP"].as_str().unwrap().to_owned();
-    assert_eq!(one["spec"]["clusterIPs"], json!([ip]));
-    let taken = f.create(&SERVICES, "d", node_port("b", Some(30001))).await.unwrap_err();
-    assert!(
-        taken
-            .message
-            .contains("spec.ports[0].nodePort: Invalid value: 30001: provided port is already allocated"),
-        "{taken}"
-    );
-    let high = f.create(&SERVICES, "d", node_port("b", Some(40000))).await.unwrap_err();
-    let expected = "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 40000: provided port is not in the valid \
-                    range. The range of valid ports is 30000-30003";
-    assert_eq!(high.message, expected);
-    let elsewhere =
-        json!({"metadata": {"name": "b"}, "spec": {"clusterIP": "10.97.0.1", "ports": [{"port": 80}]}});
-    let elsewhere = f.create(&SERVICES, "d", elsewhere).await.unwrap_err();
-    let expected = "spec.clusterIPs: Invalid value: [\"10.97.0.1\"]: failed to allocate IP 10.97.0.1: the provided IP \
-                    (10.97.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/24";
-    assert!(elsewhere.message.contains(expected), "{elsewhere}");
-    let same_ip = json!({"metadata": {"name": "b"}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}});
-    let taken = f.create(&SERVICES, "d", same_ip.clone()).await.unwrap_err();
-    assert!(taken.message.contains("provided IP is already allocated"), "{taken}");
-    for name in ["c", "e", "g"] {
-        f.create(&SERVICES, "d", node_port(name, None)).await.unwrap();
-    }
-    assert!(
-        f.create(&SERVICES, "d", node_port("h", None)).await.unwrap_err().message.contains("range is full")
-    );
-    f.delete(&SERVICES, "a").await.unwrap();
-    f.create(&SERVICES, "d", same_ip).await.unwrap();
-    f.create(&SERVICES, "d", node_port("i", Some(30001))).await.unwrap();
-}
-
-#[tokio::test]
-async fn addresses_and_ports_outside_the_ranges_are_refused_in_upstreams_words() {
-    let f = fixture().await;
-    let range = "The range of valid ports is 30000-30003";
-    for port in [-1, 80, 29999, 30004, 70000] {
-        let mut service = node_port("a", None);
-        service["spec"]["ports"][0]["nodePort"] = json!(port);
-        let refused = f.create(&SERVICES, "d", service).await.unwrap_err();
-        assert_eq!((refused.code, refused.reason), (422, "Invalid"));
-        let cause = &refused.details.as_ref().unwrap().causes[0];
-        assert_eq!(cause.field, "spec.ports[0].nodePort");
-        let why = format!("Invalid value: {port}: provided port is not in the valid range. {range}");
-        assert_eq!(cause.message, why);
-        assert_eq!(
-            refused.message,
-            format!("Service \"a\" is invalid: spec.ports[0].nodePort: {}", cause.message)
-        );
-    }
-    for ip in ["192.168.1.1", "10.96.0.0", "10.96.0.255"] {
-        let service = json!({"metadata": {"name": "a"}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}});
-        let refused = f.create(&SERVICES, "d", service).await.unwrap_err();
-        assert_eq!(
-            refused.message,
-            format!(
-                "Service \"a\" is invalid: spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: the \
-                 provided IP ({ip}) is not in the valid range. The range of valid IPs is 10.96.0.0/24"
-            )
-        );
-    }
-    f.create(&SERVICES, "d", node_port("a", Some(30003))).await.unwrap();
-    let moved = json!({"spec": {"ports": [{"port": 80, "nodePort": 31000}]}});
-    let refused = f.patch(&SERVICES, "a", moved).await.unwrap_err();
-    assert!(refused.message.contains("nodePort: Invalid value: 31000: provided port is not in"), "{refused}");
-}
-
-#[tokio::test]
-async fn a_service_keeps_its_address_and_frees_its_port_with_its_type() {
-    let f = fixture().await;
-    let made = f.create(&SERVICES, "d", node_port("a", Some(30002))).await.unwrap();
-    let changed = f.patch(&SERVICES, "a", json!({"spec": {"type": "ClusterIP"}})).await.unwrap();
-    assert_eq!(changed["spec"]["clusterIP"], made["spec"]["clusterIP"]);
-    assert_eq!(changed["spec"]["ports"][0].get("nodePort"), None);
-    f.create(&SERVICES, "d", node_port("b", Some(30002))).await.unwrap();
-    let moved = f.patch(&SERVICES, "a", json!({"spec": {"clusterIP": "10.96.0.77"}})).await.unwrap_err();
-    assert!(moved.message.contains("may not change once set"), "{moved}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{Kind, NAMESPACES, PODS};
+use oarlock_api::catalogue::{Kind, NAMESPACES, PODS, SERVICES};
 use oarlock_api::status::Status;
 use oarlock_api::{defaults, meta, validate};
 use oarlock_store::{Compare, Op, Outcome, Record};
@@ -39,7 +39,7 @@ impl Registry {
         let mut home = self.home(kind, namespace, meta::name(&object), false).await?;
         defaults::apply(kind, &mut object);
         let generated = meta::name(&object).is_empty();
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let mut wanted = object.clone();
             if generated {
                 let prefix = meta::text(&object, "generateName");
@@ -50,7 +50,7 @@ impl Registry {
                 let name = meta::generate_name(prefix, rand::random());
                 meta::metadata_mut(&mut wanted).insert("name".to_owned(), json!(name));
             }
-            let claims = self.allocate(kind, None, &mut wanted)?;
+            let claims = self.allocate(kind, None, &mut wanted, attempt)?;
             let causes = validate::create(kind, &wanted);
             let name = meta::name(&wanted).to_owned();
             if !causes.is_empty() {
@@ -69,7 +69,8 @@ impl Registry {
                 }
                 Committed::Moved => {}
                 Committed::Taken(claim) if claim.requested => return Err(claim.refusal(kind, &name)),
-                Committed::Taken(_) => {}
+                // What was picked blindly is somebody else's: look before the next.
+                Committed::Taken(_) => self.catch_up().await?,
                 Committed::Changed if generated => {}
                 Committed::Changed => return Err(Status::already_exists(kind, &name)),
             }
@@ -86,6 +87,7 @@ impl Registry {
         sub: Sub,
         wanted: Value,
         options: &WriteOptions,
+        attempt: usize,
     ) -> Result<Option<Value>, Status> {
         let name = meta::name(&present.value).to_owned();
         let asked_uid = meta::uid(&wanted);
@@ -102,10 +104,11 @@ impl Registry {
             Sub::Scale => scale::apply(kind, &present.value, &wanted)?,
             Sub::Finalize => prepare::finalize(&present.value, &wanted),
         };
-        if sub != Sub::Status {
+        // A Service's status has defaults, too.
+        if sub != Sub::Status || *kind == SERVICES {
             defaults::apply(kind, &mut next);
         }
-        let claims = self.allocate(kind, Some(&present.value), &mut next)?;
+        let claims = self.allocate(kind, Some(&present.value), &mut next, attempt)?;
         let causes = validate::update(kind, &present.value, &next);
         if !causes.is_empty() {
             return Err(Status::invalid(kind, &name, causes));

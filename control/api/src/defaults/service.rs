@@ -1,20 +1,42 @@
-//! Defaults of Services.
+//! Defaults of Services. Families and addresses depend on the cluster: the registry completes them.
 
 use serde_json::{Map, Value, json};
 
 use super::{items, set};
 use crate::meta::map_at;
+use crate::service;
 
-pub(super) fn service(spec: &mut Map<String, Value>) {
+pub(super) fn service(object: &mut Map<String, Value>) {
+    let fill = map_at(object, "spec");
+    fields(fill);
+    ports(fill);
+    let spec = &mut object["spec"];
+    if service::is_external(spec) && spec["externalTrafficPolicy"].as_str().is_none_or(str::is_empty) {
+        spec["externalTrafficPolicy"] = json!("Cluster");
+    }
+    if service::kind(spec) == "LoadBalancer" {
+        ingress(object);
+    }
+}
+
+fn fields(spec: &mut Map<String, Value>) {
     set(spec, "type", json!("ClusterIP"));
     set(spec, "sessionAffinity", json!("None"));
     if spec["sessionAffinity"] == "ClientIP" {
         let client = map_at(map_at(spec, "sessionAffinityConfig"), "clientIP");
-        set(client, "timeoutSeconds", json!(10_800));
+        set(client, "timeoutSeconds", json!(service::DEFAULT_AFFINITY));
     } else {
         spec.shift_remove("sessionAffinityConfig");
     }
-    let kind = spec["type"].as_str().unwrap_or("").to_owned();
+    if spec["type"] == "LoadBalancer" {
+        set(spec, "allocateLoadBalancerNodePorts", json!(true));
+    }
+    if spec["type"] != "ExternalName" {
+        set(spec, "internalTrafficPolicy", json!("Cluster"));
+    }
+}
+
+fn ports(spec: &mut Map<String, Value>) {
     for port in items(spec, "ports") {
         set(port, "protocol", json!("TCP"));
         let number = port.get("port").cloned().unwrap_or(Value::Null);
@@ -25,24 +47,16 @@ pub(super) fn service(spec: &mut Map<String, Value>) {
             }
         }
     }
-    if kind == "ExternalName" {
-        return;
-    }
-    let has_external_ips =
-        spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
-    if kind != "ClusterIP" || has_external_ips {
-        set(spec, "externalTrafficPolicy", json!("Cluster"));
-    }
-    if kind == "LoadBalancer" {
-        set(spec, "allocateLoadBalancerNodePorts", json!(true));
-    }
-    set(spec, "internalTrafficPolicy", json!("Cluster"));
-    set(spec, "ipFamilies", json!(["IPv4"]));
-    set(spec, "ipFamilyPolicy", json!("SingleStack"));
-    // clusterIP and clusterIPs[0] are the same thing, whichever the client gave.
-    let first = spec.get("clusterIPs").and_then(|ips| ips.get(0)).cloned();
-    if let Some(first) = first {
-        set(spec, "clusterIP", first);
+}
+
+/// A load balancer's address is its own unless it says that it forwards as a proxy (KEP-1860).
+fn ingress(object: &mut Map<String, Value>) {
+    let balancer = object.get_mut("status").and_then(|status| status.get_mut("loadBalancer"));
+    let Some(balancer) = balancer.and_then(Value::as_object_mut) else { return };
+    for point in items(balancer, "ingress") {
+        if point.get("ip").and_then(Value::as_str).is_some_and(|ip| !ip.is_empty()) {
+            set(point, "ipMode", json!("VIP"));
+        }
     }
 }
 
@@ -50,12 +64,40 @@ pub(super) fn service(spec: &mut Map<String, Value>) {
 mod tests {
     use super::*;
 
+    fn with_defaults(spec: &Value) -> Value {
+        let mut object = json!({"spec": spec});
+        service(object.as_object_mut().unwrap());
+        object["spec"].take()
+    }
+
     #[test]
     fn a_port_targets_itself_unless_told_otherwise() {
-        let mut spec = json!({"ports": [{"port": 80}, {"port": 81, "targetPort": "http"}]});
-        service(spec.as_object_mut().unwrap());
+        let spec = with_defaults(&json!({"ports": [{"port": 80}, {"port": 81, "targetPort": "http"}]}));
         assert_eq!(spec["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
         assert_eq!(spec["ports"][1]["targetPort"], "http");
-        assert_eq!((&spec["type"], spec.get("externalTrafficPolicy")), (&json!("ClusterIP"), None));
+    }
+
+    #[test]
+    fn policies_and_affinity_have_kubernetes_defaults_where_they_apply() {
+        let spec = with_defaults(&json!({}));
+        assert_eq!((&spec["type"], &spec["internalTrafficPolicy"]), (&json!("ClusterIP"), &json!("Cluster")));
+        assert_eq!((&spec["sessionAffinity"], spec.get("externalTrafficPolicy")), (&json!("None"), None));
+        let external = with_defaults(&json!({"externalIPs": ["192.0.2.1"]}));
+        assert_eq!(external["externalTrafficPolicy"], "Cluster");
+        let balanced = with_defaults(&json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP"}));
+        assert_eq!(balanced["allocateLoadBalancerNodePorts"], true);
+        assert_eq!(balanced["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 10_800}}));
+        let name = with_defaults(&json!({"type": "ExternalName", "externalName": "a.b"}));
+        assert_eq!((name.get("internalTrafficPolicy"), name.get("externalTrafficPolicy")), (None, None));
+    }
+
+    #[test]
+    fn an_ingress_address_is_the_balancers_own_by_default() {
+        let mut object = json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [
+            {"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "Proxy"}, {"hostname": "lb.example"}]}}});
+        service(object.as_object_mut().unwrap());
+        let ingress = &object["status"]["loadBalancer"]["ingress"];
+        assert_eq!((&ingress[0]["ipMode"], &ingress[1]["ipMode"]), (&json!("VIP"), &json!("Proxy")));
+        assert_eq!(ingress[2].get("ipMode"), None);
     }
 }

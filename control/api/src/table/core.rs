@@ -57,8 +57,9 @@ fn external_ip(service: &Value) -> String {
         Some("ExternalName") => word(&spec["externalName"]),
         Some("LoadBalancer") => {
             let given = list(&service["status"]["loadBalancer"], "ingress").iter();
-            let given = given.filter_map(|i| i["ip"].as_str().or(i["hostname"].as_str()));
-            let all: Vec<&str> = given.chain(external).collect();
+            let given: BTreeSet<&str> =
+                given.filter_map(|i| i["ip"].as_str().or(i["hostname"].as_str())).collect();
+            let all: Vec<&str> = given.into_iter().chain(external).collect();
             if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
         }
         _ => or_none(&external.join(",")).to_owned(),

@@ -1,11 +1,12 @@
 //! Endpoints and EndpointSlices: what ends in the maps of the dataplane must be an address and a port.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde_json::Value;
 
 use super::{Errors, list, text};
 use crate::meta as rules;
+use crate::service::Family;
 
 /// The most endpoints of one slice, and the most addresses of one endpoint.
 const MAX_ENDPOINTS: usize = 1000;
@@ -50,8 +51,8 @@ pub(super) fn slice(errors: &mut Errors, object: &Value) {
     let kind = text(object, "addressType");
     match kind {
         "" => errors.required("addressType", ""),
-        "IPv4" => {}
-        "IPv6" | "FQDN" => errors.unsupported("addressType"),
+        "IPv4" | "IPv6" => {}
+        "FQDN" => errors.unsupported("addressType"),
         _ => errors.one_of("addressType", &object["addressType"], &["FQDN", "IPv4", "IPv6"]),
     }
     let endpoints = list(object, "endpoints");
@@ -67,11 +68,20 @@ pub(super) fn slice(errors: &mut Errors, object: &Value) {
         } else if addresses.len() > MAX_ADDRESSES {
             too_many(errors, &format!("{path}.addresses"), addresses.len(), MAX_ADDRESSES);
         }
-        for (j, address) in addresses.iter().enumerate().filter(|_| kind == "IPv4") {
+        let family = Family::parse(kind);
+        for (j, address) in addresses.iter().enumerate().filter(|_| family.is_some()) {
             let path = format!("{path}.addresses[{j}]");
-            match address.as_str().unwrap_or("").parse::<Ipv4Addr>() {
-                Ok(parsed) => usable(errors, &path, parsed.into()),
-                Err(_) => errors.invalid(path, address, "must be a valid IPv4 address"),
+            match address.as_str().unwrap_or("").parse::<IpAddr>() {
+                Ok(parsed) if Some(Family::of(parsed)) == family => usable(errors, &path, parsed),
+                _ => errors.invalid(path, address, format!("must be a valid {kind} address")),
+            }
+        }
+        for (j, zone) in list(&endpoint["hints"], "forZones").iter().enumerate() {
+            let field = format!("{path}.hints.forZones[{j}].name");
+            if text(zone, "name").is_empty() {
+                errors.required(field, "");
+            } else if let Err(why) = rules::check_label_value(text(zone, "name")) {
+                errors.invalid(field, &zone["name"], why);
             }
         }
         host_and_node(errors, &path, endpoint);
@@ -125,7 +135,7 @@ fn host_and_node(errors: &mut Errors, path: &str, value: &Value) {
 }
 
 /// Addresses that would lead traffic back into the node or to everybody (CVE-2021-25737).
-fn usable(errors: &mut Errors, field: &str, ip: IpAddr) {
+pub(super) fn usable(errors: &mut Errors, field: &str, ip: IpAddr) {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

@@ -1,5 +1,7 @@
 //! A table of what is refused, with upstream's words.
 
+mod services;
+
 use serde_json::{Value, json};
 
 use super::{create, update};
@@ -32,7 +34,7 @@ fn deployment() -> Value {
 fn good_objects_pass() {
     assert_eq!(said(&DEPLOYMENTS, deployment()), [""; 0]);
     assert_eq!(said(&SERVICES, service(json!({"ports": [{"port": 80}], "selector": {"a": "b"}}))), [""; 0]);
-    assert_eq!(said(&SERVICES, service(json!({"clusterIP": "None"}))), [""; 0]);
+    assert_eq!(said(&SERVICES, service(json!({"clusterIP": "None", "clusterIPs": ["None"]}))), [""; 0]);
     let full = json!({"volumes": [{"name": "v"}], "containers": [{
         "name": "c", "image": "i:1", "ports": [{"containerPort": 80, "name": "http"}],
         "volumeMounts": [{"name": "v", "mountPath": "/v"}],
@@ -84,102 +86,6 @@ fn what_is_not_built_is_refused_by_name() {
         assert!(refused.contains(&line), "{field} in {refused:?}");
     }
     assert_eq!(refused.len(), 4);
-    let sctp = service(json!({"ports": [{"port": 80, "protocol": "SCTP"}]}));
-    assert_eq!(
-        said(&SERVICES, sctp),
-        ["spec.ports[0].protocol: Forbidden: is not supported by this version of Oarlock"]
-    );
-}
-
-#[test]
-fn bad_services_are_explained() {
-    let ports = |ports: Value| said(&SERVICES, service(json!({"ports": ports})));
-    assert_eq!(said(&SERVICES, service(json!({}))), ["spec.ports: Required value"]);
-    assert_eq!(
-        ports(json!([{"port": 0, "targetPort": 1}])),
-        ["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"]
-    );
-    assert_eq!(
-        ports(json!([{"port": 80}, {"port": 81}])),
-        ["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"]
-    );
-    assert_eq!(
-        ports(json!([{"port": 80, "nodePort": 30080}])),
-        ["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"]
-    );
-}
-
-#[test]
-fn who_may_ask_a_service_from_where_is_checked() {
-    let with = |spec: Value| {
-        let mut all = json!({"ports": [{"port": 80}]});
-        all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-        said(&SERVICES, service(all))
-    };
-    for good in [
-        json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000,
-            "loadBalancerSourceRanges": ["10.0.0.0/8", " 192.0.2.0/24 "], "loadBalancerClass": "a.b/c",
-            "allocateLoadBalancerNodePorts": false, "loadBalancerIP": "192.0.2.1"}),
-        json!({"externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local"}),
-        json!({"sessionAffinity": "ClientIP", "internalTrafficPolicy": "Local", "trafficDistribution": "PreferClose",
-            "ipFamilyPolicy": "PreferDualStack"}),
-    ] {
-        assert_eq!(with(good), [""; 0]);
-    }
-    let affinity = json!({"sessionAffinity": "ClientIP",
-        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86_401}}});
-    for (bad, why) in [
-        (
-            affinity,
-            "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 86401: must be greater than 0 and less than 86400",
-        ),
-        (
-            json!({"externalIPs": ["a"]}),
-            "spec.externalIPs[0]: Invalid value: \"a\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        ),
-        (
-            json!({"externalIPs": ["127.0.0.1"]}),
-            "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
-        ),
-        (
-            json!({"loadBalancerSourceRanges": ["10.0.0.0/8"]}),
-            "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
-        ),
-        (
-            json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0"]}),
-            "spec.LoadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
-        ),
-        (
-            json!({"loadBalancerClass": "a"}),
-            "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
-        ),
-        (
-            json!({"externalTrafficPolicy": "Local"}),
-            "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
-        ),
-        (
-            json!({"type": "NodePort", "externalTrafficPolicy": "Near"}),
-            "spec.externalTrafficPolicy: Unsupported value: \"Near\": supported values: \"Cluster\", \"Local\"",
-        ),
-        (
-            json!({"type": "NodePort", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000}),
-            "spec.healthCheckNodePort: Invalid value: 31000: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
-        ),
-        (
-            json!({"trafficDistribution": "Near"}),
-            "spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\"",
-        ),
-        (
-            json!({"ipFamilyPolicy": "RequireDualStack"}),
-            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
-        ),
-        (
-            json!({"ipFamilies": ["IPv6"]}),
-            "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster",
-        ),
-    ] {
-        assert_eq!(with(bad), [why]);
-    }
 }
 
 #[test]
