@@ -1,0 +1,116 @@
+//! Services' addresses and policies as clients outside and pods meet them, on real nodes. Needs root.
+
+use std::time::Duration;
+
+use oarlock_tests::cluster::{CLIENT, Cluster, NODES, run_in, shell, wait};
+use oarlock_tests::load::count;
+use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(20);
+/// Addresses for documentation (RFC 5737); only the client's namespace has a route to them, through node 1.
+const BALANCED: &str = "192.0.2.7";
+const EXTERNAL: &str = "198.51.100.1";
+/// The client's address, and another one that it takes.
+const CLIENT_IP: &str = "172.30.77.200";
+const OTHER_IP: &str = "203.0.113.5";
+
+#[test]
+fn clients_meet_a_services_addresses_and_policies() {
+    let cluster = Cluster::up("embedded", "native");
+    cluster.kubectl("apply -f manifests/quickstart/ -f manifests/services/");
+    for name in ["near", "sticky", "web"] {
+        cluster.kubectl(&format!("wait --for=condition=Available --timeout=60s deployment/{name}"));
+    }
+    let routes = format!(
+        "ip route add {BALANCED} via {0} && ip route add {EXTERNAL} via {0} && ip addr add {OTHER_IP}/32 dev eth0",
+        NODES[0]
+    );
+    assert!(run_in(CLIENT, &routes).well);
+    for node in ["1", "2"] {
+        let back = format!("ip route add {OTHER_IP} via {CLIENT_IP}");
+        assert!(run_in(&format!("oarlock-node{node}"), &back).well);
+    }
+
+    local_policy_shows_the_client_and_answers_where_pods_are(&cluster);
+    a_load_balancer_answers_those_who_may_ask(&cluster);
+    clients_keep_their_pod(&cluster);
+    a_change_of_type_takes_what_it_had(&cluster);
+    cluster.down();
+}
+
+fn asked(url: &str, more: &str) -> String {
+    run_in(CLIENT, &format!("curl -sS -m 2 {more} {url}")).text
+}
+
+fn local_policy_shows_the_client_and_answers_where_pods_are(cluster: &Cluster) {
+    let [here, elsewhere] = NODES.map(|node| format!("http://{node}:30085/"));
+    wait("the node with the pod answers", SOON, || {
+        let said = asked(&here, "");
+        if said.contains(&format!("client: {CLIENT_IP}:")) { Ok(()) } else { Err(said) }
+    });
+    let refused = asked(&elsewhere, "");
+    assert!(refused.contains("refused") || refused.contains("Couldn't connect"), "{refused}");
+    // Pods are answered by all, at any node.
+    let toolbox = "$(docker ps -q --filter name=k8s_toolbox_toolbox)";
+    let inside = shell(&format!("docker exec {toolbox} wget -qO- {here}")).text;
+    assert!(inside.contains("pod: near-"), "{inside}");
+
+    let port = cluster.kubectl("get service near -o jsonpath='{.spec.healthCheckNodePort}'");
+    assert!(port.parse::<u16>().is_ok_and(|port| port >= 30000), "{port}");
+    let healthy = asked(&format!("http://{}:{port}/", NODES[0]), "-i");
+    assert!(healthy.contains("200 OK") && healthy.contains("\"localEndpoints\":1"), "{healthy}");
+    let idle = asked(&format!("http://{}:{port}/", NODES[1]), "-i");
+    assert!(idle.contains("503") && idle.contains("\"localEndpoints\":0"), "{idle}");
+}
+
+fn a_load_balancer_answers_those_who_may_ask(cluster: &Cluster) {
+    let url = format!("http://{BALANCED}/");
+    assert_eq!(
+        cluster.kubectl("get service near -o jsonpath='{.status.loadBalancer}'"),
+        "{}",
+        "nobody has said an address yet"
+    );
+    // As a controller of load balancers does. kubectl 1.20 knows no other way to a status.
+    let mut service = cluster.json("get service near");
+    service["status"]["loadBalancer"] = json!({"ingress": [{"ip": BALANCED}]});
+    let path = "/api/v1/namespaces/default/services/near/status";
+    cluster.kubectl(&format!("replace --raw {path} -f - <<'END'\n{service}\nEND"));
+    wait("the load balancer's address answers", SOON, || {
+        let said = asked(&url, "");
+        if said.contains(&format!("client: {CLIENT_IP}:")) { Ok(()) } else { Err(said) }
+    });
+    let shown = cluster.kubectl("get service near");
+    assert!(shown.contains(BALANCED), "{shown}");
+    let denied = asked(&url, &format!("--interface {OTHER_IP}"));
+    assert!(denied.contains("timed out"), "{denied}");
+    cluster.kubectl("patch service near --type=merge -p '{\"spec\":{\"loadBalancerSourceRanges\":null}}'");
+    wait("anybody may ask", SOON, || {
+        let said = asked(&url, &format!("--interface {OTHER_IP}"));
+        if said.contains(&format!("client: {OTHER_IP}:")) { Ok(()) } else { Err(said) }
+    });
+}
+
+fn clients_keep_their_pod(cluster: &Cluster) {
+    let ip = cluster.kubectl("get service sticky -o jsonpath='{.spec.clusterIP}'");
+    let ten = |url: &str| format!("for i in 1 2 3 4 5 6 7 8 9 10; do curl -sS -m 2 {url}; done");
+    let outside = count(&run_in(CLIENT, &ten(&format!("http://{EXTERNAL}/"))).text);
+    assert_eq!(outside.values().collect::<Vec<_>>(), [&10], "{outside:?}");
+    let toolbox = "$(docker ps -q --filter name=k8s_toolbox_toolbox)";
+    let script = format!("for i in 1 2 3 4 5; do wget -qO- http://{ip}/; wget -qO- http://{EXTERNAL}/; done");
+    let inside = count(&shell(&format!("docker exec {toolbox} sh -c '{script}'")).text);
+    assert_eq!(inside.values().collect::<Vec<_>>(), [&10], "{inside:?}");
+}
+
+fn a_change_of_type_takes_what_it_had(cluster: &Cluster) {
+    cluster.kubectl("patch service near --type=merge -p '{\"spec\":{\"type\":\"ClusterIP\"}}'");
+    let service = cluster.json("get service near");
+    for field in ["externalTrafficPolicy", "healthCheckNodePort", "allocateLoadBalancerNodePorts"] {
+        assert!(service["spec"].get(field).is_none(), "{field}: {service}");
+    }
+    assert!(service["spec"]["ports"][0].get("nodePort").is_none(), "{service}");
+    assert_eq!(service["status"]["loadBalancer"], json!({}), "{service}");
+    wait("the NodePort is nobody's", SOON, || {
+        let said = asked(&format!("http://{}:30085/", NODES[0]), "");
+        if said.contains("pod: ") { Err(said) } else { Ok(()) }
+    });
+}
