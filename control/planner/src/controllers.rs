@@ -12,6 +12,7 @@ mod replica_set;
 mod rollout;
 mod scheduler;
 mod service_account;
+mod service_ports;
 mod template;
 
 use ipnet::Ipv4Net;
@@ -45,6 +46,7 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "nodeipam", affected: node_cidr::affected, plan: node_cidr::plan },
     Controller { name: "scheduler", affected: scheduler::affected, plan: scheduler::plan },
     Controller { name: "endpoint", affected: endpoints::affected, plan: endpoints::plan },
+    Controller { name: "service", affected: service_ports::affected, plan: service_ports::plan },
     Controller { name: "deployment", affected: deployment::affected, plan: deployment::plan },
     Controller { name: "replicaset", affected: replica_set::affected, plan: replica_set::plan },
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },

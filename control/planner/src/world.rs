@@ -60,6 +60,7 @@ impl World {
         revision: u64,
     ) {
         let key = (namespace.to_owned(), name.to_owned());
+        let known = if *kind == NODES { self.nodes.get(name).cloned() } else { None };
         self.forget(kind, &key);
         self.revision = self.revision.max(revision);
         let uid = meta::uid(value).to_owned();
@@ -74,7 +75,9 @@ impl World {
             self.put_pod(key, PodView::read(value, revision));
         } else {
             if *kind == NODES {
-                self.nodes.insert(name.to_owned(), NodeView::read(value));
+                let mut node = NodeView::read(value);
+                node.moved = known.is_none_or(|known| known.zone() != node.zone());
+                self.nodes.insert(name.to_owned(), node);
             }
             let held = Held { value: Arc::clone(value), revision };
             self.objects.entry(table(kind)).or_default().insert(key, held);

@@ -1,28 +1,33 @@
-//! Endpoints and EndpointSlices: who answers for a Service. Services without a selector are somebody else's.
+//! Endpoints and EndpointSlices: who answers for a Service. What somebody else writes for a Service without a selector is
+//! mirrored into slices.
 //!
-//! Source: k8s.io/kubernetes/pkg/controller/{endpoint,endpointslice}.
+//! Source: k8s.io/kubernetes/pkg/controller/{endpoint,endpointslice,endpointslicemirroring} and k8s.io/endpointslice.
 
-use std::collections::BTreeMap;
+mod mirror;
+mod object;
+mod slices;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{ENDPOINT_SLICES, ENDPOINTS, Kind, PODS, SERVICES};
+use oarlock_api::catalogue::{ENDPOINT_SLICES, ENDPOINTS, Kind, NODES, PODS, SERVICES};
 use oarlock_api::meta;
-use oarlock_api::selector::Selector;
+use oarlock_api::service::{self, Family};
 use serde_json::{Map, Value, json};
 
-use super::template::owner_reference;
 use super::{Settings, own};
-use crate::change::{Change, Part, Plan};
-use crate::world::{Key, PodView, World};
+use crate::change::{Change, Plan};
+use crate::world::{Held, Key, PodView, World};
 
-/// Endpoints of one slice.
-const SLICE: usize = 100;
-/// Addresses of one Endpoints object.
-const MOST: usize = 1000;
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
+const MIRROR: &str = "endpointslicemirroring-controller.k8s.io";
+/// Who keeps an Endpoints object (KEP-4974).
+const OBJECT_LABEL: &str = "endpoints.kubernetes.io/managed-by";
+const OBJECT_MANAGER: &str = "endpoint-controller";
 
 pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> {
     if *kind == ENDPOINTS {
@@ -33,20 +38,31 @@ pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key
         let service = slice.and_then(|s| s.value["metadata"]["labels"][SERVICE_LABEL].as_str());
         return service.map(|name| (key.0.clone(), name.to_owned())).into_iter().collect();
     }
+    if *kind == NODES {
+        // A node that only says that it is alive changes nothing.
+        if world.node(&key.1).is_some_and(|node| !node.moved) {
+            return Vec::new();
+        }
+        let all = world.pods_on(&key.1).flat_map(|(pod_key, pod)| services_of(world, pod_key, pod));
+        return all.collect::<BTreeSet<Key>>().into_iter().collect();
+    }
     if *kind != PODS {
         return own(kind, &SERVICES, key);
     }
-    let Some(pod) = world.pod(key) else { return Vec::new() };
-    let services = world.list_in(&SERVICES, &key.0);
-    services
-        .filter(|(_, s)| selector(&s.value).is_some_and(|s| s.matches_with(|k| pod.label(k))))
-        .map(|(k, _)| k.clone())
-        .collect()
+    world.pod(key).map(|pod| services_of(world, key, pod)).unwrap_or_default()
 }
 
-fn selector(service: &Value) -> Option<Selector> {
-    let map = service["spec"]["selector"].as_object().filter(|m| !m.is_empty())?;
-    (service["spec"]["type"] != "ExternalName").then(|| Selector::from_map(map))
+fn services_of(world: &World, key: &Key, pod: &PodView) -> Vec<Key> {
+    let services = world.list_in(&SERVICES, &key.0);
+    services.filter(|(_, s)| selects(&s.value["spec"], pod)).map(|(k, _)| k.clone()).collect()
+}
+
+fn selects(spec: &Value, pod: &PodView) -> bool {
+    let Some(selector) = spec["selector"].as_object().filter(|selector| !selector.is_empty()) else {
+        return false;
+    };
+    service::kind(spec) != "ExternalName"
+        && selector.iter().all(|(key, value)| pod.label(key).is_some_and(|label| *value == label))
 }
 
 /// One endpoint.
@@ -55,39 +71,65 @@ struct Endpoint<'w> {
     key: &'w Key,
     pod: &'w PodView,
     ip: &'w str,
+    /// For new connections.
     ready: bool,
+    /// Whether the pod says that it can answer, ending or not.
     serving: bool,
+    /// Whether its node is known.
+    placed: bool,
     /// The zone of its node.
     zone: Option<&'w str>,
-    /// Whether clients of its zone should prefer it.
-    prefer_close: bool,
+    /// The Service's ports as this pod serves them.
+    ports: Ports,
 }
 
 /// Ports as endpoints have them; endpoints with the same ports share slices and subsets.
 type Ports = Vec<Value>;
 
 pub(super) fn plan(world: &World, _: &Settings, key: &Key, _: Timestamp) -> Plan {
-    let service = world.get(&SERVICES, key).map(|held| &*held.value);
-    let Some((service, selector)) = service.and_then(|s| Some((s, selector(s)?))) else {
-        return Plan::of(leftovers(world, key, service.is_some()));
-    };
-    let groups = groups(world, key, service, &selector);
-    let mut changes = slices(world, key, service, &groups);
-    changes.extend(endpoints(world, key, service, &groups));
+    let Some(held) = world.get(&SERVICES, key) else { return Plan::of(leftovers(world, key)) };
+    let service = &*held.value;
+    let spec = &service["spec"];
+    if !service::has_selector(spec) {
+        return Plan::of(mirror::plan(world, key));
+    }
+    if service::kind(spec) == "ExternalName" {
+        return Plan::nothing();
+    }
+    let present: Vec<(&Key, &Held)> = slices_of(world, key, MANAGER).collect();
+    let families = families(spec);
+    let by_family: Vec<(Family, Vec<Endpoint<'_>>)> =
+        families.iter().map(|family| (*family, endpoints(world, key, service, *family))).collect();
+    let mut changes = slices::of_pods(key, service, &by_family, &present);
+    let primary = by_family.first().map(|(_, endpoints)| &endpoints[..]).unwrap_or_default();
+    changes.extend(object::plan(world, key, service, primary));
     Plan::of(changes)
 }
 
-/// What is left of a Service that is gone. One that merely has no selector keeps what its owner wrote.
-fn leftovers(world: &World, key: &Key, exists: bool) -> Vec<Change> {
-    if exists {
-        return Vec::new();
+/// The slices of a Service that one controller keeps.
+fn slices_of<'w>(
+    world: &'w World,
+    key: &'w Key,
+    manager: &'static str,
+) -> impl Iterator<Item = (&'w Key, &'w Held)> {
+    world.list_in(&ENDPOINT_SLICES, &key.0).filter(move |(_, s)| {
+        let labels = &s.value["metadata"]["labels"];
+        labels[SERVICE_LABEL] == key.1.as_str() && labels[MANAGER_LABEL] == manager
+    })
+}
+
+/// What is left of a Service that is gone. Endpoints that were written before their Service are not ours to remove: that
+/// there was one, slices tell.
+fn leftovers(world: &World, key: &Key) -> Vec<Change> {
+    let slices: Vec<(&Key, &Held)> =
+        slices_of(world, key, MANAGER).chain(slices_of(world, key, MIRROR)).collect();
+    let mut changes: Vec<Change> =
+        slices.iter().map(|(k, s)| delete(&ENDPOINT_SLICES, k, &s.value)).collect();
+    if let Some(held) = world.get(&ENDPOINTS, key)
+        && (!slices.is_empty() || held.value["metadata"]["labels"][OBJECT_LABEL] == OBJECT_MANAGER)
+    {
+        changes.push(delete(&ENDPOINTS, key, &held.value));
     }
-    let ours = |value: &Value| value["metadata"]["labels"][MANAGER_LABEL] == MANAGER;
-    let slices = world
-        .list_in(&ENDPOINT_SLICES, &key.0)
-        .filter(|(_, s)| s.value["metadata"]["labels"][SERVICE_LABEL] == key.1.as_str() && ours(&s.value));
-    let mut changes: Vec<Change> = slices.map(|(k, s)| delete(&ENDPOINT_SLICES, k, &s.value)).collect();
-    changes.extend(world.get(&ENDPOINTS, key).map(|held| delete(&ENDPOINTS, key, &held.value)));
     changes
 }
 
@@ -101,35 +143,42 @@ fn delete(kind: &'static Kind, key: &Key, value: &Value) -> Change {
     }
 }
 
-fn groups<'w>(
-    world: &'w World,
-    key: &Key,
-    service: &Value,
-    selector: &Selector,
-) -> Vec<(Ports, Vec<Endpoint<'w>>)> {
-    let publish_all = service["spec"]["publishNotReadyAddresses"] == true;
-    let prefer_close = service["spec"]["trafficDistribution"] == "PreferClose";
-    let mut groups: BTreeMap<String, (Ports, Vec<Endpoint<'w>>)> = BTreeMap::new();
-    for (pod_key, pod) in world.pods_in(&key.0) {
-        let Some(ip) = pod.ip.as_deref() else { continue };
-        if pod.has_ended() || !selector.matches_with(|k| pod.label(k)) {
-            continue;
-        }
-        let serving = pod.ready || publish_all;
-        let ready = publish_all || (pod.ready && !pod.is_terminating());
-        let ports = ports(service, pod);
-        let text = Value::from(ports.clone()).to_string();
-        let node = pod.node.as_deref().and_then(|name| world.node(name));
-        let zone = node.and_then(|node| node.labels.get(ZONE_LABEL)).map(AsRef::as_ref);
-        let endpoint = Endpoint { key: pod_key, pod, ip, ready, serving, zone, prefer_close };
-        groups.entry(text).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
+/// The families that a Service is served in, the primary one first.
+fn families(spec: &Value) -> Vec<Family> {
+    let said = spec["ipFamilies"].as_array().into_iter().flatten();
+    let said: Vec<Family> = said.filter_map(|family| Family::parse(family.as_str()?)).collect();
+    if !said.is_empty() {
+        return said;
     }
-    groups.into_values().collect()
+    let of_address = service::cluster_ips(spec).find_map(|ip| ip.parse::<IpAddr>().ok()).map(Family::of);
+    vec![of_address.unwrap_or(Family::V4)]
+}
+
+fn endpoints<'w>(world: &'w World, key: &Key, service: &Value, family: Family) -> Vec<Endpoint<'w>> {
+    let spec = &service["spec"];
+    let publish_all = spec["publishNotReadyAddresses"] == true;
+    let pods = world.pods_in(&key.0).filter(|(_, pod)| !pod.has_ended() && selects(spec, pod));
+    let found = pods.filter_map(|(pod_key, pod)| {
+        let is_ours = |ip: &&str| ip.parse::<IpAddr>().is_ok_and(|ip| Family::of(ip) == family);
+        let ip = pod.ips.iter().map(AsRef::as_ref).find(is_ours)?;
+        let node = pod.node.as_deref().and_then(|name| world.node(name));
+        Some(Endpoint {
+            key: pod_key,
+            pod,
+            ip,
+            ready: publish_all || (pod.ready && !pod.is_terminating()),
+            serving: pod.ready,
+            placed: publish_all || node.is_some() || pod.node.is_none(),
+            zone: node.and_then(|node| node.zone()),
+            ports: ports(spec, pod),
+        })
+    });
+    found.collect()
 }
 
 /// The Service's ports as this pod serves them; a name that the pod does not know leaves its port out.
-fn ports(service: &Value, pod: &PodView) -> Ports {
-    let list = service["spec"]["ports"].as_array().map_or(&[][..], Vec::as_slice);
+fn ports(spec: &Value, pod: &PodView) -> Ports {
+    let list = spec["ports"].as_array().map_or(&[][..], Vec::as_slice);
     let resolved = list.iter().filter_map(|port| {
         let protocol = port["protocol"].as_str().unwrap_or("TCP");
         let number = match &port["targetPort"] {
@@ -141,7 +190,11 @@ fn ports(service: &Value, pod: &PodView) -> Ports {
             _ => port["port"].as_i64()?,
         };
         let name = port["name"].as_str().unwrap_or("");
-        Some(json!({"name": name, "port": number, "protocol": protocol}))
+        let mut resolved = json!({"name": name, "port": number, "protocol": protocol});
+        if let Some(app) = port["appProtocol"].as_str() {
+            resolved["appProtocol"] = json!(app);
+        }
+        Some(resolved)
     });
     resolved.collect()
 }
@@ -150,201 +203,31 @@ fn target(endpoint: &Endpoint<'_>) -> Value {
     json!({"kind": "Pod", "namespace": endpoint.key.0, "name": endpoint.key.1, "uid": endpoint.pod.uid})
 }
 
-fn slice_endpoint(endpoint: &Endpoint<'_>) -> Value {
-    let mut value = json!({
-        "addresses": [endpoint.ip],
-        "conditions": {
-            "ready": endpoint.ready,
-            "serving": endpoint.serving,
-            "terminating": endpoint.pod.is_terminating(),
-        },
-        "targetRef": target(endpoint),
-    });
-    if let Some(node) = &endpoint.pod.node {
-        value["nodeName"] = json!(node);
-    }
-    if let Some(hostname) = &endpoint.pod.hostname {
-        value["hostname"] = json!(hostname);
-    }
-    if let Some(zone) = endpoint.zone {
-        value["zone"] = json!(zone);
-        if endpoint.prefer_close && endpoint.ready {
-            value["hints"] = json!({"forZones": [{"name": zone}]});
-        }
-    }
-    value
+/// The name that DNS gives the endpoint below its Service: when the pod asks for it.
+fn hostname<'e>(endpoint: &Endpoint<'e>, service: &str) -> Option<&'e str> {
+    endpoint.pod.hostname.as_deref().filter(|_| endpoint.pod.subdomain.as_deref() == Some(service))
 }
 
-/// Slices as they should be against slices as they are: an endpoint stays in its slice as long as it exists.
-fn slices(world: &World, key: &Key, service: &Value, groups: &[(Ports, Vec<Endpoint<'_>>)]) -> Vec<Change> {
-    let mut present: Vec<(&Key, &Value, u64)> = world
-        .list_in(&ENDPOINT_SLICES, &key.0)
-        .filter(|(_, s)| {
-            let labels = &s.value["metadata"]["labels"];
-            labels[SERVICE_LABEL] == key.1.as_str() && labels[MANAGER_LABEL] == MANAGER
-        })
-        .map(|(k, s)| (k, &*s.value, s.revision))
-        .collect();
-    let empty = [(Ports::new(), Vec::new())];
-    let groups = if groups.is_empty() && present.is_empty() { &empty[..] } else { groups };
-    let mut changes = Vec::new();
-    for (ports, endpoints) in groups {
-        let mut wanted: BTreeMap<&str, &Endpoint<'_>> = endpoints.iter().map(|e| (e.ip, e)).collect();
-        let (same, others) = present.into_iter().partition(|(_, s, _)| s["ports"] == json!(ports));
-        present = others;
-        let same: Vec<(&Key, &Value, u64)> = same;
-        let mut contents: Vec<Vec<Value>> = Vec::new();
-        for (_, slice, _) in &same {
-            let kept = slice["endpoints"].as_array().into_iter().flatten();
-            contents.push(
-                kept.filter_map(|e| Some(slice_endpoint(wanted.remove(e["addresses"][0].as_str()?)?)))
-                    .collect(),
-            );
-        }
-        let mut fresh = wanted.into_values().map(slice_endpoint);
-        for content in &mut contents {
-            let room = SLICE.saturating_sub(content.len());
-            content.extend(fresh.by_ref().take(room));
-        }
-        for ((slice_key, slice, revision), content) in same.iter().zip(contents) {
-            changes.extend(update_slice(slice_key, slice, *revision, content, groups.len() + present.len()));
-        }
-        let rest: Vec<Value> = fresh.collect();
-        let chunks: Vec<&[Value]> =
-            if rest.is_empty() && same.is_empty() { vec![&[]] } else { rest.chunks(SLICE).collect() };
-        changes.extend(chunks.into_iter().map(|chunk| create_slice(key, service, ports, chunk)));
+/// An object's labels but for those that controllers own.
+fn labels_of(object: &Value) -> Map<String, Value> {
+    let mut labels = object["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    for reserved in [SERVICE_LABEL, MANAGER_LABEL, HEADLESS_LABEL, OBJECT_LABEL] {
+        labels.shift_remove(reserved);
     }
-    // Slices of ports that nobody serves any more; the last one stays, empty.
-    if !groups.is_empty() {
-        changes.extend(present.iter().map(|(k, s, _)| delete(&ENDPOINT_SLICES, k, s)));
-    } else {
-        for (k, slice, revision) in present.iter().take(1) {
-            changes.extend(update_slice(k, slice, *revision, Vec::new(), 1));
-        }
-        changes.extend(present.iter().skip(1).map(|(k, s, _)| delete(&ENDPOINT_SLICES, k, s)));
-    }
-    changes
+    labels
 }
 
-fn update_slice(
-    key: &Key,
-    slice: &Value,
-    revision: u64,
-    endpoints: Vec<Value>,
-    slices: usize,
-) -> Option<Change> {
-    if endpoints.is_empty() && slices > 1 {
-        return Some(delete(&ENDPOINT_SLICES, key, slice));
-    }
-    let present = slice["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
-    if present == endpoints {
+/// A merge patch that makes a map of strings the wanted one; nothing when it is.
+fn map_patch(present: &Value, wanted: &Map<String, Value>) -> Option<Value> {
+    let none = Map::new();
+    let present = present.as_object().unwrap_or(&none);
+    if present == wanted {
         return None;
     }
-    Some(Change::Patch {
-        kind: &ENDPOINT_SLICES,
-        namespace: key.0.clone(),
-        name: key.1.clone(),
-        part: Part::Main,
-        patch: json!({"metadata": {"resourceVersion": revision.to_string()}, "endpoints": endpoints}),
-    })
+    let gone = present.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+    let changed = wanted.iter().filter(|(key, value)| present.get(*key) != Some(value));
+    Some(Value::Object(gone.chain(changed.map(|(k, v)| (k.clone(), v.clone()))).collect()))
 }
 
-fn create_slice(key: &Key, service: &Value, ports: &[Value], endpoints: &[Value]) -> Change {
-    let mut labels = service["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-    labels.insert(SERVICE_LABEL.to_owned(), json!(key.1));
-    labels.insert(MANAGER_LABEL.to_owned(), json!(MANAGER));
-    if service["spec"]["clusterIP"] == "None" {
-        labels.insert("service.kubernetes.io/headless".to_owned(), json!(""));
-    }
-    let object = json!({
-        "metadata": {
-            "generateName": format!("{}-", key.1), "labels": labels, "ownerReferences": [owner_reference(service)],
-        },
-        "addressType": "IPv4",
-        "endpoints": endpoints,
-        "ports": ports,
-    });
-    Change::Create { kind: &ENDPOINT_SLICES, namespace: key.0.clone(), object }
-}
-
-fn address(endpoint: &Endpoint<'_>) -> Value {
-    let mut value = json!({"ip": endpoint.ip, "targetRef": target(endpoint)});
-    if let Some(node) = &endpoint.pod.node {
-        value["nodeName"] = json!(node);
-    }
-    if let Some(hostname) = &endpoint.pod.hostname {
-        value["hostname"] = json!(hostname);
-    }
-    value
-}
-
-fn endpoints(
-    world: &World,
-    key: &Key,
-    service: &Value,
-    groups: &[(Ports, Vec<Endpoint<'_>>)],
-) -> Option<Change> {
-    let mut left = MOST;
-    let mut over = false;
-    let mut subsets = Vec::new();
-    for (ports, group) in groups {
-        let mut sorted: Vec<&Endpoint<'_>> =
-            group.iter().filter(|e| !e.pod.is_terminating() || e.ready).collect();
-        sorted.sort_by_key(|e| e.ip);
-        over |= sorted.len() > left;
-        sorted.truncate(left);
-        left -= sorted.len();
-        let ready: Vec<Value> = sorted.iter().filter(|e| e.ready).map(|e| address(e)).collect();
-        let waiting: Vec<Value> = sorted.iter().filter(|e| !e.ready).map(|e| address(e)).collect();
-        let mut subset = Map::new();
-        for (field, list) in
-            [("addresses", ready), ("notReadyAddresses", waiting), ("ports", subset_ports(ports))]
-        {
-            if !list.is_empty() {
-                subset.insert(field.to_owned(), json!(list));
-            }
-        }
-        if subset.contains_key("addresses") || subset.contains_key("notReadyAddresses") {
-            subsets.push(Value::Object(subset));
-        }
-    }
-    let capacity = if over { json!("truncated") } else { Value::Null };
-    let Some(held) = world.get(&ENDPOINTS, key) else {
-        let mut metadata = json!({"name": key.1});
-        if let Some(labels) = service["metadata"].get("labels") {
-            metadata["labels"] = labels.clone();
-        }
-        let object = json!({"metadata": metadata, "subsets": subsets});
-        return Some(Change::Create { kind: &ENDPOINTS, namespace: key.0.clone(), object });
-    };
-    let present = held.value["subsets"].as_array().map_or(&[][..], Vec::as_slice);
-    let marked = &held.value["metadata"]["annotations"]["endpoints.kubernetes.io/over-capacity"];
-    if present == subsets && *marked == capacity {
-        return None;
-    }
-    let subsets = if subsets.is_empty() { Value::Null } else { json!(subsets) };
-    let mut patch = json!({"metadata": {"resourceVersion": held.revision.to_string()}, "subsets": subsets});
-    if *marked != capacity {
-        patch["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/over-capacity": capacity});
-    }
-    Some(Change::Patch {
-        kind: &ENDPOINTS,
-        namespace: key.0.clone(),
-        name: key.1.clone(),
-        part: Part::Main,
-        patch,
-    })
-}
-
-/// Upstream leaves the empty name of a single port out of Endpoints.
-fn subset_ports(ports: &[Value]) -> Vec<Value> {
-    let mut ports = ports.to_vec();
-    for port in &mut ports {
-        if port["name"] == ""
-            && let Some(map) = port.as_object_mut()
-        {
-            map.shift_remove("name");
-        }
-    }
-    ports
-}
+#[cfg(test)]
+mod tests;

@@ -39,12 +39,14 @@ pub struct PodView {
     pub storage: i64,
     /// Named container ports: (name, protocol, number).
     pub ports: Vec<(Box<str>, Box<str>, u16)>,
-    /// `spec.hostname` and `spec.subdomain`, for records of headless Services.
+    /// `spec.hostname`, for records of headless Services.
     pub hostname: Option<Box<str>>,
+    /// `spec.subdomain`: the Service whose records name it.
+    pub subdomain: Option<Box<str>>,
     /// `status.phase`.
     pub phase: Box<str>,
-    /// `status.podIP`.
-    pub ip: Option<Box<str>>,
+    /// `status.podIPs`, or `status.podIP` alone.
+    pub ips: Vec<Box<str>>,
     /// Whether the Ready condition is true.
     pub ready: bool,
     /// When the Ready condition last changed.
@@ -145,8 +147,9 @@ impl PodView {
             storage: request("ephemeral-storage").value(),
             ports: named_ports(spec),
             hostname: non_empty(&spec["hostname"]),
+            subdomain: non_empty(&spec["subdomain"]),
             phase: text(&status["phase"]),
-            ip: non_empty(&status["podIP"]),
+            ips: addresses(status),
             ready: ready.is_some_and(|c| c["status"] == "True"),
             ready_since: ready.and_then(|c| time(&c["lastTransitionTime"])),
             restarts: list(&status["containerStatuses"])
@@ -210,6 +213,11 @@ fn requests(spec: &Value, resource: &str) -> Quantity {
     list(&spec["initContainers"]).iter().map(of).fold(sum, Ord::max)
 }
 
+fn addresses(status: &Value) -> Vec<Box<str>> {
+    let all: Vec<Box<str>> = list(&status["podIPs"]).iter().filter_map(|ip| non_empty(&ip["ip"])).collect();
+    if all.is_empty() { non_empty(&status["podIP"]).into_iter().collect() } else { all }
+}
+
 fn named_ports(spec: &Value) -> Vec<(Box<str>, Box<str>, u16)> {
     let ports = list(&spec["containers"]).iter().flat_map(|c| list(&c["ports"]));
     let named = ports.filter_map(|p| {
@@ -246,9 +254,17 @@ pub struct NodeView {
     pub ready: Box<str>,
     /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
+    /// Whether its last change brought it, or moved it to another zone: endpoints on it have to be looked at.
+    pub moved: bool,
 }
 
 impl NodeView {
+    /// The zone where it stands.
+    #[must_use]
+    pub fn zone(&self) -> Option<&str> {
+        self.labels.get("topology.kubernetes.io/zone").map(AsRef::as_ref).filter(|zone| !zone.is_empty())
+    }
+
     /// Reads a node.
     #[must_use]
     pub fn read(node: &Value) -> Self {
@@ -274,6 +290,7 @@ impl NodeView {
             max_pods: amount("pods").value(),
             ready: ready.map_or_else(|| "".into(), |c| text(&c["status"])),
             created: time(&node["metadata"]["creationTimestamp"]),
+            moved: true,
         }
     }
 }
