@@ -8,7 +8,8 @@ mod service;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
-    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, PODS, REPLICA_SETS, SECRETS, SERVICES,
+    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, PODS, REPLICA_SETS, SECRETS,
+    SERVICES,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -23,6 +24,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         deployment(map_at(map_of(object), "spec"));
     } else if kind_is(&REPLICA_SETS) {
         replica_set(map_of(object));
+    } else if kind_is(&DAEMON_SETS) {
+        daemon_set(map_at(map_of(object), "spec"));
     } else if kind_is(&NAMESPACES) {
         namespace(object);
     } else if kind_is(&SECRETS) {
@@ -66,6 +69,18 @@ fn deployment(spec: &mut Map<String, Value>) {
 fn replica_set(object: &mut Map<String, Value>) {
     let spec = map_at(object, "spec");
     set(spec, "replicas", json!(1));
+    template(spec);
+}
+
+fn daemon_set(spec: &mut Map<String, Value>) {
+    set(spec, "revisionHistoryLimit", json!(10));
+    let strategy = map_at(spec, "updateStrategy");
+    set(strategy, "type", json!("RollingUpdate"));
+    if strategy["type"] == "RollingUpdate" {
+        let rolling = map_at(strategy, "rollingUpdate");
+        set(rolling, "maxUnavailable", json!(1));
+        set(rolling, "maxSurge", json!(0));
+    }
     template(spec);
 }
 

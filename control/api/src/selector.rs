@@ -103,7 +103,7 @@ impl Requirement {
 
 impl Selector {
     /// Sorted by key, as upstream keeps and prints them.
-    fn of(mut requirements: Vec<Requirement>) -> Self {
+    pub(crate) fn of(mut requirements: Vec<Requirement>) -> Self {
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Self { requirements }
     }

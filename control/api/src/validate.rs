@@ -21,8 +21,8 @@ use std::fmt::Display;
 use serde_json::Value;
 
 use crate::catalogue::{
-    CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, Kind, LEASES, PODS, REPLICA_SETS, SECRETS,
-    SERVICES,
+    CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, Kind,
+    LEASES, PODS, REPLICA_SETS, SECRETS, SERVICES,
 };
 use crate::status::Cause;
 
@@ -46,8 +46,10 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
     }
     if *kind == PODS {
         pod::check_update(&mut errors, old, new);
-    } else if *kind == DEPLOYMENTS || *kind == REPLICA_SETS {
+    } else if *kind == DEPLOYMENTS || *kind == REPLICA_SETS || *kind == DAEMON_SETS {
         errors.immutable("spec.selector", &old["spec"]["selector"], &new["spec"]["selector"]);
+    } else if *kind == CONTROLLER_REVISIONS {
+        errors.immutable("data", &old["data"], &new["data"]);
     } else if *kind == SERVICES {
         service_update(&mut errors, old, new);
     } else if *kind == CONFIG_MAPS || *kind == SECRETS {
@@ -85,6 +87,10 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         workload::deployment(errors, &object["spec"]);
     } else if *kind == REPLICA_SETS {
         workload::replica_set(errors, &object["spec"]);
+    } else if *kind == DAEMON_SETS {
+        workload::daemon_set(errors, &object["spec"]);
+    } else if *kind == CONTROLLER_REVISIONS {
+        workload::controller_revision(errors, object);
     } else if *kind == SERVICES {
         service::check(errors, object);
     } else if *kind == CONFIG_MAPS {

@@ -1,13 +1,16 @@
 //! The controllers, one a file: each says which keys a change touches and what should happen for a key.
 
+mod daemon_set;
 mod deployment;
 mod endpoints;
 mod event_ttl;
 mod garbage;
+mod history;
 mod namespace;
 mod node_cidr;
 mod node_lifecycle;
 mod pod_gc;
+mod pods;
 mod replica_set;
 mod rollout;
 mod scheduler;
@@ -49,6 +52,7 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "service", affected: service_ports::affected, plan: service_ports::plan },
     Controller { name: "deployment", affected: deployment::affected, plan: deployment::plan },
     Controller { name: "replicaset", affected: replica_set::affected, plan: replica_set::plan },
+    Controller { name: "daemonset", affected: daemon_set::affected, plan: daemon_set::plan },
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },
     Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },
     Controller { name: "namespace", affected: namespace::affected, plan: namespace::plan },

@@ -32,8 +32,14 @@ pub(crate) fn find(world: &World, pod: &PodView) -> Verdict {
     let mut best: Option<(i64, &str)> = None;
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut count = 0;
+    // A pod that may go to one node only, as those of DaemonSets: the others need no look.
+    let only = pod.node_affinity.as_ref().and_then(|affinity| affinity.only_node());
     for node in world.nodes() {
         count += 1;
+        if only.is_some_and(|only| *only != *node.name) {
+            *reasons.entry(filter::NOT_NAMED.to_owned()).or_default() += 1;
+            continue;
+        }
         let taken = taken(world, node, pod);
         let refusals = filter::refusals(pod, node, &taken);
         if refusals.is_empty() {
@@ -56,6 +62,11 @@ pub(crate) fn find(world: &World, pod: &PodView) -> Verdict {
             Verdict::None(format!("0/{count} nodes are available: {}.", reasons.join(", ")))
         }
     }
+}
+
+/// Whether a pod's node selector and required affinity select a node.
+pub(crate) fn selects(pod: &PodView, node: &NodeView) -> bool {
+    filter::selects(pod, node)
 }
 
 fn taken(world: &World, node: &NodeView, pod: &PodView) -> Taken {

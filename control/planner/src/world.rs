@@ -11,6 +11,7 @@ use oarlock_api::catalogue::{Kind, NODES, PODS};
 use oarlock_api::meta;
 use serde_json::Value;
 
+pub(crate) use views::Taint;
 pub use views::{NodeView, PodView};
 
 /// Namespace and name; the namespace is empty for kinds of the cluster.

@@ -5,6 +5,8 @@
 
 #[path = "simulation/cluster.rs"]
 mod cluster;
+#[path = "simulation/daemon_sets.rs"]
+mod daemon_sets;
 #[path = "simulation/store.rs"]
 mod store;
 

@@ -1,9 +1,9 @@
-//! Rows of Deployments and ReplicaSets.
+//! Rows of workloads.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{AGE, Column, NAME, age, number, text, wide};
+use super::{AGE, Column, NAME, age, map_text, number, text, wide};
 use crate::meta;
 use crate::selector::Selector;
 
@@ -27,6 +27,20 @@ pub(super) const REPLICA_SET: &[Column] = &[
     wide("Images"),
     wide("Selector"),
 ];
+pub(super) const DAEMON_SET: &[Column] = &[
+    NAME,
+    number("Desired"),
+    number("Current"),
+    number("Ready"),
+    number("Up-to-date"),
+    number("Available"),
+    text("Node Selector"),
+    AGE,
+    wide("Containers"),
+    wide("Images"),
+    wide("Selector"),
+];
+pub(super) const CONTROLLER_REVISION: &[Column] = &[NAME, text("Controller"), number("Revision"), AGE];
 
 fn counted(value: &Value) -> i64 {
     value.as_i64().unwrap_or(0)
@@ -70,4 +84,42 @@ pub(super) fn replica_set(object: &Value, now: Timestamp) -> Vec<Value> {
     ];
     cells.extend(wide_cells(object));
     cells
+}
+
+pub(super) fn daemon_set(object: &Value, now: Timestamp) -> Vec<Value> {
+    let status = &object["status"];
+    let mut cells = vec![json!(meta::name(object))];
+    cells.extend(
+        [
+            "desiredNumberScheduled",
+            "currentNumberScheduled",
+            "numberReady",
+            "updatedNumberScheduled",
+            "numberAvailable",
+        ]
+        .map(|field| json!(counted(&status[field]))),
+    );
+    cells.push(json!(map_text(object["spec"]["template"]["spec"].get("nodeSelector"))));
+    cells.push(json!(age(object, now)));
+    cells.extend(wide_cells(object));
+    cells
+}
+
+pub(super) fn controller_revision(object: &Value, now: Timestamp) -> Vec<Value> {
+    // `daemonset.apps/web`.
+    let controller = meta::controller_of(object).map_or_else(
+        || "<none>".to_owned(),
+        |owner| {
+            let group = owner["apiVersion"].as_str().and_then(|v| v.split_once('/')).map_or("", |(g, _)| g);
+            let kind = owner["kind"].as_str().unwrap_or("").to_lowercase();
+            let name = owner["name"].as_str().unwrap_or("");
+            if group.is_empty() { format!("{kind}/{name}") } else { format!("{kind}.{group}/{name}") }
+        },
+    );
+    vec![
+        json!(meta::name(object)),
+        json!(controller),
+        json!(counted(&object["revision"])),
+        json!(age(object, now)),
+    ]
 }

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::{Errors, list};
+use crate::node_selector::NodeSelector;
 
 /// Fields of the spec that change behaviour and are not built.
 const SPEC: &[&str] = &[
     "ephemeralContainers",
-    "affinity",
     "topologySpreadConstraints",
     "runtimeClassName",
     "overhead",
@@ -45,6 +45,7 @@ const RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 /// Adds an error per field that is set and not honoured.
 pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
     refuse(errors, path, spec, SPEC);
+    affinity(errors, &format!("{path}.affinity"), &spec["affinity"]);
     for field in HOST {
         if spec.get(field) == Some(&Value::Bool(true)) {
             errors.unsupported(format!("{path}.{field}"));
@@ -70,6 +71,19 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
                 errors.unsupported(format!("{path}.projected.sources[{j}].{kind}"));
             }
         }
+    }
+}
+
+/// Required node affinity is honoured; preferences and the nearness of other pods are not yet.
+fn affinity(errors: &mut Errors, path: &str, affinity: &Value) {
+    refuse(errors, path, affinity, &["podAffinity", "podAntiAffinity"]);
+    let (path, nodes) = (format!("{path}.nodeAffinity"), &affinity["nodeAffinity"]);
+    refuse(errors, &path, nodes, &["preferredDuringSchedulingIgnoredDuringExecution"]);
+    let field = "requiredDuringSchedulingIgnoredDuringExecution";
+    if let Some(selector) = nodes.get(field).filter(|s| !s.is_null())
+        && let Err(error) = NodeSelector::parse(selector)
+    {
+        errors.invalid(format!("{path}.{field}.{}", error.path), selector, error.why);
     }
 }
 

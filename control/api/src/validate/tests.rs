@@ -74,14 +74,17 @@ fn bad_pods_are_explained() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let spec = json!({
-        "hostNetwork": true, "affinity": {"nodeAffinity": {}},
+        "hostNetwork": true, "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}},
         "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}],
         "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": 80}]}],
     });
     let refused = said(&PODS, pod(spec));
-    for field in
-        ["spec.affinity", "spec.hostNetwork", "spec.containers[0].ports[0].hostPort", "spec.volumes[0].nfs"]
-    {
+    for field in [
+        "spec.affinity.podAffinity",
+        "spec.hostNetwork",
+        "spec.containers[0].ports[0].hostPort",
+        "spec.volumes[0].nfs",
+    ] {
         let line = format!("{field}: Forbidden: is not supported by this version of Oarlock");
         assert!(refused.contains(&line), "{field} in {refused:?}");
     }

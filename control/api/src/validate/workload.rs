@@ -7,12 +7,12 @@ use crate::selector::Selector;
 
 pub(super) fn replica_set(errors: &mut Errors, spec: &Value) {
     replicas(errors, spec);
-    selector_and_template(errors, spec);
+    selector_and_template(errors, spec, "deployment");
 }
 
 pub(super) fn deployment(errors: &mut Errors, spec: &Value) {
     replicas(errors, spec);
-    selector_and_template(errors, spec);
+    selector_and_template(errors, spec, "deployment");
     strategy(errors, &spec["strategy"]);
     for field in ["revisionHistoryLimit", "progressDeadlineSeconds"] {
         errors.not_negative(&format!("spec.{field}"), &spec[field]);
@@ -33,13 +33,13 @@ fn replicas(errors: &mut Errors, spec: &Value) {
     errors.not_negative("spec.minReadySeconds", &spec["minReadySeconds"]);
 }
 
-fn selector_and_template(errors: &mut Errors, spec: &Value) {
+fn selector_and_template(errors: &mut Errors, spec: &Value, kind: &str) {
     let template = &spec["template"];
     let labels = template["metadata"].get("labels");
     match Selector::from_label_selector(spec.get("selector")) {
         Ok(None) => errors.required("spec.selector", ""),
         Ok(Some(selector)) if selector.is_everything() => {
-            let why = "empty selector is invalid for deployment";
+            let why = format!("empty selector is invalid for {kind}");
             errors.invalid("spec.selector", &spec["selector"], why);
         }
         Ok(Some(selector)) => {
@@ -51,6 +51,14 @@ fn selector_and_template(errors: &mut Errors, spec: &Value) {
         Err(why) => errors.invalid("spec.selector", &spec["selector"], why),
     }
     super::meta::labels(errors, "spec.template.metadata.labels", labels);
+    always_restarting_template(
+        errors,
+        template,
+        if kind == "daemonset" { "DaemonSet" } else { "ReplicaSet" },
+    );
+}
+
+fn always_restarting_template(errors: &mut Errors, template: &Value, kind: &str) {
     pod::check_spec(errors, "spec.template.spec", &template["spec"]);
     pod_support::check(errors, "spec.template.spec", &template["spec"]);
     if text(&template["spec"], "restartPolicy") != "Always" {
@@ -61,7 +69,7 @@ fn selector_and_template(errors: &mut Errors, spec: &Value) {
     if template["spec"].get("activeDeadlineSeconds").is_some_and(|d| !d.is_null()) {
         errors.forbidden(
             "spec.template.spec.activeDeadlineSeconds",
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
+            format!("activeDeadlineSeconds in {kind} is not Supported"),
         );
     }
 }
@@ -77,33 +85,63 @@ fn strategy(errors: &mut Errors, strategy: &Value) {
         return;
     }
     let Some(rolling) = rolling else { return };
-    let mut zero = true;
-    for field in ["maxUnavailable", "maxSurge"] {
-        let value = &rolling[field];
-        let amount = match value {
-            Value::Number(number) => number.as_i64().filter(|n| *n >= 0),
-            Value::String(text) => {
-                text.strip_suffix('%').and_then(|p| p.parse::<i64>().ok()).filter(|p| *p >= 0)
-            }
-            _ => None,
-        };
-        match amount {
-            None => {
-                let why = "must be an integer or percentage (e.g '5%%')";
-                errors.invalid(format!("spec.strategy.rollingUpdate.{field}"), value, why);
-                zero = false;
-            }
-            Some(amount) => {
-                if field == "maxUnavailable" && value.is_string() && amount > 100 {
-                    let field = format!("spec.strategy.rollingUpdate.{field}");
-                    errors.invalid(field, value, "must not be greater than 100%");
-                }
-                zero &= amount == 0;
-            }
-        }
-    }
-    if zero {
+    let path = "spec.strategy.rollingUpdate";
+    let unavailable = amount(errors, path, rolling, "maxUnavailable", true);
+    let surge = amount(errors, path, rolling, "maxSurge", false);
+    if unavailable == Some(0) && surge == Some(0) {
         let why = "may not be 0 when `maxSurge` is 0";
-        errors.invalid("spec.strategy.rollingUpdate.maxUnavailable", &rolling["maxUnavailable"], why);
+        errors.invalid(format!("{path}.maxUnavailable"), &rolling["maxUnavailable"], why);
+    }
+}
+
+/// A number or a percentage, which `whole` bounds by a hundred.
+fn amount(errors: &mut Errors, path: &str, rolling: &Value, field: &str, whole: bool) -> Option<i64> {
+    let value = &rolling[field];
+    let amount = match value {
+        Value::Number(number) => number.as_i64().filter(|n| *n >= 0),
+        Value::String(text) => text.strip_suffix('%').and_then(|p| p.parse::<i64>().ok()).filter(|p| *p >= 0),
+        _ => None,
+    };
+    if amount.is_none() {
+        let why = "must be an integer or percentage (e.g '5%%')";
+        errors.invalid(format!("{path}.{field}"), value, why);
+    } else if whole && value.is_string() && amount > Some(100) {
+        errors.invalid(format!("{path}.{field}"), value, "must not be greater than 100%");
+    }
+    amount
+}
+
+pub(super) fn daemon_set(errors: &mut Errors, spec: &Value) {
+    selector_and_template(errors, spec, "daemonset");
+    for field in ["minReadySeconds", "revisionHistoryLimit"] {
+        errors.not_negative(&format!("spec.{field}"), &spec[field]);
+    }
+    let strategy = &spec["updateStrategy"];
+    errors.one_of("spec.updateStrategy.type", &strategy["type"], &["OnDelete", "RollingUpdate"]);
+    if strategy["type"] != "RollingUpdate" {
+        return;
+    }
+    let path = "spec.updateStrategy.rollingUpdate";
+    let Some(rolling) = strategy.get("rollingUpdate").filter(|r| !r.is_null()) else {
+        return errors.required(path, "");
+    };
+    let unavailable = amount(errors, path, rolling, "maxUnavailable", true);
+    let surge = amount(errors, path, rolling, "maxSurge", true);
+    match (unavailable, surge) {
+        (Some(0), Some(0)) => {
+            errors.required(format!("{path}.maxUnavailable"), "cannot be 0 when maxSurge is 0");
+        }
+        (Some(1..), Some(1..)) => {
+            let why = "may not be set when maxUnavailable is non-zero";
+            errors.invalid(format!("{path}.maxSurge"), &rolling["maxSurge"], why);
+        }
+        _ => {}
+    }
+}
+
+pub(super) fn controller_revision(errors: &mut Errors, revision: &Value) {
+    errors.not_negative("revision", &revision["revision"]);
+    if revision.get("data").is_none_or(Value::is_null) {
+        errors.required("data", "data is mandatory");
     }
 }

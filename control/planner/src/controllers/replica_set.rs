@@ -8,10 +8,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use oarlock_api::catalogue::{Kind, PODS, REPLICA_SETS};
 use oarlock_api::meta;
-use oarlock_api::selector::Selector;
 use serde_json::{Value, json};
 
-use super::template::{self, omit_zero, owner_reference};
+use super::pods;
+use super::template::{self, omit_zero};
 use super::{Settings, own};
 use crate::change::{Change, EventAbout, Part, Plan};
 use crate::world::{Held, Key, PodView, World};
@@ -20,31 +20,15 @@ use crate::world::{Held, Key, PodView, World};
 const BURST: usize = 500;
 
 pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> {
-    if *kind != PODS {
-        return own(kind, &REPLICA_SETS, key);
-    }
-    let Some(pod) = world.pod(key) else { return Vec::new() };
-    if let Some(owner) = &pod.controller {
-        let owner = world.by_uid(owner).filter(|(kind, _)| **kind == REPLICA_SETS);
-        return owner.map(|(_, key)| key.clone()).into_iter().collect();
-    }
-    // Nobody's: whoever selects it may adopt it.
-    let all = world.list_in(&REPLICA_SETS, &key.0);
-    all.filter(|(_, rs)| selector(&rs.value).is_some_and(|s| s.matches_with(|k| pod.label(k))))
-        .map(|(k, _)| k.clone())
-        .collect()
-}
-
-fn selector(rs: &Value) -> Option<Selector> {
-    Selector::from_label_selector(rs["spec"].get("selector")).ok().flatten().filter(|s| !s.is_everything())
+    if *kind == PODS { pods::owners(world, &REPLICA_SETS, key) } else { own(kind, &REPLICA_SETS, key) }
 }
 
 pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Plan {
     let Some(held) = world.get(&REPLICA_SETS, key) else { return Plan::nothing() };
     let rs = &*held.value;
-    let Some(selector) = selector(rs) else { return Plan::nothing() };
+    let Some(selector) = pods::selector(rs) else { return Plan::nothing() };
     let uid = meta::uid(rs);
-    let mut changes = adoption(world, key, rs, &selector);
+    let mut changes = pods::claim(world, key, rs, &selector);
     let pods: Vec<(&Key, &PodView)> =
         world.pods_of(uid).filter(|(_, p)| p.is_active() && selector.matches_with(|k| p.label(k))).collect();
     let wanted = rs["spec"]["replicas"].as_i64().unwrap_or(1).max(0);
@@ -55,31 +39,6 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
     changes.extend(status(key, held, &pods, min_ready, now));
     let soon = min_ready > 0 && pods.iter().any(|(_, p)| p.ready && !p.is_available(min_ready, now));
     if soon { Plan::of(changes).again(Duration::from_secs(1)) } else { Plan::of(changes) }
-}
-
-/// Takes in orphans that fit, lets go of own pods that do not.
-fn adoption(world: &World, key: &Key, rs: &Value, selector: &Selector) -> Vec<Change> {
-    let patch = |pod: &Key, view: &PodView, owners: Value| Change::Patch {
-        kind: &PODS,
-        namespace: pod.0.clone(),
-        name: pod.1.clone(),
-        part: Part::Main,
-        patch: json!({"metadata": {"uid": view.uid, "resourceVersion": view.revision.to_string(), "ownerReferences": owners}}),
-    };
-    let mut changes = Vec::new();
-    if !meta::is_terminating(rs) {
-        for (pod, view) in world.pods_in(&key.0) {
-            if view.owners.is_empty() && view.is_active() && selector.matches_with(|k| view.label(k)) {
-                changes.push(patch(pod, view, json!([owner_reference(rs)])));
-            }
-        }
-    }
-    for (pod, view) in world.pods_of(meta::uid(rs)) {
-        if view.owners.len() == 1 && !view.is_terminating() && !selector.matches_with(|k| view.label(k)) {
-            changes.push(patch(pod, view, Value::Null));
-        }
-    }
-    changes
 }
 
 fn replicas(key: &Key, rs: &Value, pods: &[(&Key, &PodView)], wanted: i64, world: &World) -> Vec<Change> {
@@ -100,13 +59,7 @@ fn replicas(key: &Key, rs: &Value, pods: &[(&Key, &PodView)], wanted: i64, world
         .collect();
     let surplus = usize::try_from(present - wanted).unwrap_or(0).min(BURST);
     for (pod, view) in first_to_go(pods, world).into_iter().take(surplus) {
-        changes.push(Change::Delete {
-            kind: &PODS,
-            namespace: pod.0.clone(),
-            name: pod.1.clone(),
-            uid: view.uid.to_string(),
-            grace: None,
-        });
+        changes.push(pods::delete(pod, view));
         changes.push(Change::Event {
             about: about.clone(),
             kind: "Normal",

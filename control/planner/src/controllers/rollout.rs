@@ -30,7 +30,12 @@ impl Amount {
         }
     }
 
-    fn of(self, replicas: i64, round_up: bool) -> i64 {
+    /// As [`Self::read`], with another default.
+    pub(super) fn or_number(value: &Value, default: i64) -> Self {
+        if value.is_null() { Self::Number(default) } else { Self::read(value) }
+    }
+
+    pub(super) fn of(self, replicas: i64, round_up: bool) -> i64 {
         match self {
             Self::Number(number) => number,
             Self::Percent(percent) if round_up => (replicas * percent + 99) / 100,

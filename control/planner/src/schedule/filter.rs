@@ -5,11 +5,13 @@ mod resources;
 mod taints;
 
 use super::Taken;
-use crate::world::{NodeView, PodView};
+use crate::world::{NodeView, PodView, Taint};
+
+pub(super) use labels::selects;
 
 /// Why the node is out: all reasons of the first rule that refuses it.
 pub(super) fn refusals(pod: &PodView, node: &NodeView, taken: &Taken) -> Vec<String> {
-    if node.unschedulable {
+    if node.unschedulable && !pod.bears(&unschedulable()) {
         return vec!["node(s) were unschedulable".to_owned()];
     }
     for refusals in
@@ -21,3 +23,16 @@ pub(super) fn refusals(pod: &PodView, node: &NodeView, taken: &Taken) -> Vec<Str
     }
     Vec::new()
 }
+
+/// What `spec.unschedulable` means to who bears taints, as upstream's NodeUnschedulable has it.
+fn unschedulable() -> Taint {
+    Taint {
+        key: "node.kubernetes.io/unschedulable".into(),
+        value: "".into(),
+        effect: "NoSchedule".into(),
+        added: None,
+    }
+}
+
+/// The refusal of the nodes that a pod's affinity leaves out by name.
+pub(super) const NOT_NAMED: &str = labels::REFUSAL;

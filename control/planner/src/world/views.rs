@@ -5,6 +5,7 @@ use std::str::FromStr as _;
 
 use jiff::Timestamp;
 use oarlock_api::meta;
+use oarlock_api::node_selector::NodeSelector;
 use oarlock_api::quantity::Quantity;
 use serde_json::Value;
 
@@ -25,6 +26,8 @@ pub struct PodView {
     pub node: Option<Box<str>>,
     /// `spec.nodeSelector`.
     pub node_selector: BTreeMap<Box<str>, Box<str>>,
+    /// Required node affinity.
+    pub node_affinity: Option<Box<NodeSelector>>,
     /// `spec.tolerations`.
     pub tolerations: Vec<Toleration>,
     /// `spec.schedulerName`.
@@ -139,6 +142,7 @@ impl PodView {
             finalizers: meta::finalizers(pod).map(Box::from).collect(),
             node: non_empty(&spec["nodeName"]),
             node_selector: map(&spec["nodeSelector"]),
+            node_affinity: node_affinity(spec).map(Box::new),
             tolerations: list(&spec["tolerations"]).iter().map(toleration).collect(),
             scheduler: text(&spec["schedulerName"]),
             priority: spec["priority"].as_i64().unwrap_or(0),
@@ -161,6 +165,18 @@ impl PodView {
             unschedulable: scheduled.map(|c| text(&c["message"])),
             revision,
         }
+    }
+
+    /// The node that it has, or the only one that it may get.
+    #[must_use]
+    pub fn target(&self) -> Option<&str> {
+        self.node.as_deref().or_else(|| self.node_affinity.as_ref()?.only_node())
+    }
+
+    /// Whether it bears a taint.
+    #[must_use]
+    pub fn bears(&self, taint: &Taint) -> bool {
+        self.tolerations.iter().any(|toleration| toleration.bears(taint))
     }
 
     /// Whether it is being deleted.
@@ -193,6 +209,12 @@ impl PodView {
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.get(key).map(AsRef::as_ref)
     }
+}
+
+fn node_affinity(spec: &Value) -> Option<NodeSelector> {
+    let affinity = &spec["affinity"]["nodeAffinity"];
+    let required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution").filter(|r| !r.is_null())?;
+    NodeSelector::parse(required).ok()
 }
 
 fn toleration(value: &Value) -> Toleration {
