@@ -24,12 +24,14 @@ use crate::config::{Backend, ServeConfig};
 use crate::http::{Documents, Server};
 use crate::leader;
 use crate::metrics::{Queues, Requests};
-use crate::nodes::{Events, Nodes};
+use crate::nodes::{Event, Events, Nodes};
 use crate::reconcile;
-use crate::registry::{Ranges, Registry};
+use crate::registry::{self, Ranges, Registry, Repaired, Suspects};
 
 /// How long the parts have to end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
+/// How often claims are compared with the objects that hold them, as upstream.
+const REPAIR: Duration = Duration::from_secs(180);
 
 /// Runs the control plane until a signal, or until a part of it fails.
 ///
@@ -198,7 +200,49 @@ impl Controllers {
         }
         let events = Arc::new(Events::new(Arc::clone(&registry)));
         let (settings, queues, tasks) = (self.settings.clone(), self.queues.clone(), self.tasks.clone());
-        reconcile::run(registry, events, settings, queues, tasks, stop).await;
+        let repairs = repair(&registry, &events, &stop);
+        let controllers =
+            reconcile::run(Arc::clone(&registry), Arc::clone(&events), settings, queues, tasks, stop.clone());
+        tokio::join!(controllers, repairs);
+    }
+}
+
+/// Sees that claims and the objects that hold them agree, at once and from time to time.
+async fn repair(registry: &Registry, events: &Events, stop: &CancellationToken) {
+    let mut suspects = Suspects::default();
+    loop {
+        let look = async {
+            match registry.repair(&mut suspects, registry::GRACE).await {
+                Ok(repaired) => tell(events, &repaired).await,
+                Err(status) => {
+                    tracing::warn!(%status, "claims cannot be compared with their holders; trying again")
+                }
+            }
+            tokio::time::sleep(REPAIR).await;
+        };
+        tokio::select! {
+            () = look => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn tell(events: &Events, repaired: &Repaired) {
+    if repaired.given + repaired.removed > 0 {
+        tracing::warn!(given = repaired.given, removed = repaired.removed, "claims were repaired");
+    }
+    for notice in &repaired.notices {
+        let event = Event {
+            object: notice.about.clone(),
+            kind: "Warning",
+            reason: notice.reason,
+            message: &notice.message,
+            component: notice.component,
+            host: "",
+        };
+        if let Err(status) = events.write(&event).await {
+            tracing::debug!(%status, reason = notice.reason, "an event could not be written");
+        }
     }
 }
 

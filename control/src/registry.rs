@@ -6,6 +6,7 @@
 mod claims;
 mod delete;
 mod prepare;
+mod repair;
 mod scale;
 mod services;
 mod write;
@@ -26,6 +27,7 @@ use crate::cache::{Cache, Object, ObjectKey};
 use crate::patch::Patch;
 
 pub use delete::{DeleteOptions, Deleted};
+pub use repair::{GRACE, Notice, Repaired, Suspects};
 
 /// How long a request waits for the store or for the cache to catch up with it.
 const BOUND: Duration = Duration::from_secs(10);

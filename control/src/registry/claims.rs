@@ -16,6 +16,9 @@ use super::services::{family_of, gives, ports};
 use super::write::{ClaimOp, Claims};
 use super::{Ranges, Registry};
 
+/// Below which all claims are.
+pub(super) const CLAIMS: &str = "/registry/claims/";
+
 /// Something that only one object may have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
@@ -53,6 +56,10 @@ impl What {
 }
 
 impl Claim {
+    pub(super) fn what(&self) -> &What {
+        &self.what
+    }
+
     pub(super) fn key(&self) -> String {
         self.what.key()
     }
@@ -68,7 +75,7 @@ impl Claim {
     }
 
     /// Why it cannot be had of these ranges at all, in upstream's words (its ipallocator and portallocator).
-    fn outside(&self, ranges: &Ranges) -> Option<String> {
+    pub(super) fn outside(&self, ranges: &Ranges) -> Option<String> {
         match &self.what {
             What::ServiceIp(ip, _) => {
                 let family = Family::of(*ip);

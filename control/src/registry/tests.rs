@@ -1,5 +1,6 @@
 //! The verbs over a real embedded store.
 
+mod repair;
 mod services;
 
 use std::sync::Arc;

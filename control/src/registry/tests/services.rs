@@ -123,7 +123,7 @@ impl Fixture {
     }
 
     /// Every claim in the store, and every claim that the Services there should have.
-    async fn claims(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+    pub(super) async fn claims(&self) -> (BTreeSet<String>, BTreeSet<String>) {
         let store = &self.registry.store;
         let keys = store.list("/registry/claims/", ListOptions::default()).await.unwrap();
         let services = store.list(&SERVICES.prefix(), ListOptions::default()).await.unwrap();
