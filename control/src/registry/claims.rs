@@ -16,8 +16,16 @@ use super::services::{family_of, gives, ports};
 use super::write::{ClaimOp, Claims};
 use super::{Ranges, Registry};
 
-/// Below which all claims are.
+/// Below which all claims are, and other keys, too: the leader's.
 pub(super) const CLAIMS: &str = "/registry/claims/";
+const ADDRESSES: &str = "/registry/claims/serviceips/";
+const PORTS: &str = "/registry/claims/nodeports/";
+const RANGES: &str = "/registry/claims/podcidrs/";
+
+/// Whether a key is a claim that objects hold.
+pub(super) fn is_claim(key: &str) -> bool {
+    [ADDRESSES, PORTS, RANGES].iter().any(|prefix| key.starts_with(prefix))
+}
 
 /// Something that only one object may have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,9 +56,9 @@ pub(super) enum PortField {
 impl What {
     pub(super) fn key(&self) -> String {
         match self {
-            Self::ServiceIp(ip, _) => format!("/registry/claims/serviceips/{ip}"),
-            Self::NodePort(port, protocol, _) => format!("/registry/claims/nodeports/{port}/{protocol}"),
-            Self::PodCidr(range) => format!("/registry/claims/podcidrs/{range}"),
+            Self::ServiceIp(ip, _) => format!("{ADDRESSES}{ip}"),
+            Self::NodePort(port, protocol, _) => format!("{PORTS}{port}/{protocol}"),
+            Self::PodCidr(range) => format!("{RANGES}{range}"),
         }
     }
 }

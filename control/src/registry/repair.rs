@@ -15,7 +15,7 @@ use oarlock_store::{Compare, ListOptions, Op, Outcome, Record, Revision};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::claims::{CLAIMS, Claim, What, claims_of};
+use super::claims::{CLAIMS, Claim, What, claims_of, is_claim};
 use super::{Ranges, Registry, bounded};
 
 /// How long a claim without a holder is left alone.
@@ -150,7 +150,7 @@ fn decide(records: &[Record], holders: &[Holder], ranges: &Ranges) -> (Vec<Step>
         }
     }
     let mut steps = Vec::new();
-    for record in records {
+    for record in records.iter().filter(|record| is_claim(&record.key)) {
         let owner = std::str::from_utf8(&record.value).unwrap_or("");
         match wanted.remove(&record.key) {
             None => steps.push(Step::Orphan { claim: record.key.clone(), revision: record.modified }),

@@ -111,7 +111,7 @@ impl Picker<'_> {
         }
         let allocates = service::takes_node_ports(&new["spec"]);
         let mut used = self.used_ports(new);
-        let Some(list) = new["spec"]["ports"].as_array_mut() else { return Ok(()) };
+        let Some(list) = new["spec"].get_mut("ports").and_then(Value::as_array_mut) else { return Ok(()) };
         for index in 0..list.len() {
             if let Some(number) = node_port(&list[index]) {
                 if u16::try_from(number).is_err() {

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
 use oarlock_api::meta;
 use oarlock_api::service;
 use serde_json::{Value, json};
@@ -20,7 +19,6 @@ pub(super) fn apply(old: Option<&Value>, new: &mut Value) {
     } else if is_set(&new["spec"]["clusterIP"]) && list(&new["spec"]["clusterIPs"]).is_empty() {
         new["spec"]["clusterIPs"] = json!([new["spec"]["clusterIP"]]);
     }
-    canonical_ranges(&mut new["spec"]);
 }
 
 fn is_set(value: &Value) -> bool {
@@ -65,7 +63,7 @@ fn keep_allocated(old: &Value, new: &mut Value) {
 /// Ports are known by their names; a number that another port asks for is not given twice.
 fn keep_ports(old: &[Value], spec: &mut Value) {
     let key = |port: &Value| (node_port(port), port["protocol"].as_str().unwrap_or("TCP").to_owned());
-    let Some(new) = spec["ports"].as_array_mut() else { return };
+    let Some(new) = spec.get_mut("ports").and_then(Value::as_array_mut) else { return };
     let mut used: BTreeSet<_> = new.iter().filter(|p| node_port(p).is_some()).map(&key).collect();
     let name = |port: &Value| port["name"].as_str().unwrap_or("").to_owned();
     let known: BTreeMap<String, &Value> = old.iter().map(|port| (name(port), port)).collect();
@@ -125,20 +123,10 @@ fn drop_dependent(old: &Value, new: &mut Value) {
     if service::takes_node_ports(before)
         && !matches!(is.as_str(), "NodePort" | "LoadBalancer")
         && numbers(&new["spec"]).is_subset(&numbers(before))
-        && let Some(ports) = new["spec"]["ports"].as_array_mut()
+        && let Some(ports) = new["spec"].get_mut("ports").and_then(Value::as_array_mut)
     {
         for port in ports {
             meta::map_of(port).shift_remove("nodePort");
-        }
-    }
-}
-
-/// Ranges are kept as networks: the dataplane compares prefixes. What does not parse stays for validation.
-fn canonical_ranges(spec: &mut Value) {
-    let Some(ranges) = spec["loadBalancerSourceRanges"].as_array_mut() else { return };
-    for range in ranges {
-        if let Some(network) = range.as_str().and_then(|r| r.trim().parse::<IpNet>().ok()) {
-            *range = json!(network.trunc().to_string());
         }
     }
 }

@@ -38,6 +38,8 @@ fn service(name: &str, ip: &str) -> serde_json::Value {
 async fn a_sound_store_is_left_alone() {
     let f = fixture().await;
     f.create(&SERVICES, "d", service("a", "10.96.0.9")).await.unwrap();
+    // Who leads is a claim of another sort.
+    f.break_in(vec![Op::Put("/registry/claims/leader".to_owned(), "me".into(), None)]).await;
     let repaired = f.repair(&mut Suspects::default(), 0).await;
     assert_eq!((repaired.given, repaired.removed, repaired.notices.len()), (0, 0, 0));
 }

@@ -207,6 +207,11 @@ async fn an_external_name_gives_its_address_back() {
     assert!(again["spec"]["clusterIP"].as_str().unwrap().starts_with("10.96.0."));
     let headless = f.serve("c", json!({"clusterIP": "None"})).await;
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    let bare = json!({"metadata": {"name": "d"}, "spec": {"clusterIP": "None"}});
+    f.create(&SERVICES, "d", bare).await.unwrap();
+    let bare = f.set("d", json!({"publishNotReadyAddresses": true, "externalName": null})).await;
+    let nulls: Vec<_> = bare["spec"].as_object().unwrap().iter().filter(|(_, v)| v.is_null()).collect();
+    assert_eq!(nulls, [], "what is not there stays away");
 }
 
 #[tokio::test]
@@ -217,7 +222,7 @@ async fn a_balancer_reports_in_the_status_and_its_word_goes_with_the_type() {
     let options = WriteOptions::default();
     let said = f.registry.patch(&SERVICES, "d", "a", Sub::Status, &patch, &options).await.unwrap();
     assert_eq!(said["status"]["loadBalancer"]["ingress"][0], json!({"ip": "192.0.2.1", "ipMode": "VIP"}));
-    assert_eq!(said["spec"]["loadBalancerSourceRanges"], json!(["10.0.0.0/8"]), "kept as networks");
+    assert_eq!(said["spec"]["loadBalancerSourceRanges"], json!([" 10.1.2.3/8"]), "as the user wrote it");
     let changed = f.set("a", json!({"type": "NodePort", "loadBalancerSourceRanges": null})).await;
     assert_eq!(changed["status"]["loadBalancer"], json!({}));
     let late = f.registry.patch(&SERVICES, "d", "a", Sub::Status, &patch, &options).await.unwrap_err();
