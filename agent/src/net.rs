@@ -5,6 +5,7 @@
 
 mod ipam;
 mod netns;
+mod plugged;
 mod pod_veth;
 mod routes;
 mod state;

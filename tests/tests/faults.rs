@@ -92,12 +92,15 @@ fn agents_killed_under_load(cluster: &Cluster) {
     let slices = "get endpointslices -l kubernetes.io/service-name=web -o jsonpath='{.items[*].metadata.resourceVersion}'";
     let endpoints = cluster.kubectl(slices);
     let loads = Loads::start(cluster);
-    for node in ["node1", "node2"] {
-        cluster.signal(node, "KILL");
+    // More than once: what goes wrong for a tenth of a second is not always met.
+    for _ in 0..3 {
+        for node in ["node1", "node2"] {
+            cluster.signal(node, "KILL");
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        cluster.up_again();
+        std::thread::sleep(Duration::from_secs(1));
     }
-    std::thread::sleep(Duration::from_secs(2));
-    cluster.up_again();
-    std::thread::sleep(Duration::from_secs(2));
     loads.end("while the agents were killed and came back");
     assert_eq!(
         shell("docker ps -q --filter label=oarlock.io/node").text,

@@ -18,6 +18,7 @@ use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
 
+use super::plugged::is_plugged;
 use super::routes::{self, NodeRoute};
 use super::state::{PodNet, State};
 use super::{NetError, PodNetRequest, PodNetResult, PodNetwork, ipam, netns, sysctl};
@@ -119,6 +120,9 @@ impl Network {
 
     async fn plug(&self, net: &PodNet, pid: u32) -> Result<(), NetError> {
         let name = net.interface.as_str();
+        if is_plugged(&self.tasks, &self.handle, name, net.ip, pid).await {
+            return Ok(());
+        }
         let peer = format!("p{name}");
         self.unplug(name).await?;
         let pair = LinkVeth::new(name, &peer).mtu(self.uplink_mtu).build();

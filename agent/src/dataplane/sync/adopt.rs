@@ -31,6 +31,8 @@ impl Tables {
             tables.handles.frontends.iter().collect::<Result<_, _>>().map_err(read)?;
         for (key, index) in pinned {
             if tables.adopt_one(key, index).is_none() {
+                let address = std::net::SocketAddrV4::new(key.address().into(), key.port());
+                tracing::warn!(%address, "an entry of an earlier agent does not fit the others; it is written anew");
                 tables
                     .handles
                     .frontends
