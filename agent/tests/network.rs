@@ -1,5 +1,7 @@
 //! The network of pods on real links, in network namespaces of the test's own. Needs root.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests panic, as tests do")]
+
 use std::net::Ipv4Addr;
 use std::process::{Child, Command};
 

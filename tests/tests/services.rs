@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oarlock_tests::cluster::{CLIENT, Cluster, NODES, run_in, shell, wait};
+use oarlock_tests::cluster::{CLIENT, Cluster, NODES, run_in, shell, wait, xtask};
 use oarlock_tests::load::count;
 use serde_json::json;
 
@@ -33,6 +33,8 @@ fn clients_meet_a_services_addresses_and_policies() {
 
     local_policy_shows_the_client_and_answers_where_pods_are(&cluster);
     a_load_balancer_answers_those_who_may_ask(&cluster);
+    datagrams_are_answered_by_whom_they_were_sent_to(&cluster);
+    much_at_once_arrives_whole();
     clients_keep_their_pod(&cluster);
     a_change_of_type_takes_what_it_had(&cluster);
     cluster.down();
@@ -88,6 +90,42 @@ fn a_load_balancer_answers_those_who_may_ask(cluster: &Cluster) {
         let said = asked(&url, &format!("--interface {OTHER_IP}"));
         if said.contains(&format!("client: {OTHER_IP}:")) { Ok(()) } else { Err(said) }
     });
+}
+
+/// Ten megabytes there and back, as large as the links' offloads make packets, by local and by remote backends.
+fn much_at_once_arrives_whole() {
+    let script = "
+import socket, sys
+lines = b''.join(b'X-%d: %s\\r\\n' % (n, b'y' * 1000) for n in range(10000))
+for node in sys.argv[1:]:
+    for _ in range(4):
+        s = socket.create_connection((node, 30080), 10)
+        s.sendall(b'GET / HTTP/1.1\\r\\nConnection: close\\r\\n' + lines + b'\\r\\n')
+        answer = b''.join(iter(lambda: s.recv(1 << 20), b''))
+        print('whole' if lines in answer else 'broken')
+";
+    let said = run_in(CLIENT, &format!("python3 -c \"{script}\" {}", NODES.join(" "))).text;
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["whole"; 8]);
+}
+
+/// Of several from one port; a connected socket hears only whom it was connected to.
+fn datagrams_are_answered_by_whom_they_were_sent_to(cluster: &Cluster) {
+    let ask = |address: &str, port: u16| {
+        format!(
+            "python3 -c \"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3); \
+             s.connect(('{address}', {port})); [(s.send(b'%d' % i), print(s.recv(999).decode())) for i in range(5)]\""
+        )
+    };
+    let ip = cluster.kubectl("get service datagrams -o jsonpath='{.spec.clusterIP}'");
+    for (node, client) in [(NODES[0], CLIENT_IP), (NODES[1], NODES[1])] {
+        let said = run_in(CLIENT, &ask(node, 30086)).text;
+        assert_eq!(count(&said).values().collect::<Vec<_>>(), [&5], "{node}: {said}");
+        assert_eq!(said.matches(&format!("client: {client}:")).count(), 5, "{node}: {said}");
+    }
+    let inside = xtask(&["node", "2", "--", "sh", "-c", &ask(&ip, 80)]).text;
+    assert_eq!(count(&inside).values().collect::<Vec<_>>(), [&5], "{inside}");
+    let nobody = run_in(CLIENT, &ask(NODES[1], 30087)).text;
+    assert!(nobody.contains("Connection refused"), "ICMP says so: {nobody}");
 }
 
 fn clients_keep_their_pod(cluster: &Cluster) {

@@ -1,7 +1,8 @@
-//! A web server for tests: answers who it is, who asks, and what was sent. `/healthz` is well.
+//! A web server for tests: answers who it is, who asks, and what was sent. `/healthz` is well. Datagrams to the same port are
+//! answered with who it is and who asks.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,8 +25,14 @@ fn main() {
     let server = Arc::new(Server { listener, host: host.trim().to_owned(), idle: AtomicUsize::new(0) });
     let first = Arc::clone(&server);
     std::thread::spawn(move || wait(&first));
+    let socket = UdpSocket::bind(format!("0.0.0.0:{port}")).expect("the port is free");
+    let mut datagram = [0; 2048];
     loop {
-        std::thread::park();
+        if let Ok((length, client)) = socket.recv_from(&mut datagram) {
+            let sent = String::from_utf8_lossy(&datagram[..length]);
+            let answer = format!("pod: {}\nclient: {client}\nrequest: {sent}\n", server.host);
+            let _ = socket.send_to(answer.as_bytes(), client);
+        }
     }
 }
 
