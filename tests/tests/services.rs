@@ -35,6 +35,7 @@ fn clients_meet_a_services_addresses_and_policies() {
     a_load_balancer_answers_those_who_may_ask(&cluster);
     datagrams_are_answered_by_whom_they_were_sent_to(&cluster);
     much_at_once_arrives_whole();
+    a_pod_reaches_itself(&cluster);
     clients_keep_their_pod(&cluster);
     a_change_of_type_takes_what_it_had(&cluster);
     cluster.down();
@@ -126,6 +127,24 @@ fn datagrams_are_answered_by_whom_they_were_sent_to(cluster: &Cluster) {
     assert_eq!(count(&inside).values().collect::<Vec<_>>(), [&5], "{inside}");
     let nobody = run_in(CLIENT, &ask(NODES[1], 30087)).text;
     assert!(nobody.contains("Connection refused"), "ICMP says so: {nobody}");
+}
+
+/// By its Service's own address, and by the NodePort of its node and of another one.
+fn a_pod_reaches_itself(cluster: &Cluster) {
+    let inside = |command: &str| {
+        shell(&format!("docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox) {command}")).text
+    };
+    let _ = inside("sh -c 'echo myself >/tmp/index.html; httpd -p 8080 -h /tmp'");
+    cluster.kubectl("label pod toolbox app=self");
+    cluster.kubectl("expose pod toolbox --name=self --port=80 --target-port=8080 --type=NodePort");
+    let ip = cluster.kubectl("get service self -o jsonpath='{.spec.clusterIP}'");
+    let port = cluster.kubectl("get service self -o jsonpath='{.spec.ports[0].nodePort}'");
+    for url in [ip, format!("{}:{port}", NODES[0]), format!("{}:{port}", NODES[1])] {
+        wait(&format!("the pod reaches itself by {url}"), SOON, || {
+            let said = inside(&format!("wget -qO- http://{url}/"));
+            if said.trim() == "myself" { Ok(()) } else { Err(said) }
+        });
+    }
 }
 
 fn clients_keep_their_pod(cluster: &Cluster) {
