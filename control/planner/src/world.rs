@@ -7,7 +7,7 @@ mod views;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use oarlock_api::catalogue::{Kind, NODES, PODS};
+use oarlock_api::catalogue::{ENDPOINT_SLICES, Kind, NODES, PODS};
 use oarlock_api::meta;
 use serde_json::Value;
 
@@ -37,7 +37,15 @@ pub struct World {
     objects: BTreeMap<(&'static str, &'static str), BTreeMap<Key, Held>>,
     owners: BTreeMap<String, (&'static Kind, Key)>,
     dependents: BTreeMap<String, BTreeSet<(&'static str, &'static str, Key)>>,
+    /// EndpointSlices by namespace and Service.
+    slices: BTreeMap<Key, BTreeSet<Key>>,
     revision: u64,
+}
+
+/// The Service that a slice belongs to.
+fn service_of(key: &Key, slice: &Value) -> Option<Key> {
+    let name = slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str()?;
+    Some((key.0.clone(), name.to_owned()))
 }
 
 fn table(kind: &Kind) -> (&'static str, &'static str) {
@@ -80,6 +88,11 @@ impl World {
                 node.moved = known.is_none_or(|known| known.zone() != node.zone());
                 self.nodes.insert(name.to_owned(), node);
             }
+            if *kind == ENDPOINT_SLICES
+                && let Some(service) = service_of(&key, value)
+            {
+                self.slices.entry(service).or_default().insert(key.clone());
+            }
             let held = Held { value: Arc::clone(value), revision };
             self.objects.entry(table(kind)).or_default().insert(key, held);
         }
@@ -100,6 +113,9 @@ impl World {
                 self.nodes.remove(&key.1);
             }
             let Some(held) = self.objects.get_mut(&table(kind)).and_then(|t| t.remove(key)) else { return };
+            if *kind == ENDPOINT_SLICES {
+                self.forget_slice(key, &held.value);
+            }
             let owners =
                 meta::owner_references(&held.value).iter().filter_map(|o| o["uid"].as_str().map(Box::from));
             (meta::uid(&held.value).to_owned(), owners.collect())
@@ -112,6 +128,16 @@ impl World {
                 if set.is_empty() {
                     self.dependents.remove(&*owner);
                 }
+            }
+        }
+    }
+
+    fn forget_slice(&mut self, key: &Key, slice: &Value) {
+        let Some(service) = service_of(key, slice) else { return };
+        if let Some(set) = self.slices.get_mut(&service) {
+            set.remove(key);
+            if set.is_empty() {
+                self.slices.remove(&service);
             }
         }
     }
@@ -222,6 +248,12 @@ impl World {
         let start = (namespace.clone(), String::new());
         let range = self.objects.get(&table(kind)).map(|t| t.range(start..));
         range.into_iter().flatten().take_while(move |((n, _), _)| *n == namespace)
+    }
+
+    /// The EndpointSlices of a Service, by its label on them.
+    pub fn slices_of(&self, service: &Key) -> impl Iterator<Item = (&Key, &Held)> {
+        let keys = self.slices.get(service).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.get(&ENDPOINT_SLICES, key)?)))
     }
 
     /// The object with a uid.

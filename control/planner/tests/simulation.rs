@@ -179,3 +179,69 @@ fn what_nobody_owns_any_more_goes() {
         }
     }
 }
+
+/// What slices of a Service say: type of address, address, ready.
+fn in_slices(cluster: &Cluster, service: &str) -> BTreeSet<(String, String, bool)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut all = BTreeSet::new();
+    for slice in cluster.store.all(&ENDPOINT_SLICES) {
+        if slice["metadata"]["labels"]["kubernetes.io/service-name"] != service {
+            continue;
+        }
+        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+            let entry = (
+                text(&slice["addressType"]),
+                text(&endpoint["addresses"][0]),
+                endpoint["conditions"]["ready"] == true,
+            );
+            assert!(all.insert(entry.clone()), "seed {}: {entry:?} twice", cluster.seed);
+        }
+    }
+    all
+}
+
+#[test]
+fn both_families_and_hand_written_endpoints_are_in_slices_whatever_happens() {
+    for seed in 4000..4000 + SEEDS / 2 {
+        let mut cluster = Cluster::new(seed, 3, 8);
+        let hand = |ip: u64| json!([{"addresses": [{"ip": format!("192.0.2.{ip}")}, {"ip": "2001:db8::1"}], "ports": [{"port": 80}]}]);
+        let mut last = 1;
+        cluster.user_creates(&ENDPOINTS, json!({"metadata": {"name": "hand"}, "subsets": hand(last)}));
+        cluster.user_creates(
+            &SERVICES,
+            json!({"metadata": {"name": "hand"}, "spec": {"ports": [{"port": 80}]}}),
+        );
+        cluster.user_creates(&SERVICES, service());
+        cluster.user_creates(&DEPLOYMENTS, deployment(3, json!(1), json!(1)));
+        let mut families = json!(["IPv4"]);
+        for _ in 0..10 {
+            let steps = cluster.random(120);
+            cluster.run(steps, |_| {});
+            match cluster.random(4) {
+                0 => {
+                    families = if cluster.random(2) == 0 { json!(["IPv6", "IPv4"]) } else { json!(["IPv4"]) };
+                    cluster.user_patches(&SERVICES, "web", &json!({"spec": {"ipFamilies": families}}));
+                }
+                1 => {
+                    last = 1 + cluster.random(200);
+                    cluster.user_patches(&ENDPOINTS, "hand", &json!({"subsets": hand(last)}));
+                }
+                2 => cluster.user_deletes_a_pod(),
+                _ => cluster.a_pod_flaps(),
+            }
+        }
+        cluster.run_to_rest(|_| {});
+        let pods =
+            cluster.store.all(&PODS).flat_map(|pod| pod["status"]["podIPs"].as_array().unwrap().clone());
+        let family = |ip: &str| if ip.contains(':') { "IPv6" } else { "IPv4" };
+        let wanted: BTreeSet<_> = pods
+            .map(|ip| ip["ip"].as_str().unwrap().to_owned())
+            .map(|ip| (family(&ip).to_owned(), ip, true))
+            .filter(|(family, ..)| families.as_array().unwrap().contains(&json!(family)))
+            .collect();
+        assert_eq!(in_slices(&cluster, "web"), wanted, "seed {seed}");
+        let hand = [format!("192.0.2.{last}"), "2001:db8::1".to_owned()];
+        let wanted: BTreeSet<_> = hand.map(|ip| (family(&ip).to_owned(), ip, true)).into();
+        assert_eq!(in_slices(&cluster, "hand"), wanted, "seed {seed}");
+    }
+}

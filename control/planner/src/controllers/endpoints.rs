@@ -112,10 +112,7 @@ fn slices_of<'w>(
     key: &'w Key,
     manager: &'static str,
 ) -> impl Iterator<Item = (&'w Key, &'w Held)> {
-    world.list_in(&ENDPOINT_SLICES, &key.0).filter(move |(_, s)| {
-        let labels = &s.value["metadata"]["labels"];
-        labels[SERVICE_LABEL] == key.1.as_str() && labels[MANAGER_LABEL] == manager
-    })
+    world.slices_of(key).filter(move |(_, s)| s.value["metadata"]["labels"][MANAGER_LABEL] == manager)
 }
 
 /// What is left of a Service that is gone. Endpoints that were written before their Service are not ours to remove: that

@@ -114,7 +114,9 @@ impl Cluster {
     fn report(&mut self, pod: &Value, ready: &str) {
         let number = meta::uid(pod).trim_start_matches("uid-");
         let number: u64 = number.parse().unwrap();
-        let status = json!({"status": {"phase": "Running", "podIP": format!("10.244.{}.{}", number / 250, number % 250),
+        let ip = format!("10.244.{}.{}", number / 250, number % 250);
+        let ips = json!([{"ip": ip}, {"ip": format!("fd00::{number:x}")}]);
+        let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": ips,
             "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
         let key = (meta::namespace(pod).to_owned(), meta::name(pod).to_owned());
         self.store.patch(&PODS, &key, Part::Status, &status).unwrap();
