@@ -73,7 +73,7 @@ impl Session {
     async fn connect_and_talk(&self, backoff: &mut backoff::Backoff) -> anyhow::Result<()> {
         let credentials = self.joining.credentials().await?;
         let channel = join::connect(&self.joining.server, &credentials).await?;
-        self.joining.renew_if_old(channel.clone(), &credentials).await;
+        let member = self.joining.stay_member(channel.clone());
         let client = NodeClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -82,6 +82,7 @@ impl Session {
         tokio::select! {
             ended = self.talk(client, backoff) => ended,
             ended = streams => ended,
+            () = member => Ok(()),
         }
     }
 

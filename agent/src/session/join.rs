@@ -24,8 +24,23 @@ pub(crate) struct Joining {
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) ca_hash: Option<String>,
-    /// Folder of node.crt, node.key and ca.crt.
+    /// Folder of node.pem (certificate and key, in one file so that they change at once) and ca.crt.
     pub(crate) pki_dir: PathBuf,
+}
+
+/// How often a certificate is looked at while a session is open, which may be for months.
+const LOOK: Duration = Duration::from_secs(60 * 60);
+/// What a certificate and a key in one file begin with.
+const KEY_BEGINS: &str = "-----BEGIN PRIVATE KEY-----";
+
+/// How much a certificate is worth.
+#[derive(Debug, PartialEq, Eq)]
+enum Worth {
+    Good,
+    /// Less than a third of its life is left.
+    Old,
+    /// Nobody takes it any more.
+    Over,
 }
 
 /// What a member holds.
@@ -62,42 +77,59 @@ impl Joining {
         self.keep(response.into_inner(), key_pem)
     }
 
-    /// Renews a certificate that has less than a third of its life left; the next connection uses the new one.
-    pub(crate) async fn renew_if_old(&self, channel: Channel, credentials: &Credentials) {
-        if !is_old(&credentials.own.certificate_pem) {
-            return;
-        }
-        let renewed = async {
-            let (key_pem, csr_pem) = pki::new_request(&format!("system:node:{}", self.node_name))?;
-            let response = NodeClient::new(channel).renew(RenewRequest { csr_pem }).await?;
-            self.keep(response.into_inner(), key_pem)
-        };
-        match renewed.await {
-            Ok(_) => tracing::info!("the node's certificate was renewed"),
-            Err(error) => {
-                tracing::warn!(error = %format!("{error:#}"), "the node's certificate could not be renewed yet")
+    /// Renews the certificate in time, for as long as the channel lives; the next connection uses the new one.
+    pub(crate) async fn stay_member(&self, channel: Channel) {
+        loop {
+            if let Ok(Some(present)) = self.read()
+                && worth(&present.own.certificate_pem) == Worth::Old
+            {
+                match self.renew(channel.clone()).await {
+                    Ok(_) => tracing::info!("the node's certificate was renewed"),
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        tracing::warn!(
+                            error,
+                            "the node's certificate could not be renewed yet; trying again"
+                        );
+                    }
+                }
             }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
+    async fn renew(&self, channel: Channel) -> anyhow::Result<Credentials> {
+        let (key_pem, csr_pem) = pki::new_request(&format!("system:node:{}", self.node_name))?;
+        let response = NodeClient::new(channel).renew(RenewRequest { csr_pem }).await?;
+        self.keep(response.into_inner(), key_pem)
+    }
+
+    /// The credentials on disk, if there are any that are worth something.
     fn read(&self) -> anyhow::Result<Option<Credentials>> {
         let read = |name: &str| read_if_present(&self.pki_dir.join(name));
-        let (Some(certificate_pem), Some(key_pem), Some(ca_pem)) =
-            (read("node.crt")?, read("node.key")?, read("ca.crt")?)
-        else {
+        let (Some(both), Some(ca_pem)) = (read("node.pem")?, read("ca.crt")?) else { return Ok(None) };
+        let Some((certificate_pem, key)) = both.split_once(KEY_BEGINS) else { return Ok(None) };
+        if worth(certificate_pem) == Worth::Over {
+            tracing::warn!("the node's certificate has run out: joining again");
             return Ok(None);
+        }
+        let own = CertifiedKey {
+            certificate_pem: certificate_pem.to_owned(),
+            key_pem: format!("{KEY_BEGINS}{key}"),
         };
-        Ok(Some(Credentials { own: CertifiedKey { certificate_pem, key_pem }, ca_pem }))
+        Ok(Some(Credentials { own, ca_pem }))
     }
 
     fn keep(&self, response: JoinResponse, key_pem: String) -> anyhow::Result<Credentials> {
-        let write =
-            |name: &str, text: &str, mode| write_atomic(&self.pki_dir.join(name), text.as_bytes(), mode);
-        // The certificate comes last: without it the others count for nothing, and the node joins again.
-        write("ca.crt", &response.ca_pem, 0o644)?;
-        write("node.key", &key_pem, 0o600)?;
-        write("node.crt", &response.certificate_pem, 0o644)?;
-        let own = CertifiedKey { certificate_pem: response.certificate_pem, key_pem };
+        let certificate_pem = response.certificate_pem;
+        anyhow::ensure!(
+            worth(&certificate_pem) != Worth::Over,
+            "the control plane sent no valid certificate"
+        );
+        write_atomic(&self.pki_dir.join("ca.crt"), response.ca_pem.as_bytes(), 0o644)?;
+        let both = format!("{}\n{key_pem}", certificate_pem.trim_end());
+        write_atomic(&self.pki_dir.join("node.pem"), both.as_bytes(), 0o600)?;
+        let own = CertifiedKey { certificate_pem, key_pem };
         Ok(Credentials { own, ca_pem: response.ca_pem })
     }
 
@@ -141,6 +173,120 @@ fn read_ca(path: &Path) -> anyhow::Result<String> {
     read_if_present(path)?.with_context(|| format!("--ca-file {} is missing", path.display()))
 }
 
-fn is_old(certificate_pem: &str) -> bool {
-    pki::life_left(certificate_pem).is_some_and(|left| left < 1.0 / 3.0)
+fn worth(certificate_pem: &str) -> Worth {
+    worth_of(pki::life_left(certificate_pem))
+}
+
+/// By the part of its life that is left; what cannot be read is worth nothing.
+fn worth_of(life_left: Option<f64>) -> Worth {
+    match life_left {
+        Some(left) if left >= 1.0 / 3.0 => Worth::Good,
+        Some(left) if left > 0.0 => Worth::Old,
+        _ => Worth::Over,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use oarlock_api::node::node_server::{Node, NodeServer};
+    use oarlock_api::node::{AgentMessage, ControlMessage, StreamFrame};
+    use oarlock_daemon::pki::{Ca, Identity};
+    use tonic::{Request, Response, Status, Streaming};
+
+    use super::*;
+
+    /// A control plane that renews, and nothing else.
+    struct Renews(Ca);
+
+    type Nothing<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+    #[tonic::async_trait]
+    impl Node for Renews {
+        type SessionStream = Nothing<ControlMessage>;
+        type StreamsStream = Nothing<StreamFrame>;
+
+        async fn session(
+            &self,
+            _: Request<Streaming<AgentMessage>>,
+        ) -> Result<Response<Self::SessionStream>, Status> {
+            Err(Status::unimplemented("not here"))
+        }
+
+        async fn streams(
+            &self,
+            _: Request<Streaming<StreamFrame>>,
+        ) -> Result<Response<Self::StreamsStream>, Status> {
+            Err(Status::unimplemented("not here"))
+        }
+
+        async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<JoinResponse>, Status> {
+            let identity = Identity { user: "system:node:n".to_owned(), groups: Vec::new() };
+            let certificate_pem = self.0.sign_request(&request.into_inner().csr_pem, &identity);
+            let certificate_pem = certificate_pem.map_err(|e| Status::invalid_argument(e.to_string()))?;
+            Ok(Response::new(JoinResponse { certificate_pem, ca_pem: self.0.certificate_pem().to_owned() }))
+        }
+    }
+
+    fn joining(folder: &Path) -> Joining {
+        Joining {
+            node_name: "n".to_owned(),
+            server: String::new(),
+            token_file: None,
+            ca_file: None,
+            ca_hash: None,
+            pki_dir: folder.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_renewed_certificate_and_its_key_replace_the_old_ones_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(&folder.path().join("ca")).unwrap();
+        let joining = joining(folder.path());
+        let (key_pem, csr) = pki::new_request("system:node:n").unwrap();
+        let identity = Identity { user: "system:node:n".to_owned(), groups: Vec::new() };
+        let certificate_pem = ca.sign_request(&csr, &identity).unwrap();
+        let joined = JoinResponse { certificate_pem, ca_pem: ca.certificate_pem().to_owned() };
+        let first = joining.keep(joined, key_pem).unwrap();
+        let read = joining.read().unwrap().unwrap();
+        assert_eq!(read.own.key_pem, first.own.key_pem);
+        assert_eq!(read.own.certificate_pem.trim(), first.own.certificate_pem.trim());
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let serving = tonic::transport::Server::builder()
+            .add_service(NodeServer::new(Renews(ca)))
+            .serve_with_incoming(incoming);
+        let renewing = async {
+            let channel = Endpoint::from_shared(server).unwrap().connect().await.unwrap();
+            joining.renew(channel).await.unwrap()
+        };
+        let renewed = tokio::select! {
+            ended = serving => panic!("{ended:?}"),
+            renewed = renewing => renewed,
+        };
+        assert_ne!(renewed.own.key_pem, first.own.key_pem, "a key of its own");
+        let read = joining.read().unwrap().unwrap();
+        assert_eq!(read.own.key_pem, renewed.own.key_pem);
+        // Certificate and key belong together, or no TLS can be had of them.
+        pki::client_config(&read.ca_pem, Some(&read.own)).unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode(&folder.path().join("node.pem").metadata().unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+
+        std::fs::write(folder.path().join("node.pem"), "nonsense").unwrap();
+        assert!(joining.read().unwrap().is_none(), "what cannot be read is joined for anew");
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_in_the_last_third_of_its_life_and_worthless_after_it() {
+        assert_eq!(worth_of(Some(1.0)), Worth::Good);
+        assert_eq!(worth_of(Some(0.34)), Worth::Good);
+        assert_eq!(worth_of(Some(0.33)), Worth::Old);
+        assert_eq!(worth_of(Some(0.0)), Worth::Over);
+        assert_eq!(worth_of(Some(-1.0)), Worth::Over);
+        assert_eq!(worth_of(None), Worth::Over);
+    }
 }
