@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_api::catalogue::{
-    Catalogue, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES,
+    Catalogue, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS,
+    SERVICES,
 };
 use oarlock_control::cache::Cache;
 use oarlock_control::metrics::Queues;
@@ -219,4 +220,43 @@ async fn owners_take_their_dependents_along_and_namespaces_their_contents() {
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     panic!("the namespace does not end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_nobody_carries_is_announced_once() {
+    let cluster = Cluster::start().await;
+    let ports = json!([{"port": 53, "protocol": "SCTP"}]);
+    cluster
+        .create(
+            &SERVICES,
+            json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": ports}}),
+        )
+        .await;
+    let said = |events: Vec<Value>| {
+        let ours = events.into_iter().filter(|event| event["reason"] == "ProtocolNotSupported");
+        ours.map(|event| event["count"].as_i64().unwrap()).sum::<i64>()
+    };
+    for _ in 0..200 {
+        if said(cluster.list(&EVENTS).await) > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let labels = json!({"metadata": {"labels": {"a": "b"}}});
+    cluster.patch(&SERVICES, "web", Sub::Main, labels).await;
+    // The controllers have looked at the change when the slice has the label.
+    let mut seen = false;
+    for _ in 0..200 {
+        seen =
+            cluster.list(&ENDPOINT_SLICES).await.iter().any(|slice| slice["metadata"]["labels"]["a"] == "b");
+        if seen {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert!(seen, "the slice has its Service's labels");
+    let service = cluster.registry.get(&SERVICES, "default", "web").await.unwrap();
+    assert_eq!(service["status"]["conditions"][0]["reason"], "ProtocolNotSupported");
+    assert_eq!(said(cluster.list(&EVENTS).await), 1);
+    cluster.stop().await;
 }

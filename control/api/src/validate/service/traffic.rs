@@ -133,7 +133,7 @@ pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
     }
     let class = "loadBalancerClass";
     let balanced = [old, new].iter().all(|spec| service::kind(spec) == "LoadBalancer");
-    if balanced && old.get(class) != new.get(class) {
+    if balanced && old[class] != new[class] {
         errors.invalid("spec.loadBalancerClass", &new[class], "may not change once set");
     }
 }
