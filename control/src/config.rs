@@ -101,8 +101,8 @@ pub struct ServeConfig {
     /// More names and addresses for the server's certificate.
     #[arg(long = "tls-san", env = "OARLOCK_TLS_SAN", value_delimiter = ',')]
     pub tls_sans: Vec<String>,
-    /// The range of ClusterIPs; for dual stack two, one of each family: 10.96.0.0/16,fd00:10:96::/112. The first is of the
-    /// primary family, which must be that of --advertise-address.
+    /// The range of ClusterIPs. The API knows dual stack (two ranges, one of each family), but as long as agents carry IPv4
+    /// alone, one IPv4 range is all that is taken.
     #[arg(
         long,
         env = "OARLOCK_SERVICE_CLUSTER_IP_RANGE",

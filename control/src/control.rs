@@ -54,6 +54,12 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
 /// # Errors
 /// Files, certificates or ports that cannot be used; the store being away is no error.
 pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
+    // Addresses that no agent answers would be accepted and not honoured.
+    anyhow::ensure!(
+        config.service_cluster_ip_range.all().iter().all(|range| matches!(range, ipnet::IpNet::V4(_))),
+        "--service-cluster-ip-range {}: agents of this version carry IPv4 alone; give one IPv4 range",
+        config.service_cluster_ip_range
+    );
     let (service, public) =
         (Family::of(config.kubernetes_service_ip()), Family::of(config.advertise_address));
     anyhow::ensure!(
