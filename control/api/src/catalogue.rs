@@ -229,6 +229,14 @@ pub static CUSTOM_RESOURCE_DEFINITIONS: Kind = Kind {
     verbs: &["get", "list", "watch"],
     ..core("CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"])
 };
+/// batch/v1 Job.
+pub static JOBS: Kind = Kind {
+    group: "batch",
+    categories: &["all"],
+    subresources: &[status("Job")],
+    has_generation: true,
+    ..core("Job", "jobs", &[])
+};
 /// coordination.k8s.io/v1 Lease.
 pub static LEASES: Kind = Kind { group: "coordination.k8s.io", ..core("Lease", "leases", &[]) };
 /// discovery.k8s.io/v1 EndpointSlice.
@@ -251,6 +259,7 @@ pub static KINDS: &[&Kind] = &[
     &DAEMON_SETS,
     &DEPLOYMENTS,
     &REPLICA_SETS,
+    &JOBS,
     &LEASES,
     &ENDPOINT_SLICES,
 ];

@@ -2,14 +2,15 @@
 //!
 //! Source: k8s.io/kubernetes/pkg/apis/{core,apps,discovery}/v1/defaults.go.
 
+mod job;
 mod pod;
 mod service;
 
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
-    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, PODS, REPLICA_SETS, SECRETS,
-    SERVICES,
+    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, Kind, NAMESPACES, PODS, REPLICA_SETS,
+    SECRETS, SERVICES,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -26,6 +27,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         replica_set(map_of(object));
     } else if kind_is(&DAEMON_SETS) {
         daemon_set(map_at(map_of(object), "spec"));
+    } else if kind_is(&JOBS) {
+        job::job(map_at(map_of(object), "spec"));
     } else if kind_is(&NAMESPACES) {
         namespace(object);
     } else if kind_is(&SECRETS) {
@@ -37,6 +40,13 @@ pub fn apply(kind: &Kind, object: &mut Value) {
             set(port, "name", json!(""));
             set(port, "protocol", json!("TCP"));
         }
+    }
+}
+
+/// Fills in what follows from the name and uid that a new object was given.
+pub fn identify(kind: &Kind, object: &mut Value) {
+    if *kind == JOBS {
+        job::identify(object);
     }
 }
 

@@ -6,6 +6,7 @@
 mod config;
 mod discovery;
 mod handlers;
+mod job;
 mod meta;
 mod pod;
 mod pod_context;
@@ -21,8 +22,8 @@ use std::fmt::Display;
 use serde_json::Value;
 
 use crate::catalogue::{
-    CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, Kind,
-    LEASES, PODS, REPLICA_SETS, SECRETS, SERVICES,
+    CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS,
+    Kind, LEASES, PODS, REPLICA_SETS, SECRETS, SERVICES,
 };
 use crate::status::Cause;
 
@@ -48,6 +49,8 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         pod::check_update(&mut errors, old, new);
     } else if *kind == DEPLOYMENTS || *kind == REPLICA_SETS || *kind == DAEMON_SETS {
         errors.immutable("spec.selector", &old["spec"]["selector"], &new["spec"]["selector"]);
+    } else if *kind == JOBS {
+        job::check_update(&mut errors, old, new);
     } else if *kind == CONTROLLER_REVISIONS {
         errors.immutable("data", &old["data"], &new["data"]);
     } else if *kind == SERVICES {
@@ -89,6 +92,8 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         workload::replica_set(errors, &object["spec"]);
     } else if *kind == DAEMON_SETS {
         workload::daemon_set(errors, &object["spec"]);
+    } else if *kind == JOBS {
+        job::check(errors, object);
     } else if *kind == CONTROLLER_REVISIONS {
         workload::controller_revision(errors, object);
     } else if *kind == SERVICES {

@@ -6,6 +6,7 @@ mod endpoints;
 mod event_ttl;
 mod garbage;
 mod history;
+mod job;
 mod namespace;
 mod node_cidr;
 mod node_lifecycle;
@@ -53,6 +54,7 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "deployment", affected: deployment::affected, plan: deployment::plan },
     Controller { name: "replicaset", affected: replica_set::affected, plan: replica_set::plan },
     Controller { name: "daemonset", affected: daemon_set::affected, plan: daemon_set::plan },
+    Controller { name: "job", affected: job::affected, plan: job::plan },
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },
     Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },
     Controller { name: "namespace", affected: namespace::affected, plan: namespace::plan },

@@ -50,6 +50,7 @@ impl Registry {
                 let name = meta::generate_name(prefix, rand::random());
                 meta::metadata_mut(&mut wanted).insert("name".to_owned(), json!(name));
             }
+            defaults::identify(kind, &mut wanted);
             let claims = self.allocate(kind, None, &mut wanted, attempt)?;
             let causes = validate::create(kind, &wanted);
             let name = meta::name(&wanted).to_owned();

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{AGE, Column, NAME, age, map_text, number, text, wide};
+use super::{AGE, Column, NAME, age, human_duration, map_text, number, text, wide};
 use crate::meta;
 use crate::selector::Selector;
 
@@ -41,6 +41,16 @@ pub(super) const DAEMON_SET: &[Column] = &[
     wide("Selector"),
 ];
 pub(super) const CONTROLLER_REVISION: &[Column] = &[NAME, text("Controller"), number("Revision"), AGE];
+pub(super) const JOB: &[Column] = &[
+    NAME,
+    text("Status"),
+    text("Completions"),
+    text("Duration"),
+    AGE,
+    wide("Containers"),
+    wide("Images"),
+    wide("Selector"),
+];
 
 fn counted(value: &Value) -> i64 {
     value.as_i64().unwrap_or(0)
@@ -122,4 +132,43 @@ pub(super) fn controller_revision(object: &Value, now: Timestamp) -> Vec<Value> 
         json!(counted(&object["revision"])),
         json!(age(object, now)),
     ]
+}
+
+pub(super) fn job(object: &Value, now: Timestamp) -> Vec<Value> {
+    let (spec, status) = (&object["spec"], &object["status"]);
+    let succeeded = counted(&status["succeeded"]);
+    let completions = match (spec["completions"].as_i64(), counted(&spec["parallelism"])) {
+        (Some(completions), _) => format!("{succeeded}/{completions}"),
+        (None, parallelism @ 2..) => format!("{succeeded}/1 of {parallelism}"),
+        (None, _) => format!("{succeeded}/1"),
+    };
+    let time = |field: &str| meta::parse_time(status[field].as_str()?);
+    let duration = time("startTime").map(|start| {
+        let end = time("completionTime").unwrap_or(now);
+        human_duration(end.as_second() - start.as_second())
+    });
+    let mut cells = vec![
+        json!(meta::name(object)),
+        json!(job_status(object)),
+        json!(completions),
+        json!(duration.unwrap_or_default()),
+        json!(age(object, now)),
+    ];
+    cells.extend(wide_cells(object));
+    cells
+}
+
+fn job_status(object: &Value) -> &'static str {
+    let conditions = object["status"]["conditions"].as_array();
+    let has =
+        |kind: &str| conditions.into_iter().flatten().any(|c| c["type"] == kind && c["status"] == "True");
+    match () {
+        () if has("Complete") => "Complete",
+        () if has("Failed") => "Failed",
+        () if meta::is_terminating(object) => "Terminating",
+        () if has("Suspended") => "Suspended",
+        () if has("FailureTarget") => "FailureTarget",
+        () if has("SuccessCriteriaMet") => "SuccessCriteriaMet",
+        () => "Running",
+    }
 }

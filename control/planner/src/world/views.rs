@@ -56,10 +56,16 @@ pub struct PodView {
     pub ready_since: Option<Timestamp>,
     /// Sum of restarts.
     pub restarts: i64,
+    /// The index of a pod of an indexed Job.
+    pub index: Option<i64>,
+    /// How it ended; `None` while it has not.
+    pub end: Option<Box<End>>,
     /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
     /// `metadata.deletionTimestamp`.
     pub deletion: Option<Timestamp>,
+    /// Whether its node has let it go: only finalizers hold it.
+    pub released: bool,
     /// The message of a PodScheduled=False condition.
     pub unschedulable: Option<Box<str>>,
     /// The revision that wrote it.
@@ -125,6 +131,42 @@ fn quantity(value: &Value) -> Option<Quantity> {
     Quantity::from_str(value.as_str()?).ok()
 }
 
+/// The annotation with the index of a pod of an indexed Job.
+pub(crate) const INDEX_ANNOTATION: &str = "batch.kubernetes.io/job-completion-index";
+
+/// How a pod ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// When its last container ended, or what is known instead.
+    pub at: Option<Timestamp>,
+    /// Containers by name with their exit codes.
+    pub exits: Box<[(Box<str>, i64)]>,
+    /// Conditions: type and status.
+    pub conditions: Box<[(Box<str>, Box<str>)]>,
+}
+
+impl End {
+    fn read(pod: &Value) -> Self {
+        let status = &pod["status"];
+        let all = ["initContainerStatuses", "containerStatuses"].map(|field| list(&status[field]));
+        let ended = || {
+            all.into_iter().flatten().filter_map(|s| s["state"].get("terminated").map(|t| (&s["name"], t)))
+        };
+        let last = ended().filter_map(|(_, terminated)| time(&terminated["finishedAt"])).max();
+        let ready = list(&status["conditions"]).iter().find(|c| c["type"] == "Ready");
+        Self {
+            at: last
+                .or_else(|| time(&pod["metadata"]["deletionTimestamp"]))
+                .or_else(|| time(&ready?["lastTransitionTime"])),
+            exits: ended().filter_map(|(name, t)| Some((text(name), t["exitCode"].as_i64()?))).collect(),
+            conditions: list(&status["conditions"])
+                .iter()
+                .map(|c| (text(&c["type"]), text(&c["status"])))
+                .collect(),
+        }
+    }
+}
+
 impl PodView {
     /// Reads a pod.
     #[must_use]
@@ -160,8 +202,12 @@ impl PodView {
                 .iter()
                 .filter_map(|s| s["restartCount"].as_i64())
                 .sum(),
+            index: meta::annotation(pod, INDEX_ANNOTATION).and_then(|text| text.parse().ok()),
+            end: matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"))
+                .then(|| Box::new(End::read(pod))),
             created: time(&metadata["creationTimestamp"]),
             deletion: time(&metadata["deletionTimestamp"]),
+            released: !metadata["deletionTimestamp"].is_null() && metadata["deletionGracePeriodSeconds"] == 0,
             unschedulable: scheduled.map(|c| text(&c["message"])),
             revision,
         }

@@ -19,6 +19,8 @@ type Item = (usize, Key);
 pub(crate) struct Cluster {
     pub(crate) seed: u64,
     pub(crate) store: Store,
+    /// How many of a hundred pods that end have failed.
+    pub(crate) failing: u64,
     state: u64,
     settings: Settings,
     now: Timestamp,
@@ -41,6 +43,7 @@ impl Cluster {
         let mut cluster = Self {
             seed,
             store: Store::default(),
+            failing: 0,
             state: seed,
             settings,
             now: "2026-01-01T00:00:10Z".parse().unwrap(),
@@ -267,21 +270,31 @@ impl Cluster {
         self.touch(&PODS, &key);
     }
 
-    /// A node starts a pod, or ends one.
+    /// A node starts a pod, reports that it came to its end, or ends one.
     fn node_works(&mut self) -> bool {
         let due = |pod: &Value| {
+            let metadata = &pod["metadata"];
+            let runs_on = pod["spec"]["restartPolicy"] == "Always";
+            if !metadata["deletionTimestamp"].is_null() {
+                return pod["spec"]["nodeName"].is_string() && metadata["deletionGracePeriodSeconds"] != 0;
+            }
             pod["spec"]["nodeName"].is_string()
-                && (!pod["metadata"]["deletionTimestamp"].is_null()
+                && !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+                && (!runs_on
                     || pod["status"]["conditions"]
                         .as_array()
                         .is_none_or(|all| !all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")))
         };
         let Some(pod) = self.a_pod(due) else { return false };
-        if pod["metadata"]["deletionTimestamp"].is_null() {
-            self.report(&pod, "True");
-        } else {
-            let key = (meta::namespace(&pod).to_owned(), meta::name(&pod).to_owned());
+        let key = (meta::namespace(&pod).to_owned(), meta::name(&pod).to_owned());
+        if !pod["metadata"]["deletionTimestamp"].is_null() {
             self.store.delete(&PODS, &key, None, Some(0)).unwrap();
+        } else if pod["spec"]["restartPolicy"] != "Always" && pod["status"]["phase"] == "Running" {
+            let phase = if self.random(100) < self.failing { "Failed" } else { "Succeeded" };
+            let status = json!({"status": {"phase": phase, "conditions": null}});
+            self.store.patch(&PODS, &key, Part::Status, &status).unwrap();
+        } else {
+            self.report(&pod, "True");
         }
         true
     }

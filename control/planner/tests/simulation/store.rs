@@ -67,6 +67,7 @@ impl Store {
         metadata.insert("creationTimestamp".into(), json!(TIME));
         metadata.insert("generation".into(), json!(1));
         defaults::apply(kind, &mut object);
+        defaults::identify(kind, &mut object);
         if *kind == PODS {
             object["status"] = json!({"phase": "Pending"});
         }
@@ -107,7 +108,10 @@ impl Store {
             }
         }
         if next != *present {
-            self.write(kind, key.clone(), Some(next));
+            // What only a finalizer held goes with the last one.
+            let released = next["metadata"]["deletionGracePeriodSeconds"] == 0;
+            let goes = released && meta::finalizers(&next).next().is_none();
+            self.write(kind, key.clone(), if goes { None } else { Some(next) });
         }
         Ok(())
     }
@@ -129,6 +133,15 @@ impl Store {
                 let mut next = Value::clone(&present);
                 next["metadata"]["deletionTimestamp"] = json!(TIME);
                 next["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+                self.write(kind, key.clone(), Some(next));
+            }
+            return Ok(());
+        }
+        if meta::finalizers(&present).next().is_some() {
+            let mut next = Value::clone(&present);
+            next["metadata"]["deletionTimestamp"] = json!(TIME);
+            next["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+            if next != *present {
                 self.write(kind, key.clone(), Some(next));
             }
             return Ok(());
