@@ -229,6 +229,14 @@ pub static CUSTOM_RESOURCE_DEFINITIONS: Kind = Kind {
     verbs: &["get", "list", "watch"],
     ..core("CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"])
 };
+/// batch/v1 CronJob.
+pub static CRON_JOBS: Kind = Kind {
+    group: "batch",
+    categories: &["all"],
+    subresources: &[status("CronJob")],
+    has_generation: true,
+    ..core("CronJob", "cronjobs", &["cj"])
+};
 /// batch/v1 Job.
 pub static JOBS: Kind = Kind {
     group: "batch",
@@ -259,6 +267,7 @@ pub static KINDS: &[&Kind] = &[
     &DAEMON_SETS,
     &DEPLOYMENTS,
     &REPLICA_SETS,
+    &CRON_JOBS,
     &JOBS,
     &LEASES,
     &ENDPOINT_SLICES,

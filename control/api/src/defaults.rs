@@ -9,8 +9,8 @@ mod service;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
-    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, Kind, NAMESPACES, PODS, REPLICA_SETS,
-    SECRETS, SERVICES,
+    CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, Kind, NAMESPACES, PODS,
+    REPLICA_SETS, SECRETS, SERVICES,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -29,6 +29,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         daemon_set(map_at(map_of(object), "spec"));
     } else if kind_is(&JOBS) {
         job::job(map_at(map_of(object), "spec"));
+    } else if kind_is(&CRON_JOBS) {
+        job::cron_job(map_at(map_of(object), "spec"));
     } else if kind_is(&NAMESPACES) {
         namespace(object);
     } else if kind_is(&SECRETS) {
@@ -48,6 +50,11 @@ pub fn identify(kind: &Kind, object: &mut Value) {
     if *kind == JOBS {
         job::identify(object);
     }
+}
+
+/// Fills in the defaults of a Job's spec that is still a template.
+pub fn job_spec(spec: &mut Value) {
+    job::job(map_of(spec));
 }
 
 /// Sets a field that is absent or null.

@@ -10,6 +10,7 @@ pub mod meta;
 pub mod node_selector;
 pub mod openapi;
 pub mod quantity;
+pub mod schedule;
 pub mod schema;
 pub mod selector;
 pub mod service;

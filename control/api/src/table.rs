@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::catalogue::{
-    CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS,
-    Kind, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+    CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
+    EVENTS, JOBS, Kind, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
 };
 use crate::meta;
 
@@ -60,6 +60,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&REPLICA_SETS, workload::REPLICA_SET),
         (&DAEMON_SETS, workload::DAEMON_SET),
         (&CONTROLLER_REVISIONS, workload::CONTROLLER_REVISION),
+        (&CRON_JOBS, workload::CRON_JOB),
         (&JOBS, workload::JOB),
         (&LEASES, const { &[NAME, text("Holder"), AGE] }),
         (&ENDPOINT_SLICES, const { &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE] }),
@@ -101,6 +102,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         workload::daemon_set(object, now)
     } else if *kind == CONTROLLER_REVISIONS {
         workload::controller_revision(object, now)
+    } else if *kind == CRON_JOBS {
+        workload::cron_job(object, now)
     } else if *kind == JOBS {
         workload::job(object, now)
     } else if *kind == LEASES {

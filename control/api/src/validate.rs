@@ -22,8 +22,8 @@ use std::fmt::Display;
 use serde_json::Value;
 
 use crate::catalogue::{
-    CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS,
-    Kind, LEASES, PODS, REPLICA_SETS, SECRETS, SERVICES,
+    CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
+    EVENTS, JOBS, Kind, LEASES, PODS, REPLICA_SETS, SECRETS, SERVICES,
 };
 use crate::status::Cause;
 
@@ -92,6 +92,8 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         workload::replica_set(errors, &object["spec"]);
     } else if *kind == DAEMON_SETS {
         workload::daemon_set(errors, &object["spec"]);
+    } else if *kind == CRON_JOBS {
+        job::cron_job(errors, object);
     } else if *kind == JOBS {
         job::check(errors, object);
     } else if *kind == CONTROLLER_REVISIONS {

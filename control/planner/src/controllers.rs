@@ -1,5 +1,6 @@
 //! The controllers, one a file: each says which keys a change touches and what should happen for a key.
 
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod endpoints;
@@ -55,6 +56,7 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "replicaset", affected: replica_set::affected, plan: replica_set::plan },
     Controller { name: "daemonset", affected: daemon_set::affected, plan: daemon_set::plan },
     Controller { name: "job", affected: job::affected, plan: job::plan },
+    Controller { name: "cronjob", affected: cron_job::affected, plan: cron_job::plan },
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },
     Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },
     Controller { name: "namespace", affected: namespace::affected, plan: namespace::plan },

@@ -30,6 +30,17 @@ pub(super) fn job(spec: &mut Map<String, Value>) {
     template(spec);
 }
 
+/// A CronJob's spec. What its Jobs get by default, they get when they are made.
+pub(super) fn cron_job(spec: &mut Map<String, Value>) {
+    set(spec, "concurrencyPolicy", json!("Allow"));
+    set(spec, "suspend", json!(false));
+    set(spec, "successfulJobsHistoryLimit", json!(3));
+    set(spec, "failedJobsHistoryLimit", json!(1));
+    if let Some(job) = spec.get_mut("jobTemplate").and_then(Value::as_object_mut) {
+        template(map_at(job, "spec"));
+    }
+}
+
 /// The selector and the labels that make a Job's pods its own, unless the user takes care of that.
 pub(super) fn identify(job: &mut Value) {
     let (name, uid) = (meta::name(job).to_owned(), meta::uid(job).to_owned());

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{AGE, Column, NAME, age, human_duration, map_text, number, text, wide};
+use super::{AGE, Column, NAME, age, human_duration, map_text, number, since, text, wide, word};
 use crate::meta;
 use crate::selector::Selector;
 
@@ -46,6 +46,18 @@ pub(super) const JOB: &[Column] = &[
     text("Status"),
     text("Completions"),
     text("Duration"),
+    AGE,
+    wide("Containers"),
+    wide("Images"),
+    wide("Selector"),
+];
+pub(super) const CRON_JOB: &[Column] = &[
+    NAME,
+    text("Schedule"),
+    text("Timezone"),
+    Column { kind: "boolean", ..text("Suspend") },
+    number("Active"),
+    text("Last Schedule"),
     AGE,
     wide("Containers"),
     wide("Images"),
@@ -171,4 +183,21 @@ fn job_status(object: &Value) -> &'static str {
         () if has("SuccessCriteriaMet") => "SuccessCriteriaMet",
         () => "Running",
     }
+}
+
+pub(super) fn cron_job(object: &Value, now: Timestamp) -> Vec<Value> {
+    let (spec, status) = (&object["spec"], &object["status"]);
+    let suspend = if spec["suspend"] == true { "True" } else { "False" };
+    let last = status["lastScheduleTime"].as_str().map_or_else(|| "<none>".to_owned(), |t| since(t, now));
+    let mut cells = vec![
+        json!(meta::name(object)),
+        json!(spec["schedule"].as_str().unwrap_or("")),
+        json!(word(&spec["timeZone"])),
+        json!(suspend),
+        json!(status["active"].as_array().map_or(0, Vec::len)),
+        json!(last),
+        json!(age(object, now)),
+    ];
+    cells.extend(wide_cells(&spec["jobTemplate"]));
+    cells
 }

@@ -5,7 +5,9 @@
 use serde_json::{Value, json};
 
 use super::{Errors, list, pod, pod_support, text};
+use crate::defaults;
 use crate::meta as rules;
+use crate::schedule::Schedule;
 use crate::selector::Selector;
 
 /// Fields that nothing honours yet.
@@ -160,4 +162,38 @@ pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
         rules::map_of(&mut template).insert("metadata".to_owned(), metadata);
     }
     errors.immutable("spec.template", &before["template"], &template);
+}
+
+pub(super) fn cron_job(errors: &mut Errors, cron: &Value) {
+    let spec = &cron["spec"];
+    if rules::name(cron).len() > 52 {
+        errors.invalid("metadata.name", &cron["metadata"]["name"], "must be no more than 52 characters");
+    }
+    let schedule = text(spec, "schedule");
+    let zone = spec.get("timeZone").filter(|z| !z.is_null()).map(|z| z.as_str().unwrap_or(""));
+    if schedule.is_empty() {
+        errors.required("spec.schedule", "");
+    } else if schedule.contains("TZ") {
+        let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+        errors.invalid("spec.schedule", &spec["schedule"], why);
+    } else if let Err(why) = Schedule::parse(schedule, None) {
+        errors.invalid("spec.schedule", &spec["schedule"], why);
+    } else if let Err(why) = Schedule::parse(schedule, zone) {
+        errors.invalid("spec.timeZone", &spec["timeZone"], why);
+    }
+    errors.one_of("spec.concurrencyPolicy", &spec["concurrencyPolicy"], &["Allow", "Forbid", "Replace"]);
+    for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        errors.not_negative(&format!("spec.{field}"), &spec[field]);
+    }
+    let path = "spec.jobTemplate.spec";
+    let mut job = spec["jobTemplate"]["spec"].clone();
+    if !job["selector"].is_null() {
+        errors.invalid(format!("{path}.selector"), &job["selector"], "`selector` will be auto-generated");
+    }
+    if job["manualSelector"] == true {
+        let message = "Unsupported value: true: supported values: null, false".to_owned();
+        errors.push("FieldValueNotSupported", format!("{path}.manualSelector"), message);
+    }
+    defaults::job_spec(&mut job);
+    check_spec(errors, path, &job);
 }
