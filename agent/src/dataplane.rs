@@ -13,15 +13,17 @@ mod load;
 mod metrics;
 mod sync;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use oarlock_ebpf::flow::Settings;
+use oarlock_ebpf::layout::FrontendKey;
 
 use crate::desired::Snapshot;
 use attach::Links;
+use compile::Compiler;
 use sync::Tables;
 
 pub use compile::{Frontend, Frontends, HealthCheck, health_checks};
@@ -146,6 +148,9 @@ pub struct Dataplane {
     config: DataplaneConfig,
     tables: Tables,
     links: Links,
+    compiler: Compiler,
+    /// Frontends that the kernel may not have as they are wanted.
+    due: BTreeSet<FrontendKey>,
     modes: Vec<Mode>,
     cluster_cidr: Option<Ipv4Net>,
 }
@@ -158,7 +163,11 @@ impl Dataplane {
     pub fn open(config: DataplaneConfig) -> Result<Self, DataplaneError> {
         let (tables, mut links) = load::load(&config)?;
         let modes = config.uplinks.iter().map(|uplink| links.accelerate(uplink, config.xdp)).collect();
-        Ok(Self { tables: Tables::adopt(tables)?, links, modes, config, cluster_cidr: None })
+        let tables = Tables::adopt(tables)?;
+        let compiler = Compiler::new(&config.node_name, config.node_ip);
+        // Of what an earlier agent left, nothing is known to be wanted still.
+        let due = tables.frontends().collect();
+        Ok(Self { tables, links, compiler, due, modes, config, cluster_cidr: None })
     }
 
     /// How each uplink is served.
@@ -172,8 +181,8 @@ impl Dataplane {
     /// # Errors
     /// A full table or a refusal of the kernel; what was written before stands and is consistent.
     pub fn sync(&mut self, snapshot: &Snapshot) -> Result<Changed, DataplaneError> {
-        let changed =
-            self.tables.sync(&compile::compile(snapshot, &self.config.node_name, self.config.node_ip))?;
+        self.due.extend(self.compiler.update(snapshot));
+        let synced = self.tables.sync(&mut self.due, |key| self.compiler.frontend(key));
         self.links.set_nodes(&compile::nodes(snapshot))?;
         let cluster = self.cluster_cidr;
         self.links.set(Settings {
@@ -182,7 +191,7 @@ impl Dataplane {
             mask: cluster.map(|c| c.netmask().octets()).unwrap_or_default(),
             external_cluster_ip: u32::from(self.config.accept_external_cluster_ip),
         })?;
-        Ok(changed)
+        synced
     }
 
     /// The range of all pods: what goes elsewhere is masqueraded. Takes effect with the next [`Self::sync`].

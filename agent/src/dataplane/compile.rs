@@ -6,6 +6,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use oarlock_api::k8s::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
@@ -53,18 +54,95 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: i32 = 10_800;
 
-/// Compiles everything.
-pub(super) fn compile(snapshot: &Snapshot, name: &str, ip: Ipv4Addr) -> Frontends {
-    let own = snapshot.nodes.get(&(String::new(), name.to_owned()));
-    let zone = own.and_then(|node| zone(node));
-    let place = Place { name, ip, zone };
-    let slices = slices(snapshot);
-    let mut frontends = Frontends::new();
-    for ((namespace, name), service) in &snapshot.services {
-        let slices = slices.get(&(namespace.as_str(), name.as_str())).map_or(&[][..], Vec::as_slice);
-        add_service(&mut frontends, service, slices, place);
+/// A Service's namespace and name.
+type ServiceName = (String, String);
+
+/// What the Services of a snapshot are for this node's kernel. Remembers what it has compiled: of ten thousand Services one
+/// change costs one.
+#[derive(Debug, Default)]
+pub(super) struct Compiler {
+    name: String,
+    ip: Option<Ipv4Addr>,
+    zone: Option<String>,
+    known: BTreeMap<ServiceName, Known>,
+    /// Each frontend of each Service that wants it; the first by name has it.
+    frontends: BTreeMap<FrontendKey, BTreeMap<ServiceName, Frontend>>,
+}
+
+/// What a Service was compiled from, and where it answers. Objects are replaced, never changed: the same pointer is the same
+/// object.
+#[derive(Debug)]
+struct Known {
+    service: Arc<Service>,
+    slices: Vec<Arc<EndpointSlice>>,
+    keys: BTreeSet<FrontendKey>,
+}
+
+impl Known {
+    fn is_of(&self, service: &Arc<Service>, slices: &[&Arc<EndpointSlice>]) -> bool {
+        Arc::ptr_eq(&self.service, service)
+            && self.slices.len() == slices.len()
+            && self.slices.iter().zip(slices).all(|(old, new)| Arc::ptr_eq(old, new))
     }
-    frontends
+}
+
+impl Compiler {
+    /// For a node.
+    pub(super) fn new(name: &str, ip: Ipv4Addr) -> Self {
+        Self { name: name.to_owned(), ip: Some(ip), ..Self::default() }
+    }
+
+    /// Takes a snapshot over; the frontends that may have changed.
+    pub(super) fn update(&mut self, snapshot: &Snapshot) -> BTreeSet<FrontendKey> {
+        let own = snapshot.nodes.get(&(String::new(), self.name.clone()));
+        let zone = own.and_then(|node| zone(node)).map(str::to_owned);
+        let moved = zone != self.zone;
+        self.zone = zone;
+        let mut changed = BTreeSet::new();
+        let gone = self.known.extract_if(.., |name, _| !snapshot.services.contains_key(name));
+        for (name, known) in gone.collect::<Vec<_>>() {
+            self.forget(&name, &known.keys);
+            changed.extend(known.keys);
+        }
+        let slices = slices(snapshot);
+        for (name, service) in &snapshot.services {
+            let slices = slices.get(&(name.0.as_str(), name.1.as_str())).map_or(&[][..], Vec::as_slice);
+            if !moved && self.known.get(name).is_some_and(|known| known.is_of(service, slices)) {
+                continue;
+            }
+            if let Some(old) = self.known.remove(name) {
+                self.forget(name, &old.keys);
+                changed.extend(old.keys);
+            }
+            let Some(ip) = self.ip else { continue };
+            let place = Place { name: &self.name, ip, zone: self.zone.as_deref() };
+            let compiled = compile(service, slices, place);
+            let keys: BTreeSet<FrontendKey> = compiled.keys().copied().collect();
+            for (key, frontend) in compiled {
+                self.frontends.entry(key).or_default().insert(name.clone(), frontend);
+            }
+            changed.extend(&keys);
+            let slices = slices.iter().map(|slice| Arc::clone(slice)).collect();
+            self.known.insert(name.clone(), Known { service: Arc::clone(service), slices, keys });
+        }
+        changed
+    }
+
+    fn forget(&mut self, name: &ServiceName, keys: &BTreeSet<FrontendKey>) {
+        for key in keys {
+            if let Some(wanting) = self.frontends.get_mut(key) {
+                wanting.remove(name);
+                if wanting.is_empty() {
+                    self.frontends.remove(key);
+                }
+            }
+        }
+    }
+
+    /// Who answers at a frontend, if anybody has it.
+    pub(super) fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
+        self.frontends.get(key)?.values().next()
+    }
 }
 
 /// The addresses of all nodes.
@@ -74,7 +152,7 @@ pub(super) fn nodes(snapshot: &Snapshot) -> BTreeSet<Ipv4Addr> {
     addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
 }
 
-type Slices<'s> = BTreeMap<(&'s str, &'s str), Vec<&'s EndpointSlice>>;
+type Slices<'s> = BTreeMap<(&'s str, &'s str), Vec<&'s Arc<EndpointSlice>>>;
 
 /// The slices of each Service.
 fn slices(snapshot: &Snapshot) -> Slices<'_> {
@@ -92,8 +170,10 @@ fn zone(node: &Node) -> Option<&str> {
     node.metadata.labels.as_ref()?.get(ZONE_LABEL).map(String::as_str)
 }
 
-fn add_service(frontends: &mut Frontends, service: &Service, slices: &[&EndpointSlice], place: Place<'_>) {
-    let Some(spec) = &service.spec else { return };
+/// One Service.
+fn compile(service: &Service, slices: &[&Arc<EndpointSlice>], place: Place<'_>) -> Frontends {
+    let mut frontends = Frontends::new();
+    let Some(spec) = &service.spec else { return frontends };
     for port in spec.ports.iter().flatten() {
         let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
         let endpoints = Endpoints::of(port, slices);
@@ -101,7 +181,6 @@ fn add_service(frontends: &mut Frontends, service: &Service, slices: &[&Endpoint
             Frontend { service: number(service, port), affinity: affinity(spec), ..Frontend::default() };
         let mut add = |ip: Ipv4Addr, number: i32, frontend: &Frontend| {
             if let Some(number) = u16::try_from(number).ok().filter(|n| *n != 0) {
-                // Of two Services with one address the first by name has it.
                 let key = FrontendKey::new(ip.octets(), number, protocol);
                 frontends.entry(key).or_insert_with(|| frontend.clone());
             }
@@ -130,6 +209,7 @@ fn add_service(frontends: &mut Frontends, service: &Service, slices: &[&Endpoint
             add(ip, port.port, &balanced);
         }
     }
+    frontends
 }
 
 fn protocol(name: Option<&str>) -> Option<u8> {

@@ -4,7 +4,7 @@
 mod adopt;
 mod counted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::Key;
@@ -15,7 +15,7 @@ use oarlock_ebpf::maps::{self, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS};
 use oarlock_ebpf::reason::Reason;
 
 use super::blocks::Blocks;
-use super::compile::{Frontend, Frontends, Peer};
+use super::compile::{Frontend, Peer};
 use super::load::Handles;
 use super::{Changed, DataplaneError};
 use counted::Counted;
@@ -91,24 +91,38 @@ enum Retired {
 }
 
 impl Tables {
-    /// Makes the tables hold exactly what is wanted.
-    pub(super) fn sync(&mut self, wanted: &Frontends) -> Result<Changed, DataplaneError> {
+    /// The frontends that the kernel has.
+    pub(super) fn frontends(&self) -> impl Iterator<Item = FrontendKey> {
+        self.present.keys().copied()
+    }
+
+    /// Makes the tables hold what is wanted of these frontends. Those that are done are taken out of the set; one that fails
+    /// keeps no other from its turn.
+    pub(super) fn sync<'w>(
+        &mut self,
+        due: &mut BTreeSet<FrontendKey>,
+        wanted: impl Fn(&FrontendKey) -> Option<&'w Frontend>,
+    ) -> Result<Changed, DataplaneError> {
         self.reclaim();
-        let mut changed = Changed::default();
-        for (key, frontend) in wanted {
-            if self.present.get(key).is_none_or(|present| !present.is(frontend)) {
-                self.publish(*key, frontend)?;
-                changed.written += 1;
+        let (mut changed, mut first) = (Changed::default(), Ok(()));
+        // What goes makes room for what comes; what comes is never a hole in what is there.
+        let (come, go): (Vec<FrontendKey>, Vec<_>) = due.iter().partition(|key| wanted(key).is_some());
+        for key in go.into_iter().chain(come) {
+            let done = match wanted(&key) {
+                Some(frontend) if self.present.get(&key).is_some_and(|present| present.is(frontend)) => {
+                    Ok(())
+                }
+                Some(frontend) => self.publish(key, frontend).map(|()| changed.written += 1),
+                None if self.present.contains_key(&key) => self.withdraw(key).map(|()| changed.removed += 1),
+                None => Ok(()),
+            };
+            match done {
+                Ok(()) => drop(due.remove(&key)),
+                Err(error) => first = first.and(Err(error)),
             }
         }
-        let gone: Vec<FrontendKey> =
-            self.present.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
-        for key in gone {
-            self.withdraw(key)?;
-            changed.removed += 1;
-        }
         changed.frontends = self.present.len();
-        Ok(changed)
+        first.map(|()| changed)
     }
 
     fn publish(&mut self, key: FrontendKey, wanted: &Frontend) -> Result<(), DataplaneError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use oarlock_api::k8s::api::core::v1::ServicePort;
 use oarlock_api::k8s::api::discovery::v1::{Endpoint, EndpointSlice};
@@ -13,8 +14,8 @@ pub(super) struct Endpoints<'s>(Vec<(Peer, &'s Endpoint)>);
 
 impl<'s> Endpoints<'s> {
     /// Of all slices, with the port's number in each.
-    pub(super) fn of(port: &ServicePort, slices: &[&'s EndpointSlice]) -> Self {
-        let targets = slices.iter().filter_map(|slice| Some((*slice, target(port, slice)?)));
+    pub(super) fn of(port: &ServicePort, slices: &[&'s Arc<EndpointSlice>]) -> Self {
+        let targets = slices.iter().copied().filter_map(|slice| Some((slice, target(port, slice)?)));
         let all = targets.flat_map(|(slice, number)| {
             slice.endpoints.iter().filter_map(move |e| Some(((address(e)?, number), e)))
         });
@@ -47,7 +48,7 @@ impl<'s> Endpoints<'s> {
 }
 
 /// How many ready endpoints a node has.
-pub(super) fn ready_on(slices: &[&EndpointSlice], node: &str) -> usize {
+pub(super) fn ready_on(slices: &[&Arc<EndpointSlice>], node: &str) -> usize {
     let all = slices.iter().flat_map(|slice| &slice.endpoints);
     let here = all.filter(|e| is_ready(e) && e.node_name.as_deref() == Some(node));
     here.filter_map(address).collect::<BTreeSet<_>>().len()

@@ -1,5 +1,6 @@
 //! Services as users write them, and who answers.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -24,8 +25,15 @@ fn snapshot(spec: Value, endpoints: Value) -> Snapshot {
     snapshot
 }
 
+/// Everything, compiled at once.
+fn all(snapshot: &Snapshot) -> Frontends {
+    let mut compiler = Compiler::new("node1", NODE);
+    let keys = compiler.update(snapshot);
+    keys.into_iter().filter_map(|key| Some((key, compiler.frontend(&key)?.clone()))).collect()
+}
+
 fn compiled(spec: Value, endpoints: Value) -> Frontends {
-    compile(&snapshot(spec, endpoints), "node1", NODE)
+    all(&snapshot(spec, endpoints))
 }
 
 /// A Service of everything, with changes.
@@ -152,4 +160,50 @@ fn health_checks_count_the_ready_endpoints_of_the_node() {
     let checks = health_checks(&snapshot(spec(with), endpoints), "node1");
     assert_eq!((checks.len(), checks[&31000].local_endpoints), (1, 1));
     assert_eq!((checks[&31000].namespace.as_str(), checks[&31000].name.as_str()), ("d", "web"));
+}
+
+/// One of three Services at one of two addresses with one of two sets of endpoints, or none of it.
+type Step = (u8, Option<(u8, bool)>);
+
+fn stepped(snapshot: &mut Snapshot, (service, what): Step) {
+    let key = ("d".to_owned(), format!("s{service}"));
+    let Some((address, many)) = what else {
+        snapshot.services.remove(&key);
+        snapshot.endpoint_slices.remove(&key);
+        return;
+    };
+    let object = json!({"metadata": {"name": key.1, "namespace": "d"},
+        "spec": {"clusterIP": format!("10.96.0.{address}"), "ports": [{"name": "http", "port": 80}]}});
+    let endpoints = if many {
+        vec![endpoint(1, ready()), endpoint(2, ready())]
+    } else {
+        vec![endpoint(service, ready())]
+    };
+    let slice = json!({"metadata": {"labels": {SERVICE_LABEL: key.1}}, "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints});
+    snapshot.services.insert(key.clone(), Arc::new(serde_json::from_value(object).unwrap()));
+    snapshot.endpoint_slices.insert(key, Arc::new(serde_json::from_value(slice).unwrap()));
+}
+
+proptest! {
+    /// Also when two Services want one address, and the one that has it goes.
+    #[test]
+    fn what_was_compiled_step_by_step_is_what_is_compiled_at_once(
+        steps in proptest::collection::vec((0..3_u8, proptest::option::of((0..2_u8, any::<bool>()))), 1..20),
+    ) {
+        let mut snapshot = Snapshot::default();
+        let mut compiler = Compiler::new("node1", NODE);
+        let mut table = Frontends::new();
+        for step in steps {
+            stepped(&mut snapshot, step);
+            for key in compiler.update(&snapshot) {
+                match compiler.frontend(&key) {
+                    Some(frontend) => drop(table.insert(key, frontend.clone())),
+                    None => drop(table.remove(&key)),
+                }
+            }
+            prop_assert_eq!(&table, &all(&snapshot));
+            prop_assert!(compiler.update(&snapshot).is_empty(), "the same again changes nothing");
+        }
+    }
 }
