@@ -4,8 +4,8 @@
 //! the only user of rtnetlink. No bridge, no iptables; every decision about packets is the dataplane's.
 
 mod ipam;
+mod links;
 mod netns;
-mod plugged;
 mod pod_veth;
 mod routes;
 mod state;

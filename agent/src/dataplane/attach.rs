@@ -156,13 +156,15 @@ impl Links {
             // The pin holds the link; this handle of it may go.
             return program.take_link(id).map(drop).map_err(|e| failed(chain(&e)));
         }
-        // No pin, or that of a link that is gone.
-        let _ = fs::remove_file(&pin);
+        // No pin, or that of a link that is gone or cannot be used. The new link is there before the old one is let go.
+        let new = self.pins.join("attaching");
+        let _ = fs::remove_file(&new);
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program.attach_with_options(interface, kind, order).map_err(|e| failed(chain(&e)))?;
         let link = program.take_link(id).map_err(|e| failed(chain(&e)))?;
         let link: FdLink = link.try_into().map_err(|e| failed(chain(&e)))?;
-        link.pin(&pin).map(drop).map_err(|e| failed(chain(&e)))
+        link.pin(&new).map_err(|e| failed(chain(&e)))?;
+        fs::rename(&new, &pin).map_err(|e| failed(e.to_string()))
     }
 }
 

@@ -8,23 +8,24 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use async_trait::async_trait;
-use futures_util::TryStreamExt as _;
 use ipnet::Ipv4Net;
 use oarlock_daemon::Tasks;
-use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
 
-use super::plugged::is_plugged;
+use super::links::{self, Link};
 use super::routes::{self, NodeRoute};
 use super::state::{PodNet, State};
 use super::{NetError, PodNetRequest, PodNetResult, PodNetwork, ipam, netns, sysctl};
 
 /// The gateway of every pod: link-local, never seen outside the pair.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// The pod's side of its link.
+const POD_LINK: &str = "eth0";
 
 /// The network of one node.
 pub struct Network {
@@ -40,13 +41,6 @@ struct Inner {
     pod_cidr: Option<Ipv4Net>,
 }
 
-/// A link's number and hardware address.
-struct Link {
-    index: u32,
-    mac: Vec<u8>,
-    mtu: u32,
-}
-
 impl Network {
     /// Opens the node's network: netlink in the present namespace, the state file under `data_dir`, forwarding switched on.
     ///
@@ -58,7 +52,7 @@ impl Network {
         tasks.job("netlink/node", connection);
         sysctl::prepare_node()?;
         let state = State::open(&data_dir.join("network.json"))?;
-        let uplink_mtu = find(&handle, uplink).await?.mtu;
+        let uplink_mtu = links::get(&handle, uplink).await?.mtu;
         Ok(Self {
             tasks: tasks.clone(),
             handle,
@@ -118,24 +112,17 @@ impl Network {
         Ok(net)
     }
 
+    /// Makes the pod's link as it should be. A pair that is there already stays, and what is right already is not touched: an
+    /// agent that starts again must not pull the plug of pods that run.
     async fn plug(&self, net: &PodNet, pid: u32) -> Result<(), NetError> {
         let name = net.interface.as_str();
-        if is_plugged(&self.tasks, &self.handle, name, net.ip, pid).await {
-            return Ok(());
-        }
-        let peer = format!("p{name}");
-        self.unplug(name).await?;
-        let pair = LinkVeth::new(name, &peer).mtu(self.uplink_mtu).build();
-        check(format!("create the link {name}"), self.handle.link().add(pair).execute().await)?;
-        sysctl::prepare_link(name)?;
-        let moved = LinkUnspec::new_with_name(&peer).setns_by_pid(pid).build();
-        check(format!("move the link {peer} into the pod"), self.handle.link().set(moved).execute().await)?;
-
         let pod = netns::handle_in(&self.tasks, pid).await?;
-        let host_side = find(&self.handle, name).await?;
-        let pod_side = find(&pod, &peer).await?;
+        let (host_side, pod_side) = match self.pair(name, &pod).await? {
+            Some(pair) => pair,
+            None => self.make_pair(name, &pod, pid).await?,
+        };
         configure_pod_side(&pod, &pod_side, net.ip, &host_side.mac, self.uplink_mtu).await?;
-
+        sysctl::prepare_link(name)?;
         let up = LinkUnspec::new_with_index(host_side.index).up().build();
         check(format!("bring up {name}"), self.handle.link().set(up).execute().await)?;
         add_neighbour(&self.handle, host_side.index, net.ip, &pod_side.mac).await?;
@@ -147,9 +134,29 @@ impl Network {
         check(format!("route {} to {name}", net.ip), self.handle.route().add(route).replace().execute().await)
     }
 
+    /// The ends of the pair `name` on the node and `eth0` in the pod, where they are each other's.
+    async fn pair(&self, name: &str, pod: &Handle) -> Result<Option<(Link, Link)>, NetError> {
+        let ends = links::find(&self.handle, name).await?.zip(links::find(pod, POD_LINK).await?);
+        Ok(ends.filter(|(host_side, pod_side)| host_side.is_paired_with(pod_side)))
+    }
+
+    /// A new pair, in place of whatever has its name.
+    async fn make_pair(&self, name: &str, pod: &Handle, pid: u32) -> Result<(Link, Link), NetError> {
+        self.unplug(name).await?;
+        let peer = format!("p{name}");
+        let pair = LinkVeth::new(name, &peer).mtu(self.uplink_mtu).build();
+        check(format!("create the link {name}"), self.handle.link().add(pair).execute().await)?;
+        let moved = LinkUnspec::new_with_name(&peer).setns_by_pid(pid).build();
+        check(format!("move the link {peer} into the pod"), self.handle.link().set(moved).execute().await)?;
+        let pod_side = links::get(pod, &peer).await?;
+        let named = LinkUnspec::new_with_index(pod_side.index).name(POD_LINK).build();
+        check(format!("name the pod's {POD_LINK}"), pod.link().set(named).execute().await)?;
+        Ok((links::get(&self.handle, name).await?, pod_side))
+    }
+
     /// Removes a link of ours; its peer, routes and neighbours go with it.
     async fn unplug(&self, name: &str) -> Result<(), NetError> {
-        let Ok(link) = find(&self.handle, name).await else { return Ok(()) };
+        let Some(link) = links::find(&self.handle, name).await? else { return Ok(()) };
         check(format!("remove the link {name}"), self.handle.link().del(link.index).execute().await)
     }
 }
@@ -193,12 +200,10 @@ async fn configure_pod_side(
 ) -> Result<(), NetError> {
     let loopback = LinkUnspec::new_with_name("lo").up().build();
     check("bring up lo in the pod".to_owned(), pod.link().set(loopback).execute().await)?;
-    let named = LinkUnspec::new_with_index(link.index).name("eth0").mtu(mtu).build();
-    check("name the pod's eth0".to_owned(), pod.link().set(named).execute().await)?;
-    let address = pod.address().add(link.index, IpAddr::V4(ip), 32).execute().await;
+    let address = pod.address().add(link.index, IpAddr::V4(ip), 32).replace().execute().await;
     check(format!("give the pod its address {ip}"), address)?;
-    let up = LinkUnspec::new_with_index(link.index).up().build();
-    check("bring up the pod's eth0".to_owned(), pod.link().set(up).execute().await)?;
+    let up = LinkUnspec::new_with_index(link.index).mtu(mtu).up().build();
+    check(format!("bring up the pod's {POD_LINK}"), pod.link().set(up).execute().await)?;
     add_neighbour(pod, link.index, GATEWAY, gateway_mac).await?;
     let gateway = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(GATEWAY, 32)
@@ -218,24 +223,6 @@ async fn add_neighbour(handle: &Handle, index: u32, ip: Ipv4Addr, mac: &[u8]) ->
     let request = handle.neighbours().add(index, IpAddr::V4(ip)).link_layer_address(mac);
     let permanent = request.state(NeighbourState::Permanent).replace();
     check(format!("set the neighbour {ip}"), permanent.execute().await)
-}
-
-async fn find(handle: &Handle, name: &str) -> Result<Link, NetError> {
-    let what = format!("find the link {name}");
-    let found = handle.link().get().match_name(name.to_owned()).execute().try_next().await;
-    let message = check(what.clone(), found)?.ok_or_else(|| NetError::Io {
-        what,
-        source: std::io::Error::new(std::io::ErrorKind::NotFound, "no such link"),
-    })?;
-    let mut link = Link { index: message.header.index, mac: Vec::new(), mtu: 1500 };
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::Address(mac) => link.mac = mac,
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            _ => {}
-        }
-    }
-    Ok(link)
 }
 
 fn check<T>(what: String, outcome: Result<T, rtnetlink::Error>) -> Result<T, NetError> {
