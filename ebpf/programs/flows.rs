@@ -11,6 +11,7 @@ use oarlock_ebpf::flow::{
     ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, TCP, Translation, candidate,
     has_closed, pair,
 };
+use oarlock_ebpf::fragment::Part;
 use oarlock_ebpf::layout::{EXTERNAL, FrontendKey, SOURCE_RANGES};
 use oarlock_ebpf::reason::Reason;
 
@@ -143,7 +144,7 @@ pub fn begin_direct(packet: &Packet) -> Option<Translation> {
 /// Whether the packet may be the first of its flow.
 #[inline(always)]
 pub fn may_begin(packet: &Packet) -> bool {
-    packet.flow.protocol != TCP || packet.flags & (SYN | ACK) == SYN
+    packet.part != Part::Later && (packet.flow.protocol != TCP || packet.flags & (SYN | ACK) == SYN)
 }
 
 /// Whether the entry of a reply leads to this flow.

@@ -13,7 +13,7 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
 use crate::packet::{self, Packet};
-use crate::{flows, maps, nat};
+use crate::{flows, icmp, maps, nat};
 
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -23,7 +23,10 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     if !packet::is_ours(&ctx) {
         return GO_ON;
     }
-    let Some(packet) = packet::read(&ctx) else { return GO_ON };
+    let Some(header) = packet::header(&ctx) else { return GO_ON };
+    let Some(packet) = packet::read(&ctx, &header) else {
+        return icmp::read(&ctx, &header).map_or(GO_ON, |error| report(&ctx, &error));
+    };
     if let Some(entry) = flows::present(&packet) {
         return translate(&ctx, &packet, &entry);
     }
@@ -40,7 +43,13 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
-    let Some(packet) = packet::read(&ctx) else { return GO_ON };
+    let Some(header) = packet::header(&ctx) else { return GO_ON };
+    let Some(packet) = packet::read(&ctx, &header) else {
+        return match icmp::read(&ctx, &header) {
+            Some(error) if error.entry.backend == REPLY => report(&ctx, &error),
+            _ => GO_ON,
+        };
+    };
     match flows::present(&packet) {
         Some(entry) if entry.backend == REPLY => translate(&ctx, &packet, &entry),
         _ => GO_ON,
@@ -49,7 +58,11 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
-    let Some(packet) = packet::read(&ctx) else { return GO_ON };
+    let Some(header) = packet::header(&ctx) else { return GO_ON };
+    let Some(packet) = packet::read(&ctx, &header) else {
+        // The node's own errors too, about packets that it forwards to its pods: they leave here already.
+        return icmp::read(&ctx, &header).map_or(GO_ON, |error| write_error(&ctx, &error));
+    };
     let Some(settings) = nat::settings() else { return GO_ON };
     if nat::kind_of(packet.flow.source) != LOCAL_POD
         || settings.in_cluster(packet.flow.destination)
@@ -80,13 +93,37 @@ fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
         maps::count(Reason::BadPacket);
         return TC_ACT_SHOT;
     }
-    if entry.link == 0 {
+    leave(ctx, packet.ttl, entry.link)
+}
+
+/// An error to who has sent the packet that it is about.
+#[inline(always)]
+fn report(ctx: &TcContext, error: &icmp::Error) -> i32 {
+    match write_error(ctx, error) {
+        GO_ON => leave(ctx, error.ttl(), error.entry.link),
+        verdict => verdict,
+    }
+}
+
+#[inline(always)]
+fn write_error(ctx: &TcContext, error: &icmp::Error) -> i32 {
+    if icmp::write(ctx, error).is_err() {
+        maps::count(Reason::BadPacket);
+        return TC_ACT_SHOT;
+    }
+    maps::count(Reason::Reported);
+    GO_ON
+}
+
+#[inline(always)]
+fn leave(ctx: &TcContext, ttl: u8, link: u32) -> i32 {
+    if link == 0 {
         return GO_ON;
     }
-    if !packet::hop(ctx, packet) {
+    if !packet::hop(ctx, ttl) {
         maps::count(Reason::BadPacket);
         return TC_ACT_SHOT;
     }
     // SAFETY: no parameters: the helper routes by the packet's destination and asks for the neighbour.
-    unsafe { bpf_redirect_neigh(entry.link, core::ptr::null_mut(), 0, 0) as i32 }
+    unsafe { bpf_redirect_neigh(link, core::ptr::null_mut(), 0, 0) as i32 }
 }

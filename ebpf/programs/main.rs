@@ -15,6 +15,7 @@ mod express;
 mod flows;
 mod forward;
 mod frame;
+mod icmp;
 mod maps;
 mod nat;
 mod packet;

@@ -3,7 +3,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use oarlock_ebpf::flow::{Flow, Settings, TCP, Translation};
-use oarlock_ebpf::maps::{MAX_ADDRESSES, MAX_FLOWS};
+use oarlock_ebpf::fragment::Datagram;
+use oarlock_ebpf::maps::{MAX_ADDRESSES, MAX_FLOWS, MAX_FRAGMENTS};
 
 use crate::maps;
 
@@ -15,6 +16,8 @@ static ADDRESSES: HashMap<[u8; 4], u32> = HashMap::with_max_entries(MAX_ADDRESSE
 static FLOWS_TCP: LruHashMap<Flow, Translation> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 #[map]
 static FLOWS_OTHER: LruHashMap<Flow, Translation> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+#[map]
+static FRAGMENTS: LruHashMap<Datagram, [u8; 4]> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 
 /// A search for a source port, as far as it is. Not on the stack, of which two functions have too little.
 #[repr(C)]
@@ -39,7 +42,7 @@ pub fn search() -> Option<&'static mut Search> {
 /// What the node is; nothing before the agent has said so.
 #[inline(always)]
 pub fn settings() -> Option<&'static Settings> {
-    SETTINGS.get(0)
+    SETTINGS.get(0).filter(|settings| settings.node != [0; 4])
 }
 
 /// Whose address it is: 0 nobody's that we know.
@@ -75,4 +78,17 @@ pub fn is_current(index: u32, generation: u32) -> bool {
 #[inline(always)]
 pub fn remove(flow: &Flow) {
     let _ = if flow.protocol == TCP { FLOWS_TCP.remove(flow) } else { FLOWS_OTHER.remove(flow) };
+}
+
+/// Remembers the ports of a datagram for its other fragments.
+#[inline(always)]
+pub fn remember_ports(datagram: &Datagram, ports: [u8; 4]) {
+    let _ = FRAGMENTS.insert(datagram, ports, 0);
+}
+
+/// The ports that the first fragment of a datagram had; nothing before that has come.
+#[inline(always)]
+pub fn ports(datagram: &Datagram) -> Option<[u8; 4]> {
+    // SAFETY: the value is copied at once.
+    unsafe { FRAGMENTS.get(datagram).copied() }
 }

@@ -31,6 +31,8 @@ pub const ADDRESSES: &str = "ADDRESSES";
 pub const FLOWS_TCP: &str = "FLOWS_TCP";
 /// The same for other protocols. LRU hash.
 pub const FLOWS_OTHER: &str = "FLOWS_OTHER";
+/// [`crate::fragment::Datagram`] to the four bytes of its ports. LRU hash.
+pub const FRAGMENTS: &str = "FRAGMENTS";
 
 /// Frontends, and lines of the service table: 10,000 Services with three ports.
 pub const MAX_SERVICES: u32 = 32_768;
@@ -50,3 +52,5 @@ pub const MAX_SOURCE_RANGES: u32 = 16_384;
 pub const MAX_ADDRESSES: u32 = 65_536;
 /// Entries of each table of flows; a connection is two.
 pub const MAX_FLOWS: u32 = 131_072;
+/// Datagrams in fragments whose ports are remembered.
+pub const MAX_FRAGMENTS: u32 = 8192;

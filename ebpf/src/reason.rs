@@ -22,11 +22,13 @@ pub enum Reason {
     Express = 7,
     /// A client that is in none of its Service's source ranges; its packet was dropped.
     Denied = 8,
+    /// An ICMP error about a translated packet was given to who had sent that.
+    Reported = 9,
 }
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Translated,
         Self::NoEndpoints,
         Self::BadTable,
@@ -36,10 +38,11 @@ impl Reason {
         Self::BadPacket,
         Self::Express,
         Self::Denied,
+        Self::Reported,
     ];
 
     /// How many there are: the size of the counters' map.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 10;
 
     /// The name in metrics.
     #[must_use]
@@ -54,6 +57,7 @@ impl Reason {
             Self::BadPacket => "bad_packet",
             Self::Express => "express",
             Self::Denied => "denied",
+            Self::Reported => "reported",
         }
     }
 }

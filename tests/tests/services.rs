@@ -13,6 +13,9 @@ const EXTERNAL: &str = "198.51.100.1";
 /// The client's address, and another one that it takes.
 const CLIENT_IP: &str = "172.30.77.200";
 const OTHER_IP: &str = "203.0.113.5";
+/// The client's namespace as a router, and a client behind it.
+const ROUTER_IP: &str = "203.0.113.8";
+const BEYOND_IP: &str = "203.0.113.9";
 
 #[test]
 fn clients_meet_a_services_addresses_and_policies() {
@@ -34,7 +37,8 @@ fn clients_meet_a_services_addresses_and_policies() {
     local_policy_shows_the_client_and_answers_where_pods_are(&cluster);
     a_load_balancer_answers_those_who_may_ask(&cluster);
     datagrams_are_answered_by_whom_they_were_sent_to(&cluster);
-    much_at_once_arrives_whole();
+    much_at_once_arrives_whole(CLIENT);
+    a_narrow_way_to_a_client_is_found_out();
     a_pod_reaches_itself(&cluster);
     clients_keep_their_pod(&cluster);
     a_change_of_type_takes_what_it_had(&cluster);
@@ -94,7 +98,7 @@ fn a_load_balancer_answers_those_who_may_ask(cluster: &Cluster) {
 }
 
 /// Ten megabytes there and back, as large as the links' offloads make packets, by local and by remote backends.
-fn much_at_once_arrives_whole() {
+fn much_at_once_arrives_whole(client: &str) {
     let script = "
 import socket, sys
 lines = b''.join(b'X-%d: %s\\r\\n' % (n, b'y' * 1000) for n in range(10000))
@@ -105,27 +109,60 @@ for node in sys.argv[1:]:
         answer = b''.join(iter(lambda: s.recv(1 << 20), b''))
         print('whole' if lines in answer else 'broken')
 ";
-    let said = run_in(CLIENT, &format!("python3 -c \"{script}\" {}", NODES.join(" "))).text;
+    let said = run_in(client, &format!("python3 -c \"{script}\" {}", NODES.join(" "))).text;
     assert_eq!(said.lines().collect::<Vec<_>>(), ["whole"; 8]);
+}
+
+/// A client behind a router whose other link takes less: the pods hear of it from the router, through their Service.
+fn a_narrow_way_to_a_client_is_found_out() {
+    struct Beyond;
+    impl Drop for Beyond {
+        fn drop(&mut self) {
+            let _ = shell("ip netns del oarlock-beyond");
+        }
+    }
+    let _end = Beyond;
+    let made = shell(&format!(
+        "set -e; ip netns add oarlock-beyond
+         ip -n {CLIENT} link add beyond type veth peer name eth0 netns oarlock-beyond
+         ip -n {CLIENT} link set beyond up; ip -n oarlock-beyond link set eth0 up
+         ip -n {CLIENT} addr add {ROUTER_IP}/32 dev beyond; ip -n oarlock-beyond addr add {BEYOND_IP}/32 dev eth0
+         ip -n {CLIENT} route add {BEYOND_IP}/32 dev beyond mtu lock 1300
+         ip -n oarlock-beyond route add {ROUTER_IP}/32 dev eth0
+         ip -n oarlock-beyond route add 172.30.77.0/24 via {ROUTER_IP}
+         ip netns exec {CLIENT} sysctl -q net.ipv4.ip_forward=1
+         for node in 1 2; do ip -n oarlock-node$node route add {BEYOND_IP} via {CLIENT_IP}; done"
+    ));
+    assert!(made.well, "{}", made.text);
+    much_at_once_arrives_whole("oarlock-beyond");
+    let heard =
+        run_in("oarlock-node1", "curl -s http://127.0.0.1:10255/metrics | grep oarlock_dataplane_events")
+            .text;
+    assert!(heard.contains("reason=\"reported\"") && !heard.contains("reason=\"reported\"} 0"), "{heard}");
 }
 
 /// Of several from one port; a connected socket hears only whom it was connected to.
 fn datagrams_are_answered_by_whom_they_were_sent_to(cluster: &Cluster) {
-    let ask = |address: &str, port: u16| {
+    let ask = |address: &str, port: u16, length: usize| {
         format!(
             "python3 -c \"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3); \
-             s.connect(('{address}', {port})); [(s.send(b'%d' % i), print(s.recv(999).decode())) for i in range(5)]\""
+             s.connect(('{address}', {port})); [(s.send(b'%d' % i * {length}), print(s.recv(65000).decode())) \
+             for i in range(5)]\""
         )
     };
     let ip = cluster.kubectl("get service datagrams -o jsonpath='{.spec.clusterIP}'");
     for (node, client) in [(NODES[0], CLIENT_IP), (NODES[1], NODES[1])] {
-        let said = run_in(CLIENT, &ask(node, 30086)).text;
-        assert_eq!(count(&said).values().collect::<Vec<_>>(), [&5], "{node}: {said}");
-        assert_eq!(said.matches(&format!("client: {client}:")).count(), 5, "{node}: {said}");
+        // The longer ones come in seven fragments, and are answered in as many.
+        for length in [1, 10_000] {
+            let said = run_in(CLIENT, &ask(node, 30086, length)).text;
+            assert_eq!(count(&said).values().collect::<Vec<_>>(), [&5], "{node}: {said}");
+            assert_eq!(said.matches(&format!("client: {client}:")).count(), 5, "{node}: {said}");
+            assert!(said.contains(&format!("request: {}\n", "4".repeat(length))), "{node}: {said}");
+        }
     }
-    let inside = xtask(&["node", "2", "--", "sh", "-c", &ask(&ip, 80)]).text;
+    let inside = xtask(&["node", "2", "--", "sh", "-c", &ask(&ip, 80, 10_000)]).text;
     assert_eq!(count(&inside).values().collect::<Vec<_>>(), [&5], "{inside}");
-    let nobody = run_in(CLIENT, &ask(NODES[1], 30087)).text;
+    let nobody = run_in(CLIENT, &ask(NODES[1], 30087, 1)).text;
     assert!(nobody.contains("Connection refused"), "ICMP says so: {nobody}");
 }
 

@@ -26,7 +26,7 @@ fn main() {
     let first = Arc::clone(&server);
     std::thread::spawn(move || wait(&first));
     let socket = UdpSocket::bind(format!("0.0.0.0:{port}")).expect("the port is free");
-    let mut datagram = [0; 2048];
+    let mut datagram = [0; 65_536];
     loop {
         if let Ok((length, client)) = socket.recv_from(&mut datagram) {
             let sent = String::from_utf8_lossy(&datagram[..length]);

@@ -18,7 +18,7 @@ use super::{DataplaneConfig, DataplaneError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
 const PROGRAMS: [&str; 4] = ["sock_connect4", "sock_sendmsg4", "sock_recvmsg4", "sock_getpeername4"];
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 15] = [
     maps::FRONTENDS,
     maps::SERVICE_TABLE,
     maps::SLOTS,
@@ -33,6 +33,7 @@ const MAPS: [&str; 14] = [
     maps::ADDRESSES,
     maps::FLOWS_TCP,
     maps::FLOWS_OTHER,
+    maps::FRAGMENTS,
 ];
 
 /// Handles of the maps that the agent writes or reads.
