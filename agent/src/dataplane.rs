@@ -156,7 +156,8 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Loads the programs, takes over what an earlier agent has pinned, and attaches to the node's cgroup.
+    /// Loads the programs, takes over what an earlier agent has pinned, and attaches to the node's cgroup and uplinks. Where an
+    /// agent of another layout was, its programs serve on until the first [`Self::sync`].
     ///
     /// # Errors
     /// What the host lacks, in words for its administrator.
@@ -191,7 +192,9 @@ impl Dataplane {
             mask: cluster.map(|c| c.netmask().octets()).unwrap_or_default(),
             external_cluster_ip: u32::from(self.config.accept_external_cluster_ip),
         })?;
-        synced
+        // Of what does not fit, as little would with the tables of before.
+        let taken_over = self.links.take_over();
+        synced.and_then(|changed| taken_over.map(|()| changed))
     }
 
     /// The range of all pods: what goes elsewhere is masqueraded. Takes effect with the next [`Self::sync`].

@@ -7,7 +7,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use oarlock_agent::dataplane::{Acceleration, Dataplane, DataplaneConfig, Uplink};
@@ -68,9 +68,11 @@ fn server(name: &'static str) -> u16 {
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let mut line = String::new();
-            let _ = BufReader::new(&stream).read_line(&mut line);
-            let _ = (&stream).write_all(format!("{name}\n").as_bytes());
+            std::thread::spawn(move || {
+                let mut line = String::new();
+                let _ = BufReader::new(&stream).read_line(&mut line);
+                let _ = (&stream).write_all(format!("{name}\n").as_bytes());
+            });
         }
     });
     port
@@ -201,6 +203,71 @@ fn datagrams_go_to_a_backend_and_answers_come_from_the_service() {
          s.sendto(b'ping', ('{VIP}', 80)); d, a = s.recvfrom(64); print(d.decode(), a[0], a[1])\""
     );
     assert_eq!(node.run(&script).0, format!("ping {VIP} 80"));
+}
+
+/// The program on a link, as its pin says: another one after it was replaced.
+fn program_of(pin: &Path) -> u32 {
+    let link = aya::programs::links::PinnedLink::from_pin(pin).unwrap();
+    aya::programs::links::FdLink::from(link).info().unwrap().program_id()
+}
+
+/// What an agent of another layout leaves is made by pinning elsewhere what this one leaves.
+#[test]
+fn programs_of_another_layout_serve_until_the_tables_are_filled() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
+    for words in
+        ["link add eth0 type veth peer name far", "link set lo up", "link add pod type veth peer name podfar"]
+    {
+        assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
+    }
+    let mut node = Node::new("layout");
+    node.config.uplinks = vec![Uplink { name: "eth0".to_owned(), is_veth: true }];
+    let (a, b) = (server("a"), server("b"));
+    let pods = [(Ipv4Addr::new(127, 0, 0, 9), "pod".to_owned())].into();
+    let mut old = node.open();
+    old.set_pods(&pods).unwrap();
+    old.sync(&snapshot("TCP", &[a])).unwrap();
+    drop(old);
+    let layouts = node.config.bpffs.join("oarlock").join(&node.config.node_name);
+    let (present, other) = (layouts.join(format!("v{}", oarlock_ebpf::LAYOUT_VERSION)), layouts.join("v0"));
+    std::fs::rename(&present, &other).unwrap();
+
+    // A connection by name of the Service, which outlives the change.
+    let talk = format!(
+        "python3 -c \"import socket, sys; s = socket.create_connection(('{VIP}', 80), 3); print(s.getpeername()[0]); \
+         sys.stdout.flush(); sys.stdin.readline(); print(s.getpeername()[0]); s.send(b'x\\n'); print(s.recv(9).decode().strip())\""
+    );
+    let script = format!("echo $$ > {}/cgroup.procs && {talk}", node.cgroup.display());
+    let mut client = Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), VIP);
+
+    let mut new = node.open();
+    new.set_pods(&pods).unwrap();
+    assert_eq!(node.run(&format!("{ASK} {VIP} 80")).0, "a", "the other layout serves");
+    let hooks = ["link_uplink_ingress_eth0", "link_uplink_egress_eth0", "link_pod_egress_pod"];
+    let before = hooks.map(|hook| program_of(&other.join(hook)));
+    assert!(hooks.iter().all(|hook| !present.join(hook).exists()), "nothing is attached over empty tables");
+    drop(new);
+    let mut new = node.open();
+    new.set_pods(&pods).unwrap();
+    new.sync(&snapshot("TCP", &[b])).unwrap();
+    assert_eq!(node.run(&format!("{ASK} {VIP} 80")).0, "b", "a start that was cut short is no hindrance");
+    for (hook, before) in hooks.iter().zip(before) {
+        assert_ne!(program_of(&present.join(hook)), before, "{hook} was replaced");
+    }
+    assert!(!other.exists(), "nothing of it is left");
+    client.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let rest: Vec<String> = said.lines().map(Result::unwrap).collect();
+    assert_eq!(rest, [VIP, "a"], "it talks on, and to whom it believes");
+    assert!(client.wait().unwrap().success());
 }
 
 /// Links of a network namespace that ends with the test's thread: a veth, and the loopback, whose driver knows no XDP.

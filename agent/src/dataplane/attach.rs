@@ -1,8 +1,8 @@
-//! Programs on links (TCX, kernel 6.6): the node's uplinks and the host's side of each pod's link. Pinned, so that they stay
-//! while the agent is away; a new agent replaces the program of a pinned link atomically.
+//! Programs in their places: the node's cgroup, its uplinks (TCX, kernel 6.6) and the host's side of each pod's link. Pinned, so
+//! that they stay while the agent is away; a new agent replaces the program of a pinned link atomically.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,15 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
 use oarlock_ebpf::flow::{self, Flow, Settings, Translation};
 use oarlock_ebpf::maps;
 
 use super::load::chain;
 use super::{Acceleration, DataplaneError, Mode, Uplink, collect, express};
 
+/// The hooks of the node's cgroup.
+const SOCKETS: [&str; 4] = ["sock_connect4", "sock_sendmsg4", "sock_recvmsg4", "sock_getpeername4"];
 /// The hooks on uplinks.
 const UPLINK: [(&str, TcAttachType); 2] =
     [("uplink_ingress", TcAttachType::Ingress), ("uplink_egress", TcAttachType::Egress)];
@@ -26,13 +28,33 @@ const POD: (&str, TcAttachType) = ("pod_egress", TcAttachType::Ingress);
 /// The packet path of a node.
 pub(super) struct Links {
     ebpf: Ebpf,
-    pins: PathBuf,
+    hooks: Hooks,
+    /// Whether our programs are in their places. Before, those of another layout are.
+    in_place: bool,
     settings: Array<MapData, Settings>,
     addresses: HashMap<MapData, [u8; 4], u32>,
     tcp: HashMap<MapData, Flow, Translation>,
     other: HashMap<MapData, Flow, Translation>,
+    /// The pods' links, by address.
+    wanted: BTreeMap<Ipv4Addr, String>,
     /// Links of pods that carry our program, by address: name and number, as a name may come back as another link.
     pods: BTreeMap<Ipv4Addr, (String, u32)>,
+}
+
+/// Where the programs belong, and where their links are pinned.
+pub(super) struct Hooks {
+    pub(super) cgroup: File,
+    pub(super) pins: PathBuf,
+    /// Pins of agents of other layouts, whose programs are in their places.
+    pub(super) others: Vec<PathBuf>,
+    pub(super) uplinks: Vec<Uplink>,
+}
+
+impl Hooks {
+    /// The own pin of a program's link, then those that other layouts have.
+    pub(super) fn pins(&self, program: &str, interface: &str) -> Vec<PathBuf> {
+        [&self.pins].into_iter().chain(&self.others).map(|pins| pin_of(pins, program, interface)).collect()
+    }
 }
 
 /// The maps of the packet path.
@@ -44,30 +66,58 @@ pub(super) struct LinkMaps {
 }
 
 impl Links {
-    /// Loads the programs and attaches to the uplinks.
-    pub(super) fn open(
-        mut ebpf: Ebpf,
-        maps: LinkMaps,
-        pins: PathBuf,
-        uplinks: &[Uplink],
-    ) -> Result<Self, DataplaneError> {
+    /// Loads the programs. Puts them in their places, unless those of another layout are there.
+    pub(super) fn open(mut ebpf: Ebpf, maps: LinkMaps, hooks: Hooks) -> Result<Self, DataplaneError> {
+        for name in SOCKETS {
+            let program = sockets(&mut ebpf, name)?;
+            program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
+        }
         for name in UPLINK.iter().map(|(name, _)| *name).chain([POD.0]) {
             let program = classifier(&mut ebpf, name)?;
             program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
         let LinkMaps { settings, addresses, tcp, other } = maps;
-        let mut links = Self { ebpf, pins, settings, addresses, tcp, other, pods: BTreeMap::new() };
-        for uplink in uplinks {
-            for hook in UPLINK {
-                links.attach(hook, &uplink.name)?;
-            }
+        let (wanted, pods) = (BTreeMap::new(), BTreeMap::new());
+        let mut links = Self { ebpf, hooks, in_place: false, settings, addresses, tcp, other, wanted, pods };
+        if links.hooks.others.is_empty() {
+            links.place()?;
         }
         Ok(links)
     }
 
+    /// Puts the programs in the places of those of other layouts, now that the tables are filled, and removes what those had.
+    pub(super) fn take_over(&mut self) -> Result<(), DataplaneError> {
+        if self.in_place && self.hooks.others.is_empty() {
+            return Ok(());
+        }
+        self.place()?;
+        self.set_pods(&self.wanted.clone())?;
+        for other in std::mem::take(&mut self.hooks.others) {
+            tracing::info!(from = %other.display(), to = %self.hooks.pins.display(), "took over from another layout");
+            fs::remove_dir_all(&other).map_err(|e| DataplaneError::Host {
+                what: format!("cannot remove {}", other.display()),
+                why: e.to_string(),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self) -> Result<(), DataplaneError> {
+        for name in SOCKETS {
+            self.attach_to_cgroup(name)?;
+        }
+        for uplink in self.hooks.uplinks.clone() {
+            for hook in UPLINK {
+                self.attach(hook, &uplink.name)?;
+            }
+        }
+        self.in_place = true;
+        Ok(())
+    }
+
     /// Gives an uplink XDP where that is wanted and possible.
     pub(super) fn accelerate(&mut self, uplink: &Uplink, wanted: Acceleration) -> Mode {
-        let outcome = express::arrange(&mut self.ebpf, &self.pins, uplink, wanted);
+        let outcome = express::arrange(&mut self.ebpf, &self.hooks, uplink, wanted);
         Mode { uplink: uplink.name.clone(), without_xdp: outcome.err() }
     }
 
@@ -100,6 +150,10 @@ impl Links {
     /// Makes exactly these pods, with their links, answer for Services on this node.
     pub(super) fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, String>) -> Result<(), DataplaneError> {
         let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::ADDRESSES), e);
+        self.wanted.clone_from(pods);
+        if !self.in_place {
+            return Ok(());
+        }
         let mut first = Ok(());
         for (ip, link) in pods {
             // A link that is not there yet rings the bell when it is.
@@ -122,7 +176,7 @@ impl Links {
         }
         for (_, (link, _)) in self.pods.extract_if(.., |ip, link| pods.get(ip) != Some(&link.0)) {
             // The kernel has taken the program away with the link.
-            let _ = fs::remove_file(pin_of(&self.pins, POD.0, &link));
+            let _ = fs::remove_file(pin_of(&self.hooks.pins, POD.0, &link));
         }
         first
     }
@@ -147,30 +201,56 @@ impl Links {
 
     fn attach(&mut self, (name, kind): (&str, TcAttachType), interface: &str) -> Result<(), DataplaneError> {
         let failed = |why: String| DataplaneError::kernel(format!("attach {name} to {interface}"), why);
-        let pin = pin_of(&self.pins, name, interface);
         let program = classifier(&mut self.ebpf, name)?;
-        if let Ok(old) = PinnedLink::from_pin(&pin)
-            && let Ok(link) = SchedClassifierLink::try_from(FdLink::from(old))
-            && let Ok(id) = program.attach_to_link(link)
-        {
-            // The pin holds the link; this handle of it may go.
-            return program.take_link(id).map(drop).map_err(|e| failed(chain(&e)));
-        }
-        // No pin, or that of a link that is gone or cannot be used. The new link is there before the old one is let go.
-        let new = self.pins.join("attaching");
-        let _ = fs::remove_file(&new);
-        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let id = program.attach_with_options(interface, kind, order).map_err(|e| failed(chain(&e)))?;
+        let replaced = self.hooks.pins(name, interface).into_iter().find_map(|pin| {
+            let old = PinnedLink::from_pin(&pin).ok()?;
+            let link = SchedClassifierLink::try_from(FdLink::from(old)).ok()?;
+            program.attach_to_link(link).ok()
+        });
+        let id = match replaced {
+            Some(id) => id,
+            // No pin, or that of a link that is gone or cannot be used.
+            None => {
+                let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+                program.attach_with_options(interface, kind, order).map_err(|e| failed(chain(&e)))?
+            }
+        };
         let link = program.take_link(id).map_err(|e| failed(chain(&e)))?;
         let link: FdLink = link.try_into().map_err(|e| failed(chain(&e)))?;
-        link.pin(&new).map_err(|e| failed(chain(&e)))?;
-        fs::rename(&new, &pin).map_err(|e| failed(e.to_string()))
+        pin(link, &pin_of(&self.hooks.pins, name, interface)).map_err(failed)
     }
+
+    fn attach_to_cgroup(&mut self, name: &str) -> Result<(), DataplaneError> {
+        let failed = |why: String| DataplaneError::kernel(format!("attach {name} to the node's cgroup"), why);
+        let program = sockets(&mut self.ebpf, name)?;
+        // A link takes no flags and always stands beside others (kernel/bpf/cgroup.c, cgroup_bpf_link_attach): until the old
+        // one goes both run, and the second finds nothing left to do.
+        let mode = CgroupAttachMode::Single;
+        let id = program.attach(&self.hooks.cgroup, mode).map_err(|e| failed(chain(&e)))?;
+        let link = program.take_link(id).map_err(|e| failed(chain(&e)))?;
+        let link: FdLink = link.try_into().map_err(|e| failed(chain(&e)))?;
+        pin(link, &self.hooks.pins.join(format!("link_{name}"))).map_err(failed)
+    }
+}
+
+/// Pins a link in place of what is there, which the kernel lets go only then.
+pub(super) fn pin(link: FdLink, path: &Path) -> Result<(), String> {
+    let new = path.with_file_name("pinning");
+    // What a crash may have left.
+    let _ = fs::remove_file(&new);
+    link.pin(&new).map_err(|e| chain(&e))?;
+    fs::rename(&new, path).map_err(|e| e.to_string())
 }
 
 pub(super) fn pin_of(pins: &Path, program: &str, interface: &str) -> PathBuf {
     // A dot is not allowed in names of the BPF file system, but is in those of links.
     pins.join(format!("link_{program}_{}", interface.replace('.', "_")))
+}
+
+fn sockets<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut CgroupSockAddr, DataplaneError> {
+    let failed = |why: String| DataplaneError::kernel(format!("load {name}"), why);
+    let program = ebpf.program_mut(name).ok_or_else(|| failed("the object does not hold it".to_owned()))?;
+    program.try_into().map_err(|e| failed(chain(&e)))
 }
 
 fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier, DataplaneError> {

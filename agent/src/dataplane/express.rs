@@ -1,14 +1,14 @@
 //! XDP on uplinks: in the driver where it can be, and where not, why. tc carries all traffic without it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::Xdp;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpMode};
 
-use super::attach::pin_of;
+use super::attach::{Hooks, pin, pin_of};
 use super::load::chain;
 use super::{Acceleration, DataplaneError, Uplink};
 
@@ -18,14 +18,16 @@ const PEER_PROGRAM: &str = "peer_pass";
 /// Attaches to an uplink, or takes an earlier agent's program away; why it does not run there.
 pub(super) fn arrange(
     ebpf: &mut Ebpf,
-    pins: &Path,
+    hooks: &Hooks,
     uplink: &Uplink,
     wanted: Acceleration,
 ) -> Result<(), String> {
-    let pin = pin_of(pins, PROGRAM, &uplink.name);
-    let outcome = allowed(wanted, uplink.is_veth).and_then(|()| attach(ebpf, PROGRAM, &pin, &uplink.name));
+    let pins = hooks.pins(PROGRAM, &uplink.name);
+    let outcome = allowed(wanted, uplink.is_veth).and_then(|()| attach(ebpf, PROGRAM, &pins, &uplink.name));
     if outcome.is_err() {
-        let _ = fs::remove_file(&pin);
+        for pin in pins {
+            let _ = fs::remove_file(&pin);
+        }
     }
     outcome
 }
@@ -42,26 +44,28 @@ fn allowed(wanted: Acceleration, is_veth: bool) -> Result<(), String> {
     }
 }
 
-fn attach(ebpf: &mut Ebpf, name: &str, pin: &Path, interface: &str) -> Result<(), String> {
+/// The first pin is the own one. A link takes one program of XDP: that of another layout is replaced at once; it knows the same
+/// flows, and leaves to tc what is not in its tables yet.
+fn attach(ebpf: &mut Ebpf, name: &str, pins: &[PathBuf], interface: &str) -> Result<(), String> {
     let program = ebpf.program_mut(name).ok_or("the object does not hold it")?;
     let program: &mut Xdp = program.try_into().map_err(|e| chain(&e))?;
     if program.fd().is_err() {
         program.load().map_err(|e| format!("the kernel refuses the program: {}", chain(&e)))?;
     }
-    if let Ok(old) = PinnedLink::from_pin(pin)
-        && let Ok(link) = XdpLink::try_from(FdLink::from(old))
-        && let Ok(id) = program.attach_to_link(link)
-    {
-        // The pin holds the link; this handle of it may go.
-        return program.take_link(id).map(drop).map_err(|e| chain(&e));
-    }
-    // No pin, or that of a link that is gone.
-    let _ = fs::remove_file(pin);
+    let replaced = pins.iter().find_map(|pin| {
+        let old = PinnedLink::from_pin(pin).ok()?;
+        let link = XdpLink::try_from(FdLink::from(old)).ok()?;
+        program.attach_to_link(link).ok()
+    });
     let refused = |e: &(dyn std::error::Error + 'static)| format!("no native XDP: {}", chain(e));
-    let id = program.attach(interface, XdpMode::Driver).map_err(|e| refused(&e))?;
+    let id = match replaced {
+        Some(id) => id,
+        // No pin, or that of a link that is gone or cannot be used.
+        None => program.attach(interface, XdpMode::Driver).map_err(|e| refused(&e))?,
+    };
     let link = program.take_link(id).map_err(|e| chain(&e))?;
     let link: FdLink = link.try_into().map_err(|e| refused(&e))?;
-    link.pin(pin).map(drop).map_err(|e| chain(&e))
+    pins.first().map_or(Ok(()), |own| pin(link, own))
 }
 
 /// Attaches the program that passes everything to the other end of a veth.
@@ -72,7 +76,7 @@ pub(super) fn prepare_peer(object: &[u8], pins: &Path, interface: &str) -> Resul
     })?;
     let mut ebpf =
         Ebpf::load(object).map_err(|e| DataplaneError::kernel("load the BPF object", chain(&e)))?;
-    attach(&mut ebpf, PEER_PROGRAM, &pin_of(pins, PEER_PROGRAM, interface), interface)
+    attach(&mut ebpf, PEER_PROGRAM, &[pin_of(pins, PEER_PROGRAM, interface)], interface)
         .map_err(|why| DataplaneError::kernel(format!("prepare {interface}"), why))
 }
 

@@ -1,23 +1,22 @@
-//! Loading, pinning and attaching. A new agent's programs are attached before the old ones are let go, and both use the
-//! same pinned maps: no connection meets a moment without them.
+//! Loading and pinning. A new agent's programs are attached before the old ones are let go, and both use the same pinned
+//! maps: no connection meets a moment without them. An agent of another layout keeps its tables and its programs in place until
+//! the new ones are filled ([`Links::take_over`]); the flows that pass are in tables that both use.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
 use oarlock_ebpf::affinity::{Member, SourceRange};
-use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine};
+use oarlock_ebpf::flow::{Flow, Translation};
+use oarlock_ebpf::layout::{Backend, Believed, FrontendKey, ServiceLine, SocketKey};
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
-use super::attach::{LinkMaps, Links};
+use super::attach::{Hooks, LinkMaps, Links};
 use super::{DataplaneConfig, DataplaneError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-const PROGRAMS: [&str; 4] = ["sock_connect4", "sock_sendmsg4", "sock_recvmsg4", "sock_getpeername4"];
 const MAPS: [&str; 15] = [
     maps::FRONTENDS,
     maps::SERVICE_TABLE,
@@ -34,6 +33,14 @@ const MAPS: [&str; 15] = [
     maps::FLOWS_TCP,
     maps::FLOWS_OTHER,
     maps::FRAGMENTS,
+];
+
+/// Tables of what passes, which agents of other layouts share as long as these bytes are the same: name, and bytes of a key and of
+/// a value. Whoever changes what the bytes mean without changing how many there are gives the map another name.
+const SHARED: [(&str, usize, usize); 3] = [
+    (maps::FLOWS_TCP, size_of::<Flow>(), size_of::<Translation>()),
+    (maps::FLOWS_OTHER, size_of::<Flow>(), size_of::<Translation>()),
+    (maps::SOCKETS, size_of::<SocketKey>(), size_of::<Believed>()),
 ];
 
 /// Handles of the maps that the agent writes or reads.
@@ -64,6 +71,10 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         what: format!("cannot create {}", pins.display()),
         why: format!("{e}; is the BPF file system mounted? mount -t bpf bpf {}", config.bpffs.display()),
     })?;
+    let others = others(&pins);
+    for other in &others {
+        share(other, &pins);
+    }
     let mut loader = EbpfLoader::new();
     for name in MAPS {
         loader.map_pin_path(name, pins.join(name));
@@ -71,9 +82,6 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
     let mut ebpf =
         loader.load(object()?).map_err(|e| DataplaneError::kernel("load the BPF object", chain(&e)))?;
     let cgroup = open_cgroup(&config.cgroup)?;
-    for name in PROGRAMS {
-        attach(&mut ebpf, name, &cgroup, &pins)?;
-    }
     let handles = handles(&mut ebpf)?;
     let of_links = LinkMaps {
         settings: handle(&mut ebpf, maps::SETTINGS)?,
@@ -81,24 +89,29 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         tcp: handle(&mut ebpf, maps::FLOWS_TCP)?,
         other: handle(&mut ebpf, maps::FLOWS_OTHER)?,
     };
-    Ok((handles, Links::open(ebpf, of_links, pins, &config.uplinks)?))
+    let hooks = Hooks { cgroup, pins, others, uplinks: config.uplinks.clone() };
+    Ok((handles, Links::open(ebpf, of_links, hooks)?))
 }
 
-fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File, pins: &Path) -> Result<(), DataplaneError> {
-    let failed = |why: String| DataplaneError::kernel(format!("attach {name} to the node's cgroup"), why);
-    let program = ebpf.program_mut(name).ok_or_else(|| failed("the object does not hold it".to_owned()))?;
-    let program: &mut CgroupSockAddr = program.try_into().map_err(|e| failed(chain(&e)))?;
-    program.load().map_err(|e| failed(chain(&e)))?;
-    // A link takes no flags and always stands beside others (kernel/bpf/cgroup.c, cgroup_bpf_link_attach).
-    let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(|e| failed(chain(&e)))?;
-    let link = program.take_link(id).map_err(|e| failed(chain(&e)))?;
-    let link: FdLink = link.try_into().map_err(|e| failed(chain(&e)))?;
-    let (pin, fresh) = (pins.join(format!("link_{name}")), pins.join(format!("link_{name}_new")));
-    // A crash between these steps leaves a pin of this name, whose program is the one of the crashed agent.
-    let _ = fs::remove_file(&fresh);
-    link.pin(&fresh).map_err(|e| failed(chain(&e)))?;
-    let _ = fs::remove_file(&pin);
-    fs::rename(&fresh, &pin).map_err(|e| failed(e.to_string()))
+/// Where agents of other layouts have pinned theirs for this node.
+fn others(pins: &Path) -> Vec<PathBuf> {
+    let layouts = pins.parent().and_then(|node| fs::read_dir(node).ok());
+    layouts.into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path != pins).collect()
+}
+
+/// Uses another layout's tables of what passes as they are.
+fn share(other: &Path, pins: &Path) {
+    for (name, key, value) in SHARED {
+        let Ok(table) = MapData::from_pin(other.join(name)) else { continue };
+        let fits = table.info().is_ok_and(|info| {
+            (info.key_size(), info.value_size())
+                == (key.try_into().unwrap_or(0), value.try_into().unwrap_or(0))
+        });
+        // One that is pinned already was so by an agent that did not get further; it is the same.
+        if let Err(error) = if fits { table.pin(pins.join(name)) } else { continue } {
+            tracing::debug!(table = name, %error, "not taken over from another layout");
+        }
+    }
 }
 
 /// The node's cgroup in the v2 hierarchy, wherever that is mounted; made if it is missing.

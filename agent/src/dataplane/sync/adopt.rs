@@ -23,7 +23,7 @@ impl Tables {
             backend_indexes: Blocks::new(MAX_BACKENDS),
             members: Counted::default(),
             ranges: Counted::default(),
-            generation: 0,
+            generation: first_generation(),
             retired: Vec::new(),
         };
         let read = |e| failed("read", maps::FRONTENDS, e);
@@ -60,7 +60,10 @@ impl Tables {
         }
         let all = inside.iter().chain(if shared { [].iter() } else { outside.iter() });
         for (peer, index, generation) in all {
-            self.generation = self.generation.max(*generation);
+            // The clock may have been set back: what is ahead of it counts.
+            if generation.wrapping_sub(self.generation) < 1 << 31 {
+                self.generation = *generation;
+            }
             let held = self.backends.entry(*peer).or_insert(Held {
                 index: *index,
                 generation: *generation,
@@ -120,6 +123,12 @@ impl Tables {
         }
         Ok(())
     }
+}
+
+/// Where generations begin in tables that are new: flows that began with another layout's never look as if they were of these.
+fn first_generation() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    (now.as_millis() & u128::from(u32::MAX)) as u32
 }
 
 fn parse(key: &Key<SourceRange>) -> Option<(u64, Ipv4Net)> {
