@@ -22,6 +22,7 @@ use oarlock_ebpf::flow::Settings;
 use oarlock_ebpf::layout::FrontendKey;
 
 use crate::desired::Snapshot;
+use crate::net;
 use attach::Links;
 use compile::Compiler;
 use sync::Tables;
@@ -194,7 +195,24 @@ impl Dataplane {
         })?;
         // Of what does not fit, as little would with the tables of before.
         let taken_over = self.links.take_over();
+        self.abort_stale();
         synced.and_then(|changed| taken_over.map(|()| changed))
+    }
+
+    /// Ends the sockets that would go on sending datagrams to backends that are gone; their users ask the Service anew.
+    fn abort_stale(&mut self) {
+        let gone = self.tables.gone();
+        if gone.is_empty() {
+            return;
+        }
+        let is_stale = |cookie, peer| gone.contains(&peer) && self.tables.has_given(cookie, peer);
+        match net::abort_udp(self.links.cgroup(), is_stale) {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(count, "sockets connected to backends that are gone were aborted"),
+            Err(error) => {
+                tracing::warn!(%error, "sockets may go on sending datagrams to backends that are gone");
+            }
+        }
     }
 
     /// The range of all pods: what goes elsewhere is masqueraded. Takes effect with the next [`Self::sync`].

@@ -8,6 +8,7 @@ mod links;
 mod netns;
 mod pod_veth;
 mod routes;
+mod sockets;
 mod state;
 mod sysctl;
 mod uplinks;
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 
 pub use pod_veth::Network;
 pub use routes::NodeRoute;
+pub use sockets::abort_udp;
 pub use uplinks::uplinks;
 
 /// The pod whose network is wanted.

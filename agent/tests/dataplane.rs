@@ -78,6 +78,19 @@ fn server(name: &'static str) -> u16 {
     port
 }
 
+/// A server that answers every datagram with itself.
+fn echo() -> u16 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    });
+    port
+}
+
 const VIP: &str = "127.96.0.10";
 
 /// A Service at [`VIP`]:80 with a NodePort, and one slice per backend port (each is its own named target).
@@ -187,14 +200,7 @@ fn traffic_flows_without_an_agent_and_the_next_one_goes_on() {
 #[test]
 fn datagrams_go_to_a_backend_and_answers_come_from_the_service() {
     let node = Node::new("udp");
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = socket.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&buffer[..length], from);
-        }
-    });
+    let port = echo();
     let mut dataplane = node.open();
     dataplane.sync(&snapshot("UDP", &[port])).unwrap();
     // An unconnected socket: sendto and recvfrom, which shows the answer's source.
@@ -203,6 +209,78 @@ fn datagrams_go_to_a_backend_and_answers_come_from_the_service() {
          s.sendto(b'ping', ('{VIP}', 80)); d, a = s.recvfrom(64); print(d.decode(), a[0], a[1])\""
     );
     assert_eq!(node.run(&script).0, format!("ping {VIP} 80"));
+}
+
+/// Sockets of IPv6 that talk IPv4, as Java's do: to the Service, to its NodePort, and by datagrams with and without a connection.
+#[test]
+fn sockets_of_ipv6_reach_services_by_mapped_addresses() {
+    let node = Node::new("mapped");
+    let mut dataplane = node.open();
+    dataplane.sync(&snapshot("TCP", &[server("a")])).unwrap();
+    let script = format!(
+        "python3 -c \"
+import socket
+for address in [('::ffff:{VIP}', 80), ('::ffff:127.0.0.1', 30080)]:
+    s = socket.socket(socket.AF_INET6, socket.SOCK_STREAM); s.settimeout(3)
+    s.connect(address); s.send(b'x\\n'); print(s.recv(9).decode().strip(), *s.getpeername()[:2])
+\""
+    );
+    assert_eq!(node.run(&script).0, format!("a ::ffff:{VIP} 80\na ::ffff:127.0.0.1 30080"));
+    dataplane.sync(&snapshot("TCP", &[])).unwrap();
+    let (text, success) = node.run(&script);
+    assert!(!success && text.contains("refused"), "{text}");
+
+    let port = echo();
+    dataplane.sync(&snapshot("UDP", &[port])).unwrap();
+    let script = format!(
+        "python3 -c \"
+import socket
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.settimeout(3)
+s.sendto(b'ping', ('::ffff:{VIP}', 80)); d, a = s.recvfrom(64); print(d.decode(), *a[:2])
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.settimeout(3)
+s.connect(('::ffff:{VIP}', 80)); s.send(b'pong'); print(s.recv(9).decode(), *s.getpeername()[:2])
+\""
+    );
+    assert_eq!(node.run(&script).0, format!("ping ::ffff:{VIP} 80\npong ::ffff:{VIP} 80"));
+}
+
+/// A connected socket would send to where nobody is for as long as it lives; nobody tells it.
+#[test]
+fn sockets_whose_backend_is_gone_hear_of_it_and_others_do_not() {
+    let node = Node::new("gone");
+    let mut dataplane = node.open();
+    let (a, b) = (echo(), echo());
+    dataplane.sync(&snapshot("UDP", &[a])).unwrap();
+    let script = format!(
+        "python3 -uc \"
+import socket, sys
+def connected(family, to):
+    s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(5); s.connect(to); return s
+kinds = [(socket.AF_INET, ('{VIP}', 80)), (socket.AF_INET6, ('::ffff:{VIP}', 80))]
+sockets = [connected(*kind) for kind in kinds]
+direct = connected(socket.AF_INET, ('127.0.0.1', {a}))
+print('connected'); sys.stdin.readline()
+for s, (family, to) in zip(sockets, kinds):
+    try: print('still', s.recv(9))
+    except OSError as e: print(e.strerror)
+    s.connect(to); s.send(b'x'); print(s.recv(9).decode())
+direct.send(b'direct'); print(direct.recv(9).decode())
+\""
+    );
+    let script = format!("echo $$ > {}/cgroup.procs && {script}", node.cgroup.display());
+    let mut client = Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(said.next().as_deref(), Some("connected"));
+    dataplane.sync(&snapshot("UDP", &[b])).unwrap();
+    client.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let aborted = "Software caused connection abort";
+    assert_eq!(said.collect::<Vec<_>>(), [aborted, "x", aborted, "x", "direct"]);
+    assert!(client.wait().unwrap().success());
 }
 
 /// The program on a link, as its pin says: another one after it was replaced.

@@ -1,6 +1,10 @@
 //! Socket hooks: a connection or datagram to a Service is given a backend before the first packet exists, so that traffic
 //! between pods costs nothing per packet. Names go back when the socket is asked whom it talks to.
 //!
+//! Sockets of IPv6 talk IPv4 too, to addresses like `::ffff:10.96.0.10` (RFC 4291 2.5.5.2): what Java and others do by default.
+//! Their hooks are those of IPv6, but for datagrams without a connection, which the kernel sends as IPv4's (net/ipv6/udp.c,
+//! udpv6_sendmsg).
+//!
 //! The kernel's contract: return 1 to go on, 0 to refuse with the errno set by bpf_set_retval (kernel 5.18; EPERM before).
 
 use aya_ebpf::EbpfContext as _;
@@ -20,27 +24,45 @@ const ECONNREFUSED: i32 = 111;
 
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
-    translate(&ctx, Choice::InTurn)
+    translate(&ctx, peer(&ctx), Choice::InTurn, set_peer)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    mapped_peer(&ctx).map_or(GO_ON, |peer| translate(&ctx, peer, Choice::InTurn, set_mapped_peer))
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
-    translate(&ctx, Choice::By(cookie(&ctx)))
+    translate(&ctx, peer(&ctx), Choice::By(cookie(&ctx)), set_peer)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
-    reverse(&ctx)
+    reverse(&ctx, peer(&ctx), set_peer)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    mapped_peer(&ctx).map_or(GO_ON, |peer| reverse(&ctx, peer, set_mapped_peer))
 }
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
-    reverse(&ctx)
+    reverse(&ctx, peer(&ctx), set_peer)
 }
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
+    mapped_peer(&ctx).map_or(GO_ON, |peer| reverse(&ctx, peer, set_mapped_peer))
+}
+
+/// An IPv4 address and a port.
+type Peer = ([u8; 4], u16);
 
 /// The address and port in the context.
 #[inline(always)]
-fn peer(ctx: &SockAddrContext) -> ([u8; 4], u16) {
+fn peer(ctx: &SockAddrContext) -> Peer {
     // SAFETY: the kernel passes a valid context; these fields may be read by these hooks.
     let (address, port) = unsafe { ((*ctx.sock_addr).user_ip4, (*ctx.sock_addr).user_port) };
     // Both are in network order in memory; the port is in the low half of its word.
@@ -48,11 +70,35 @@ fn peer(ctx: &SockAddrContext) -> ([u8; 4], u16) {
 }
 
 #[inline(always)]
-fn set_peer(ctx: &SockAddrContext, address: [u8; 4], port: u16) {
+fn set_peer(ctx: &SockAddrContext, (address, port): Peer) {
     // SAFETY: as above; these fields may be written by these hooks.
     unsafe {
         (*ctx.sock_addr).user_ip4 = u32::from_ne_bytes(address);
         (*ctx.sock_addr).user_port = u32::from(port.to_be());
+    }
+}
+
+/// The same of a socket of IPv6 that talks IPv4.
+#[inline(always)]
+fn mapped_peer(ctx: &SockAddrContext) -> Option<Peer> {
+    // SAFETY: as above, for the hooks of IPv6. Words are read one by one: the kernel translates each access.
+    let (ip, port) = unsafe {
+        let context = ctx.sock_addr;
+        let word = |at: usize| core::ptr::addr_of!((*context).user_ip6).cast::<u32>().add(at).read_volatile();
+        ([word(0), word(1), word(2), word(3)], (*context).user_port)
+    };
+    let is_mapped = ip[0] == 0 && ip[1] == 0 && ip[2] == 0xffff_u32.to_be();
+    is_mapped.then_some((ip[3].to_ne_bytes(), u16::from_be(port as u16)))
+}
+
+#[inline(always)]
+fn set_mapped_peer(ctx: &SockAddrContext, (address, port): Peer) {
+    // SAFETY: as above.
+    unsafe {
+        let context = ctx.sock_addr;
+        let ip = core::ptr::addr_of_mut!((*context).user_ip6).cast::<u32>();
+        ip.add(3).write_volatile(u32::from_ne_bytes(address));
+        (*context).user_port = u32::from(port.to_be());
     }
 }
 
@@ -63,8 +109,12 @@ fn cookie(ctx: &SockAddrContext) -> u64 {
 }
 
 #[inline(always)]
-fn translate(ctx: &SockAddrContext, choice: Choice) -> i32 {
-    let (address, port) = peer(ctx);
+fn translate(
+    ctx: &SockAddrContext,
+    (address, port): Peer,
+    choice: Choice,
+    set: impl Fn(&SockAddrContext, Peer),
+) -> i32 {
     // SAFETY: a field that may be read.
     let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
     let Some(service) = maps::service(&FrontendKey::new(address, port, protocol)) else { return GO_ON };
@@ -89,16 +139,15 @@ fn translate(ctx: &SockAddrContext, choice: Choice) -> i32 {
     };
     let (to, to_port) = (backend.address(), backend.port());
     maps::remember(&SocketKey::new(cookie(ctx), to, to_port), &Believed::new(address, port));
-    set_peer(ctx, to, to_port);
+    set(ctx, (to, to_port));
     maps::count(Reason::Translated);
     GO_ON
 }
 
 #[inline(always)]
-fn reverse(ctx: &SockAddrContext) -> i32 {
-    let (address, port) = peer(ctx);
+fn reverse(ctx: &SockAddrContext, (address, port): Peer, set: impl Fn(&SockAddrContext, Peer)) -> i32 {
     if let Some(believed) = maps::believed(&SocketKey::new(cookie(ctx), address, port)) {
-        set_peer(ctx, believed.address(), believed.port());
+        set(ctx, (believed.address(), believed.port()));
         maps::count(Reason::Reversed);
     }
     GO_ON

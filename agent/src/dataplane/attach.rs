@@ -18,7 +18,15 @@ use super::load::chain;
 use super::{Acceleration, DataplaneError, Mode, Uplink, collect, express};
 
 /// The hooks of the node's cgroup.
-const SOCKETS: [&str; 4] = ["sock_connect4", "sock_sendmsg4", "sock_recvmsg4", "sock_getpeername4"];
+const SOCKETS: [&str; 7] = [
+    "sock_connect4",
+    "sock_connect6",
+    "sock_sendmsg4",
+    "sock_recvmsg4",
+    "sock_recvmsg6",
+    "sock_getpeername4",
+    "sock_getpeername6",
+];
 /// The hooks on uplinks.
 const UPLINK: [(&str, TcAttachType); 2] =
     [("uplink_ingress", TcAttachType::Ingress), ("uplink_egress", TcAttachType::Egress)];
@@ -44,6 +52,7 @@ pub(super) struct Links {
 /// Where the programs belong, and where their links are pinned.
 pub(super) struct Hooks {
     pub(super) cgroup: File,
+    pub(super) cgroup_path: PathBuf,
     pub(super) pins: PathBuf,
     /// Pins of agents of other layouts, whose programs are in their places.
     pub(super) others: Vec<PathBuf>,
@@ -100,6 +109,11 @@ impl Links {
             })?;
         }
         Ok(())
+    }
+
+    /// The node's cgroup in the file system.
+    pub(super) fn cgroup(&self) -> &Path {
+        &self.hooks.cgroup_path
     }
 
     fn place(&mut self) -> Result<(), DataplaneError> {

@@ -51,6 +51,7 @@ pub(super) struct Handles {
     pub(super) backends: Array<MapData, Backend>,
     pub(super) members: HashMap<MapData, Member, u32>,
     pub(super) source_ranges: LpmTrie<MapData, SourceRange, u32>,
+    pub(super) sockets: HashMap<MapData, SocketKey, Believed>,
     pub(super) counters: PerCpuArray<MapData, u64>,
 }
 
@@ -81,7 +82,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
     }
     let mut ebpf =
         loader.load(object()?).map_err(|e| DataplaneError::kernel("load the BPF object", chain(&e)))?;
-    let cgroup = open_cgroup(&config.cgroup)?;
+    let (cgroup, cgroup_path) = open_cgroup(&config.cgroup)?;
     let handles = handles(&mut ebpf)?;
     let of_links = LinkMaps {
         settings: handle(&mut ebpf, maps::SETTINGS)?,
@@ -89,7 +90,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         tcp: handle(&mut ebpf, maps::FLOWS_TCP)?,
         other: handle(&mut ebpf, maps::FLOWS_OTHER)?,
     };
-    let hooks = Hooks { cgroup, pins, others, uplinks: config.uplinks.clone() };
+    let hooks = Hooks { cgroup, cgroup_path, pins, others, uplinks: config.uplinks.clone() };
     Ok((handles, Links::open(ebpf, of_links, hooks)?))
 }
 
@@ -115,7 +116,7 @@ fn share(other: &Path, pins: &Path) {
 }
 
 /// The node's cgroup in the v2 hierarchy, wherever that is mounted; made if it is missing.
-fn open_cgroup(cgroup: &str) -> Result<File, DataplaneError> {
+fn open_cgroup(cgroup: &str) -> Result<(File, PathBuf), DataplaneError> {
     let root = cgroup2_root().ok_or_else(|| DataplaneError::Host {
         what: "no cgroup v2 hierarchy is mounted".to_owned(),
         why: "mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified".to_owned(),
@@ -126,7 +127,8 @@ fn open_cgroup(cgroup: &str) -> Result<File, DataplaneError> {
         why: e.to_string(),
     };
     fs::create_dir_all(&path).map_err(failed)?;
-    File::open(&path).map_err(failed)
+    let opened = File::open(&path).map_err(failed)?;
+    Ok((opened, path))
 }
 
 /// Removes a node's cgroup and its parents, as far as nothing else is in them.
@@ -155,6 +157,7 @@ fn handles(ebpf: &mut Ebpf) -> Result<Handles, DataplaneError> {
         backends: handle(ebpf, maps::BACKENDS)?,
         members: handle(ebpf, maps::MEMBERS)?,
         source_ranges: handle(ebpf, maps::SOURCE_RANGES)?,
+        sockets: handle(ebpf, maps::SOCKETS)?,
         counters: handle(ebpf, maps::COUNTERS)?,
     })
 }

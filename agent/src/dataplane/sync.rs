@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use aya::maps::lpm_trie::Key;
 use ipnet::Ipv4Net;
 use oarlock_ebpf::affinity::{Member, source_range, source_range_bits};
-use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, SOURCE_RANGES, ServiceLine, SlotRange};
+use oarlock_ebpf::flow::UDP;
+use oarlock_ebpf::layout::{
+    Backend, EXTERNAL, FrontendKey, SOURCE_RANGES, ServiceLine, SlotRange, SocketKey,
+};
 use oarlock_ebpf::maps::{self, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS};
 use oarlock_ebpf::reason::Reason;
 
@@ -36,6 +39,8 @@ pub(super) struct Tables {
     /// Who may ask which Service.
     ranges: Counted<(u64, Ipv4Net)>,
     generation: u32,
+    /// Backends of datagrams that no frontend has any more.
+    gone: BTreeSet<Peer>,
     retired: Vec<(Instant, Retired)>,
 }
 
@@ -134,7 +139,7 @@ impl Tables {
         match self.write(key, wanted, index, old.is_none()) {
             Ok(present) => {
                 self.present.insert(key, present);
-                old.map_or(Ok(()), |old| self.release(&old))
+                old.map_or(Ok(()), |old| self.leave(&key, &old))
             }
             Err(error) => {
                 if old.is_none() {
@@ -192,9 +197,30 @@ impl Tables {
             .map_err(|e| failed("remove an entry from", maps::FRONTENDS, e))?;
         if let Some(old) = self.present.remove(&key) {
             self.retire(Retired::Index(old.index));
-            self.release(&old)?;
+            self.leave(&key, &old)?;
         }
         Ok(())
+    }
+
+    /// What a frontend has had; clients may still send datagrams to who is gone with it.
+    fn leave(&mut self, key: &FrontendKey, old: &Present) -> Result<(), DataplaneError> {
+        self.release(old)?;
+        if key.protocol() == UDP {
+            self.gone.extend(old.held().filter(|peer| !self.backends.contains_key(peer)));
+        }
+        Ok(())
+    }
+
+    /// Whether a socket has been given this backend.
+    pub(super) fn has_given(&self, cookie: u64, (ip, port): Peer) -> bool {
+        self.handles.sockets.get(&SocketKey::new(cookie, ip.octets(), port), 0).is_ok()
+    }
+
+    /// The backends of datagrams that no frontend has had since this was asked last, those that have come back left out.
+    pub(super) fn gone(&mut self) -> BTreeSet<Peer> {
+        let mut gone = std::mem::take(&mut self.gone);
+        gone.retain(|peer| !self.backends.contains_key(peer));
+        gone
     }
 
     /// A block of slots for these peers. Nobody reads it before it is published.

@@ -24,6 +24,7 @@ impl Tables {
             members: Counted::default(),
             ranges: Counted::default(),
             generation: first_generation(),
+            gone: std::collections::BTreeSet::new(),
             retired: Vec::new(),
         };
         let read = |e| failed("read", maps::FRONTENDS, e);
