@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::RunConfig;
-use crate::dataplane::{self, Changed, Dataplane, DataplaneConfig};
+use crate::dataplane::{self, Changed, Dataplane, DataplaneConfig, PodLink};
 use crate::desired::{Desired, Topic};
 use crate::health_checks;
 use crate::net::{self, Network, NodeRoute};
@@ -199,8 +199,9 @@ impl Parts {
         let mut dataplane = Some(dataplane);
         loop {
             let (snapshot, complete) = self.desired.snapshot();
+            let links = self.network.pods().await.into_iter();
             let pods =
-                self.network.pods().await.into_iter().map(|(_, net)| (net.ip, net.interface)).collect();
+                links.map(|(_, net)| (net.ip, PodLink { name: net.interface, ends: net.ends })).collect();
             let cluster_cidr =
                 self.cluster.borrow().as_ref().and_then(|welcome| welcome.cluster_cidr.parse().ok());
             if let Some(mut taken) = dataplane.take() {

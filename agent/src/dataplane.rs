@@ -59,6 +59,16 @@ pub struct Uplink {
     pub is_veth: bool,
 }
 
+/// How a pod of this node is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodLink {
+    /// The name of the link's end on the node.
+    pub name: String,
+    /// The hardware addresses of the pod's end and of the node's, of a link that leads into another namespace: packets go there
+    /// straight. Without them by the node's routes.
+    pub ends: Option<[u8; 12]>,
+}
+
 /// Where XDP answers Services on uplinks. tc answers where it does not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Acceleration {
@@ -220,11 +230,11 @@ impl Dataplane {
         self.cluster_cidr = Some(cluster_cidr);
     }
 
-    /// The pods of this node: address and name of the link's end on the node. Idempotent; those left out are forgotten.
+    /// The pods of this node and their links, by address. Idempotent; those left out are forgotten.
     ///
     /// # Errors
     /// A link that is gone, or a refusal of the kernel; the others are tried again with the next call.
-    pub fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, String>) -> Result<(), DataplaneError> {
+    pub fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, PodLink>) -> Result<(), DataplaneError> {
         self.links.set_pods(pods)
     }
 

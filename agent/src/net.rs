@@ -42,6 +42,8 @@ pub struct PodNetResult {
     pub ip: Ipv4Addr,
     /// The name of the pod's link on the node's side.
     pub interface: String,
+    /// The hardware addresses of the link's ends, the pod's first; nothing before it has been looked at.
+    pub ends: Option<[u8; 12]>,
 }
 
 /// Why a pod has no network. The text is for `kubectl describe pod` (FailedCreatePodSandBox).

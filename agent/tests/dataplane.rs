@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use oarlock_agent::dataplane::{Acceleration, Dataplane, DataplaneConfig, Uplink};
+use oarlock_agent::dataplane::{Acceleration, Dataplane, DataplaneConfig, PodLink, Uplink};
 use oarlock_agent::desired::Snapshot;
 use serde_json::json;
 
@@ -301,7 +301,8 @@ fn programs_of_another_layout_serve_until_the_tables_are_filled() {
     let mut node = Node::new("layout");
     node.config.uplinks = vec![Uplink { name: "eth0".to_owned(), is_veth: true }];
     let (a, b) = (server("a"), server("b"));
-    let pods = [(Ipv4Addr::new(127, 0, 0, 9), "pod".to_owned())].into();
+    let link = PodLink { name: "pod".to_owned(), ends: None };
+    let pods = [(Ipv4Addr::new(127, 0, 0, 9), link)].into();
     let mut old = node.open();
     old.set_pods(&pods).unwrap();
     old.sync(&snapshot("TCP", &[a])).unwrap();

@@ -110,11 +110,14 @@ fn a_new_agent_leaves_the_links_of_running_pods_alone_and_repairs_what_is_wrong_
         // Another sandbox of the same pod gets a link of its own, so does one whose link was taken away.
         let another = Sandbox::start();
         let pod = request("uid-1", &another);
-        assert_eq!(next.add(&pod).await.unwrap(), given);
+        let again = next.add(&pod).await.unwrap();
+        assert_eq!((again.ip, &again.interface), (given.ip, &given.interface));
+        assert!(again.ends.is_some() && again.ends != given.ends, "of the new link");
+        assert_eq!(next.pods().await, [("uid-1".to_owned(), again)]);
         let anew = number(&given.interface);
         assert_ne!(anew, link);
         another.ip("link del eth0");
-        assert_eq!(next.add(&pod).await.unwrap(), given);
+        assert_eq!(next.add(&pod).await.unwrap().ip, given.ip);
         assert_ne!(number(&given.interface), anew);
         assert_ne!(given.ip, Ipv4Addr::UNSPECIFIED);
     });

@@ -2,10 +2,13 @@
 //!
 //! `uplink_ingress` translates to a backend: a local one keeps the client's address, a remote one sees the node's.
 //! `pod_egress` gives replies of local backends their Service's address back. `uplink_egress` masquerades what pods
-//! begin. What is no flow of ours goes on untouched: nothing is dropped here, so that the stack can refuse properly.
+//! begin. What is no flow of ours is not changed: nothing is dropped here, so that the stack can refuse properly.
+//!
+//! What comes in for a pod of this node goes straight into the pod's namespace (`bpf_redirect_peer`, Linux 5.10): neither the
+//! node's routes and filters nor a second queue cost it anything.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::bpf_redirect_neigh;
+use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::flow::{LOCAL_POD, MASQUERADED, REPLY, Translation};
@@ -25,7 +28,10 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     }
     let Some(header) = packet::header(&ctx) else { return GO_ON };
     let Some(packet) = packet::read(&ctx, &header) else {
-        return icmp::read(&ctx, &header).map_or(GO_ON, |error| report(&ctx, &error));
+        return match icmp::read(&ctx, &header) {
+            Some(error) => report(&ctx, &error),
+            None => deliver(&ctx, packet::destination(&header), header[8]),
+        };
     };
     if let Some(entry) = flows::present(&packet) {
         return translate(&ctx, &packet, &entry);
@@ -36,7 +42,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     };
     match begun {
         Begun::To(entry) => translate(&ctx, &packet, &entry),
-        Begun::Nothing => GO_ON,
+        Begun::Nothing => deliver(&ctx, packet.flow.destination, packet.ttl),
         Begun::Denied => TC_ACT_SHOT,
     }
 }
@@ -47,12 +53,12 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
     let Some(packet) = packet::read(&ctx, &header) else {
         return match icmp::read(&ctx, &header) {
             Some(error) if error.entry.backend == REPLY => report(&ctx, &error),
-            _ => GO_ON,
+            _ => deliver(&ctx, packet::destination(&header), header[8]),
         };
     };
     match flows::present(&packet) {
         Some(entry) if entry.backend == REPLY => translate(&ctx, &packet, &entry),
-        _ => GO_ON,
+        _ => deliver(&ctx, packet.flow.destination, packet.ttl),
     }
 }
 
@@ -90,17 +96,16 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
     if packet::write(ctx, packet, &entry.to).is_err() {
-        maps::count(Reason::BadPacket);
-        return TC_ACT_SHOT;
+        return bad();
     }
-    leave(ctx, packet.ttl, entry.link)
+    leave(ctx, entry, packet.ttl)
 }
 
 /// An error to who has sent the packet that it is about.
 #[inline(always)]
 fn report(ctx: &TcContext, error: &icmp::Error) -> i32 {
     match write_error(ctx, error) {
-        GO_ON => leave(ctx, error.ttl(), error.entry.link),
+        GO_ON => leave(ctx, &error.entry, error.ttl()),
         verdict => verdict,
     }
 }
@@ -108,22 +113,40 @@ fn report(ctx: &TcContext, error: &icmp::Error) -> i32 {
 #[inline(always)]
 fn write_error(ctx: &TcContext, error: &icmp::Error) -> i32 {
     if icmp::write(ctx, error).is_err() {
-        maps::count(Reason::BadPacket);
-        return TC_ACT_SHOT;
+        return bad();
     }
     maps::count(Reason::Reported);
     GO_ON
 }
 
 #[inline(always)]
-fn leave(ctx: &TcContext, ttl: u8, link: u32) -> i32 {
-    if link == 0 {
-        return GO_ON;
+fn leave(ctx: &TcContext, entry: &Translation, ttl: u8) -> i32 {
+    if entry.link == 0 {
+        return deliver(ctx, entry.to.destination, ttl);
     }
     if !packet::hop(ctx, ttl) {
-        maps::count(Reason::BadPacket);
-        return TC_ACT_SHOT;
+        return bad();
     }
     // SAFETY: no parameters: the helper routes by the packet's destination and asks for the neighbour.
-    unsafe { bpf_redirect_neigh(link, core::ptr::null_mut(), 0, 0) as i32 }
+    unsafe { bpf_redirect_neigh(entry.link, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Into the namespace of a pod of this node. Everything else, and what has no hop left, is the stack's.
+#[inline(always)]
+fn deliver(ctx: &TcContext, destination: [u8; 4], ttl: u8) -> i32 {
+    let Some(owner) = nat::owner(destination) else { return GO_ON };
+    if owner.link == 0 || ttl <= 1 {
+        return GO_ON;
+    }
+    if !packet::hop(ctx, ttl) || ctx.store(0, &owner.ends, 0).is_err() {
+        return bad();
+    }
+    // SAFETY: the helper has no conditions; a link that has gone meanwhile is the end of the packet, as of its pod.
+    unsafe { bpf_redirect_peer(owner.link, 0) as i32 }
+}
+
+#[inline(always)]
+fn bad() -> i32 {
+    maps::count(Reason::BadPacket);
+    TC_ACT_SHOT
 }

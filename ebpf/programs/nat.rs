@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use oarlock_ebpf::flow::{Flow, Settings, TCP, Translation};
+use oarlock_ebpf::flow::{Flow, Owner, Settings, TCP, Translation};
 use oarlock_ebpf::fragment::Datagram;
 use oarlock_ebpf::maps::{MAX_ADDRESSES, MAX_FLOWS, MAX_FRAGMENTS};
 
@@ -11,7 +11,7 @@ use crate::maps;
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
-static ADDRESSES: HashMap<[u8; 4], u32> = HashMap::with_max_entries(MAX_ADDRESSES, 0);
+static ADDRESSES: HashMap<[u8; 4], Owner> = HashMap::with_max_entries(MAX_ADDRESSES, 0);
 #[map]
 static FLOWS_TCP: LruHashMap<Flow, Translation> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 #[map]
@@ -45,11 +45,18 @@ pub fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0).filter(|settings| settings.node != [0; 4])
 }
 
-/// Whose address it is: 0 nobody's that we know.
+/// Whose address it is.
+#[inline(always)]
+pub fn owner(address: [u8; 4]) -> Option<Owner> {
+    // SAFETY: the value is copied at once; the agent replaces values whole.
+    unsafe { ADDRESSES.get(address).copied() }
+}
+
+/// What kind of address it is: 0 nobody's that we know.
 #[inline(always)]
 pub fn kind_of(address: [u8; 4]) -> u32 {
-    // SAFETY: the value is copied at once.
-    unsafe { ADDRESSES.get(address).copied().unwrap_or(0) }
+    // SAFETY: one word is read.
+    unsafe { ADDRESSES.get(address).map_or(0, |owner| owner.kind) }
 }
 
 /// The entry of a flow. Two tables, so that datagrams cannot push connections out.

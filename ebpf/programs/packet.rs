@@ -41,6 +41,12 @@ pub fn header(ctx: &TcContext) -> Option<[u8; 20]> {
     (header[0] >> 4 == 4).then_some(header)
 }
 
+/// Whom an IPv4 packet is for.
+#[inline(always)]
+pub fn destination(header: &[u8; 20]) -> [u8; 4] {
+    [header[16], header[17], header[18], header[19]]
+}
+
 /// How long an IPv4 header is, in bytes.
 #[inline(always)]
 pub fn length(header: &[u8; 20]) -> usize {

@@ -212,14 +212,42 @@ impl Settings {
     }
 }
 
-/// In the table of addresses: a pod of this node.
+/// Whose an address is. Written by the agent.
+///
+/// | byte | field |
+/// |---|---|
+/// | 0..4 | [`LOCAL_POD`] or [`NODE`] |
+/// | 4..8 | the node's end of the pod's link; 0: it is reached by the routes alone |
+/// | 8..14 | the hardware address of the pod's end |
+/// | 14..20 | that of the node's end |
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord, Pod, Zeroable)]
+pub struct Owner {
+    /// [`LOCAL_POD`] or [`NODE`].
+    pub kind: u32,
+    /// The number of the node's end of the pod's link; 0: it is reached by the routes alone.
+    pub link: u32,
+    /// An Ethernet header's beginning: the pod's end, then the node's.
+    pub ends: [u8; 12],
+}
+
+impl Owner {
+    /// An owner that is reached by the routes.
+    #[must_use]
+    pub const fn by_routes(kind: u32) -> Self {
+        Self { kind, link: 0, ends: [0; 12] }
+    }
+}
+
+/// In [`Owner::kind`]: a pod of this node.
 pub const LOCAL_POD: u32 = 1;
-/// In the table of addresses: a node of the cluster.
+/// In [`Owner::kind`]: a node of the cluster.
 pub const NODE: u32 = 2;
 
 const _: () = assert!(core::mem::size_of::<Flow>() == 16);
 const _: () = assert!(core::mem::size_of::<Translation>() == 32);
 const _: () = assert!(core::mem::size_of::<Settings>() == 16);
+const _: () = assert!(core::mem::size_of::<Owner>() == 20);
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "bytemuck::Pod, which they are, is the same promise")]
@@ -230,6 +258,8 @@ mod crosses {
     unsafe impl aya::Pod for super::Translation {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Settings {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Owner {}
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 
 /// [`crate::flow::Settings`] at index 0. Array.
 pub const SETTINGS: &str = "SETTINGS";
-/// IPv4 address to [`crate::flow::LOCAL_POD`] or [`crate::flow::NODE`]. Hash.
+/// IPv4 address to [`crate::flow::Owner`]. Hash.
 pub const ADDRESSES: &str = "ADDRESSES";
 /// [`crate::flow::Flow`] to [`crate::flow::Translation`], TCP. LRU hash.
 pub const FLOWS_TCP: &str = "FLOWS_TCP";

@@ -11,11 +11,11 @@ use aya::maps::{Array, HashMap, MapData};
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
-use oarlock_ebpf::flow::{self, Flow, Settings, Translation};
+use oarlock_ebpf::flow::{self, Flow, Owner, Settings, Translation};
 use oarlock_ebpf::maps;
 
 use super::load::chain;
-use super::{Acceleration, DataplaneError, Mode, Uplink, collect, express};
+use super::{Acceleration, DataplaneError, Mode, PodLink, Uplink, collect, express};
 
 /// The hooks of the node's cgroup.
 const SOCKETS: [&str; 7] = [
@@ -40,13 +40,14 @@ pub(super) struct Links {
     /// Whether our programs are in their places. Before, those of another layout are.
     in_place: bool,
     settings: Array<MapData, Settings>,
-    addresses: HashMap<MapData, [u8; 4], u32>,
+    addresses: HashMap<MapData, [u8; 4], Owner>,
     tcp: HashMap<MapData, Flow, Translation>,
     other: HashMap<MapData, Flow, Translation>,
     /// The pods' links, by address.
-    wanted: BTreeMap<Ipv4Addr, String>,
-    /// Links of pods that carry our program, by address: name and number, as a name may come back as another link.
-    pods: BTreeMap<Ipv4Addr, (String, u32)>,
+    wanted: BTreeMap<Ipv4Addr, PodLink>,
+    /// Links of pods that carry our program, by address: name and number, as a name may come back as another link, and what the
+    /// programs know of the pod.
+    pods: BTreeMap<Ipv4Addr, (String, u32, Owner)>,
 }
 
 /// Where the programs belong, and where their links are pinned.
@@ -69,7 +70,7 @@ impl Hooks {
 /// The maps of the packet path.
 pub(super) struct LinkMaps {
     pub(super) settings: Array<MapData, Settings>,
-    pub(super) addresses: HashMap<MapData, [u8; 4], u32>,
+    pub(super) addresses: HashMap<MapData, [u8; 4], Owner>,
     pub(super) tcp: HashMap<MapData, Flow, Translation>,
     pub(super) other: HashMap<MapData, Flow, Translation>,
 }
@@ -147,14 +148,15 @@ impl Links {
     /// Makes the programs know exactly these nodes.
     pub(super) fn set_nodes(&mut self, nodes: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
         let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::ADDRESSES), e);
-        let present: Vec<([u8; 4], u32)> = self.addresses.iter().filter_map(Result::ok).collect();
+        let present: BTreeMap<[u8; 4], Owner> = self.addresses.iter().filter_map(Result::ok).collect();
+        let wanted = Owner::by_routes(flow::NODE);
         for node in nodes {
-            if !present.contains(&(node.octets(), flow::NODE)) {
-                self.addresses.insert(node.octets(), flow::NODE, 0).map_err(failed)?;
+            if present.get(&node.octets()) != Some(&wanted) {
+                self.addresses.insert(node.octets(), wanted, 0).map_err(failed)?;
             }
         }
-        for (address, kind) in present {
-            if kind == flow::NODE && !nodes.contains(&Ipv4Addr::from(address)) {
+        for (address, owner) in present {
+            if owner.kind == flow::NODE && !nodes.contains(&Ipv4Addr::from(address)) {
                 self.addresses.remove(&address).map_err(failed)?;
             }
         }
@@ -162,7 +164,7 @@ impl Links {
     }
 
     /// Makes exactly these pods, with their links, answer for Services on this node.
-    pub(super) fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, String>) -> Result<(), DataplaneError> {
+    pub(super) fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, PodLink>) -> Result<(), DataplaneError> {
         let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::ADDRESSES), e);
         self.wanted.clone_from(pods);
         if !self.in_place {
@@ -171,24 +173,33 @@ impl Links {
         let mut first = Ok(());
         for (ip, link) in pods {
             // A link that is not there yet rings the bell when it is.
-            let Ok(number) = nix::net::if_::if_nametoindex(link.as_str()) else { continue };
-            if self.pods.get(ip).is_some_and(|known| known.1 == number) {
+            let Ok(number) = nix::net::if_::if_nametoindex(link.name.as_str()) else { continue };
+            let owner = link.ends.map_or_else(
+                || Owner::by_routes(flow::LOCAL_POD),
+                |ends| Owner { kind: flow::LOCAL_POD, link: number, ends },
+            );
+            let known = self.pods.get(ip).map(|known| (known.1, known.2));
+            if known == Some((number, owner)) {
                 continue;
             }
-            if let Err(error) = self.attach(POD, link) {
+            if known.is_none_or(|known| known.0 != number)
+                && let Err(error) = self.attach(POD, &link.name)
+            {
                 first = first.and(Err(error));
                 continue;
             }
-            self.addresses.insert(ip.octets(), flow::LOCAL_POD, 0).map_err(failed)?;
-            self.pods.insert(*ip, (link.clone(), number));
+            self.addresses.insert(ip.octets(), owner, 0).map_err(failed)?;
+            self.pods.insert(*ip, (link.name.clone(), number, owner));
         }
-        let known: Vec<([u8; 4], u32)> = self.addresses.iter().filter_map(Result::ok).collect();
-        for (address, kind) in known {
-            if kind == flow::LOCAL_POD && !pods.contains_key(&Ipv4Addr::from(address)) {
+        let known: Vec<([u8; 4], Owner)> = self.addresses.iter().filter_map(Result::ok).collect();
+        for (address, owner) in known {
+            if owner.kind == flow::LOCAL_POD && !pods.contains_key(&Ipv4Addr::from(address)) {
                 self.addresses.remove(&address).map_err(failed)?;
             }
         }
-        for (_, (link, _)) in self.pods.extract_if(.., |ip, link| pods.get(ip) != Some(&link.0)) {
+        for (_, (link, ..)) in
+            self.pods.extract_if(.., |ip, link| pods.get(ip).is_none_or(|pod| pod.name != link.0))
+        {
             // The kernel has taken the program away with the link.
             let _ = fs::remove_file(pin_of(&self.hooks.pins, POD.0, &link));
         }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use oarlock_ebpf::flow::{self, Flow, REPLY, Settings, Translation};
+use oarlock_ebpf::flow::{self, Flow, Owner, REPLY, Settings, Translation};
 use oarlock_ebpf::layout::{Backend, FrontendKey, SOURCE_RANGES, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
@@ -86,11 +86,12 @@ fn services(pins: &Path, out: &mut String) -> Result<(), DataplaneError> {
 }
 
 fn addresses(pins: &Path, out: &mut String) -> Result<(), DataplaneError> {
-    let table: HashMap<MapData, [u8; 4], u32> = open(pins, maps::ADDRESSES, Map::HashMap)?;
-    let mut all: Vec<([u8; 4], u32)> = table.iter().filter_map(Result::ok).collect();
+    let table: HashMap<MapData, [u8; 4], Owner> = open(pins, maps::ADDRESSES, Map::HashMap)?;
+    let mut all: Vec<([u8; 4], Owner)> = table.iter().filter_map(Result::ok).collect();
     all.sort_unstable();
     for (kind, what) in [(flow::LOCAL_POD, "pods of this node"), (flow::NODE, "nodes")] {
-        let of_kind = all.iter().filter(|(_, k)| *k == kind).map(|(ip, _)| Ipv4Addr::from(*ip).to_string());
+        let of_kind =
+            all.iter().filter(|(_, owner)| owner.kind == kind).map(|(ip, _)| Ipv4Addr::from(*ip).to_string());
         let _ = writeln!(out, "\n{what}: {}", of_kind.collect::<Vec<_>>().join(" "));
     }
     Ok(())

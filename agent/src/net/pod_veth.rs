@@ -86,7 +86,6 @@ impl Network {
     /// Every pod that has a network, as (uid, what it got).
     pub async fn pods(&self) -> Vec<(String, PodNetResult)> {
         let inner = self.inner.lock().await;
-        let result = |net: &PodNet| PodNetResult { ip: net.ip, interface: net.interface.clone() };
         inner.state.given.pods.iter().map(|(uid, net)| (uid.clone(), result(net))).collect()
     }
 
@@ -105,7 +104,7 @@ impl Network {
         let given = &mut inner.state.given;
         let used: BTreeSet<Ipv4Addr> = given.pods.values().map(|p| p.ip).collect();
         let ip = ipam::pick(cidr, &used, given.last).ok_or(NetError::Exhausted { cidr, used: used.len() })?;
-        let net = PodNet { ip, interface: interface_name(uid) };
+        let net = PodNet { ip, interface: interface_name(uid), ends: None };
         given.last = Some(ip);
         given.pods.insert(uid.to_owned(), net.clone());
         inner.state.save()?;
@@ -113,8 +112,8 @@ impl Network {
     }
 
     /// Makes the pod's link as it should be. A pair that is there already stays, and what is right already is not touched: an
-    /// agent that starts again must not pull the plug of pods that run.
-    async fn plug(&self, net: &PodNet, pid: u32) -> Result<(), NetError> {
+    /// agent that starts again must not pull the plug of pods that run. Returns the hardware addresses of its ends.
+    async fn plug(&self, net: &PodNet, pid: u32) -> Result<Option<[u8; 12]>, NetError> {
         let name = net.interface.as_str();
         let pod = netns::handle_in(&self.tasks, pid).await?;
         let (host_side, pod_side) = match self.pair(name, &pod).await? {
@@ -131,7 +130,11 @@ impl Network {
             .output_interface(host_side.index)
             .scope(RouteScope::Link)
             .build();
-        check(format!("route {} to {name}", net.ip), self.handle.route().add(route).replace().execute().await)
+        check(
+            format!("route {} to {name}", net.ip),
+            self.handle.route().add(route).replace().execute().await,
+        )?;
+        Ok([pod_side.mac, host_side.mac].concat().try_into().ok())
     }
 
     /// The ends of the pair `name` on the node and `eth0` in the pod, where they are each other's.
@@ -164,11 +167,19 @@ impl Network {
 #[async_trait]
 impl PodNetwork for Network {
     async fn add(&self, pod: &PodNetRequest) -> Result<PodNetResult, NetError> {
-        let net = self.claim(&pod.uid).await?;
-        self.plug(&net, pod.pid).await?;
+        let mut net = self.claim(&pod.uid).await?;
+        let ends = self.plug(&net, pod.pid).await?;
+        if net.ends != ends {
+            net.ends = ends;
+            let mut inner = self.inner.lock().await;
+            if let Some(present) = inner.state.given.pods.get_mut(&pod.uid) {
+                present.ends = ends;
+                inner.state.save()?;
+            }
+        }
         self.plugged.send_modify(|count| *count = count.wrapping_add(1));
         tracing::debug!(pod = %pod.name, namespace = %pod.namespace, ip = %net.ip, "pod network added");
-        Ok(PodNetResult { ip: net.ip, interface: net.interface })
+        Ok(result(&net))
     }
 
     async fn remove(&self, uid: &str) -> Result<(), NetError> {
@@ -179,6 +190,10 @@ impl PodNetwork for Network {
         self.plugged.send_modify(|count| *count = count.wrapping_add(1));
         inner.state.save()
     }
+}
+
+fn result(net: &PodNet) -> PodNetResult {
+    PodNetResult { ip: net.ip, interface: net.interface.clone(), ends: net.ends }
 }
 
 /// `oar` and ten hexadecimal digits of the uid's hash: with the peer's prefix 14 of the 15 bytes that Linux allows.

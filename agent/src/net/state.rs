@@ -14,6 +14,9 @@ use super::NetError;
 pub(super) struct PodNet {
     pub(super) ip: Ipv4Addr,
     pub(super) interface: String,
+    /// As in `PodNetResult`. A file of an earlier version has none.
+    #[serde(default)]
+    pub(super) ends: Option<[u8; 12]>,
 }
 
 /// All pods of the node by uid.
@@ -61,7 +64,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.json");
         let mut state = State::open(&path).unwrap();
-        let pod = PodNet { ip: Ipv4Addr::new(10, 244, 1, 7), interface: "oar0".into() };
+        let pod = PodNet { ip: Ipv4Addr::new(10, 244, 1, 7), interface: "oar0".into(), ends: Some([2; 12]) };
         state.given.pods.insert("u1".into(), pod.clone());
         state.save().unwrap();
         assert_eq!(State::open(&path).unwrap().given.pods["u1"], pod);

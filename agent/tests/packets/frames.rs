@@ -4,7 +4,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use oarlock_ebpf::flow::{LOCAL_POD, NODE, Settings};
+use oarlock_ebpf::flow::{LOCAL_POD, NODE, Owner, Settings};
 use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
@@ -40,6 +40,7 @@ pub(super) struct Node {
     frontends: HashMap<MapData, FrontendKey, u32>,
     lines: Array<MapData, ServiceLine>,
     counters: PerCpuArray<MapData, u64>,
+    pub(super) addresses: HashMap<MapData, [u8; 4], Owner>,
 }
 
 impl Node {
@@ -53,9 +54,9 @@ impl Node {
             external_cluster_ip: u32::from(external_cluster_ip),
         };
         settings.set(0, of_node, 0).unwrap();
-        let mut addresses: HashMap<_, [u8; 4], u32> = map(&mut ebpf, maps::ADDRESSES);
-        addresses.insert(POD, LOCAL_POD, 0).unwrap();
-        addresses.insert(NODE_1, NODE, 0).unwrap();
+        let mut addresses: HashMap<_, [u8; 4], Owner> = map(&mut ebpf, maps::ADDRESSES);
+        addresses.insert(POD, Owner::by_routes(LOCAL_POD), 0).unwrap();
+        addresses.insert(NODE_1, Owner::by_routes(NODE), 0).unwrap();
         let mut backends: Array<_, Backend> = map(&mut ebpf, maps::BACKENDS);
         backends.set(1, Backend::new(POD, 8080, 1), 0).unwrap();
         backends.set(2, Backend::new(FAR_POD, 8080, 1), 0).unwrap();
@@ -84,7 +85,7 @@ impl Node {
         let program: &mut Xdp = ebpf.program_mut("uplink_express").unwrap().try_into().unwrap();
         program.load().unwrap();
         let counters = map(&mut ebpf, maps::COUNTERS);
-        Self { ebpf, frontends, lines, counters }
+        Self { ebpf, frontends, lines, counters, addresses }
     }
 
     /// One Service more.

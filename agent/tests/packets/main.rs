@@ -13,6 +13,7 @@ mod frames;
 mod services;
 
 use etherparse::PacketBuilder;
+use oarlock_ebpf::flow::{LOCAL_POD, Owner};
 use oarlock_ebpf::reason::Reason;
 use proptest::prelude::*;
 
@@ -249,4 +250,32 @@ fn no_frame_breaks_the_programs() {
         Ok(())
     });
     outcome.unwrap();
+}
+
+#[test]
+fn packets_for_a_pod_with_a_known_link_go_straight_into_it() {
+    let mut node = Node::new(false);
+    let macs: [u8; 12] = [[7; 6], [8; 6]].concat().try_into().unwrap();
+    node.addresses.insert(POD, Owner { kind: LOCAL_POD, link: 99, ends: macs }, 0).unwrap();
+    let asked = tcp((CLIENT, 40000), (NODE_1, 30080), SYN, b"");
+    let (verdict, there) = node.run("uplink_ingress", &asked);
+    assert_eq!((verdict, ends(&there)), (REDIRECT, ((CLIENT, 40000), (POD, 8080))));
+    assert_eq!((&there[..12], there[22]), (&macs[..], 63), "its neighbours, and one hop");
+    let mut echo = tcp((FAR_POD, 0), (POD, 0), ACK, b"ping");
+    echo[23] = 1;
+    for (what, frame) in [
+        ("a pod of another node", tcp((FAR_POD, 40000), (POD, 8080), SYN, b"")),
+        ("a datagram", udp((FAR_POD, 40000), (POD, 8080), b"x")),
+        ("another protocol", echo),
+    ] {
+        for program in ["uplink_ingress", "pod_egress"] {
+            let (verdict, out) = node.run(program, &frame);
+            assert_eq!((verdict, &out[..12], out[22]), (REDIRECT, &macs[..], 63), "{what} at {program}");
+            assert_eq!(out[26..], frame[26..], "{what} at {program}: nothing else has changed");
+        }
+    }
+    let builder = PacketBuilder::ethernet2([2; 6], RECEIVER).ipv4(FAR_POD, POD, 1).tcp(40000, 8080, 1, 64000);
+    let mut last = Vec::new();
+    builder.syn().write(&mut last, b"").unwrap();
+    assert_eq!(node.run("pod_egress", &last), (GO_ON, last), "the stack says that its time was exceeded");
 }
