@@ -220,6 +220,14 @@ pub static DAEMON_SETS: Kind = Kind {
     has_generation: true,
     ..core("DaemonSet", "daemonsets", &["ds"])
 };
+/// apps/v1 StatefulSet.
+pub static STATEFUL_SETS: Kind = Kind {
+    group: "apps",
+    categories: &["all"],
+    subresources: &[SCALE, status("StatefulSet")],
+    has_generation: true,
+    ..core("StatefulSet", "statefulsets", &["sts"])
+};
 /// apiextensions.k8s.io/v1 CustomResourceDefinition. There are none and none can be made yet; kubectl lists them to tell a
 /// kind that is not known from one that was defined.
 pub static CUSTOM_RESOURCE_DEFINITIONS: Kind = Kind {
@@ -267,6 +275,7 @@ pub static KINDS: &[&Kind] = &[
     &DAEMON_SETS,
     &DEPLOYMENTS,
     &REPLICA_SETS,
+    &STATEFUL_SETS,
     &CRON_JOBS,
     &JOBS,
     &LEASES,

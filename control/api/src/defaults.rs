@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
     CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, Kind, NAMESPACES, PODS,
-    REPLICA_SETS, SECRETS, SERVICES,
+    REPLICA_SETS, SECRETS, SERVICES, STATEFUL_SETS,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -27,6 +27,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         replica_set(map_of(object));
     } else if kind_is(&DAEMON_SETS) {
         daemon_set(map_at(map_of(object), "spec"));
+    } else if kind_is(&STATEFUL_SETS) {
+        stateful_set(map_at(map_of(object), "spec"));
     } else if kind_is(&JOBS) {
         job::job(map_at(map_of(object), "spec"));
     } else if kind_is(&CRON_JOBS) {
@@ -98,6 +100,26 @@ fn daemon_set(spec: &mut Map<String, Value>) {
         set(rolling, "maxUnavailable", json!(1));
         set(rolling, "maxSurge", json!(0));
     }
+    template(spec);
+}
+
+fn stateful_set(spec: &mut Map<String, Value>) {
+    set(spec, "replicas", json!(1));
+    set(spec, "revisionHistoryLimit", json!(10));
+    set(spec, "podManagementPolicy", json!("OrderedReady"));
+    let strategy = map_at(spec, "updateStrategy");
+    if strategy.get("type").is_none_or(Value::is_null) {
+        strategy.insert("type".to_owned(), json!("RollingUpdate"));
+        map_at(strategy, "rollingUpdate");
+    }
+    if strategy["type"] == "RollingUpdate"
+        && let Some(rolling) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut)
+    {
+        set(rolling, "partition", json!(0));
+    }
+    let retention = map_at(spec, "persistentVolumeClaimRetentionPolicy");
+    set(retention, "whenDeleted", json!("Retain"));
+    set(retention, "whenScaled", json!("Retain"));
     template(spec);
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::catalogue::{
     CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
     EVENTS, JOBS, Kind, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+    STATEFUL_SETS,
 };
 use crate::meta;
 
@@ -59,6 +60,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&DEPLOYMENTS, workload::DEPLOYMENT),
         (&REPLICA_SETS, workload::REPLICA_SET),
         (&DAEMON_SETS, workload::DAEMON_SET),
+        (&STATEFUL_SETS, workload::STATEFUL_SET),
         (&CONTROLLER_REVISIONS, workload::CONTROLLER_REVISION),
         (&CRON_JOBS, workload::CRON_JOB),
         (&JOBS, workload::JOB),
@@ -100,6 +102,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         workload::replica_set(object, now)
     } else if *kind == DAEMON_SETS {
         workload::daemon_set(object, now)
+    } else if *kind == STATEFUL_SETS {
+        workload::stateful_set(object, now)
     } else if *kind == CONTROLLER_REVISIONS {
         workload::controller_revision(object, now)
     } else if *kind == CRON_JOBS {

@@ -13,6 +13,7 @@ mod pod_context;
 mod pod_support;
 mod records;
 mod service;
+mod stateful_set;
 mod volumes;
 mod workload;
 
@@ -23,7 +24,7 @@ use serde_json::Value;
 
 use crate::catalogue::{
     CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    EVENTS, JOBS, Kind, LEASES, PODS, REPLICA_SETS, SECRETS, SERVICES,
+    EVENTS, JOBS, Kind, LEASES, PODS, REPLICA_SETS, SECRETS, SERVICES, STATEFUL_SETS,
 };
 use crate::status::Cause;
 
@@ -49,6 +50,8 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         pod::check_update(&mut errors, old, new);
     } else if *kind == DEPLOYMENTS || *kind == REPLICA_SETS || *kind == DAEMON_SETS {
         errors.immutable("spec.selector", &old["spec"]["selector"], &new["spec"]["selector"]);
+    } else if *kind == STATEFUL_SETS {
+        stateful_set::check_update(&mut errors, &old["spec"], &new["spec"]);
     } else if *kind == JOBS {
         job::check_update(&mut errors, old, new);
     } else if *kind == CONTROLLER_REVISIONS {
@@ -92,6 +95,8 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         workload::replica_set(errors, &object["spec"]);
     } else if *kind == DAEMON_SETS {
         workload::daemon_set(errors, &object["spec"]);
+    } else if *kind == STATEFUL_SETS {
+        stateful_set::check(errors, &object["spec"]);
     } else if *kind == CRON_JOBS {
         job::cron_job(errors, object);
     } else if *kind == JOBS {

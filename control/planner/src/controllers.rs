@@ -18,6 +18,7 @@ mod rollout;
 mod scheduler;
 mod service_account;
 mod service_ports;
+mod stateful_set;
 mod template;
 
 use ipnet::Ipv4Net;
@@ -55,6 +56,7 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "deployment", affected: deployment::affected, plan: deployment::plan },
     Controller { name: "replicaset", affected: replica_set::affected, plan: replica_set::plan },
     Controller { name: "daemonset", affected: daemon_set::affected, plan: daemon_set::plan },
+    Controller { name: "statefulset", affected: stateful_set::affected, plan: stateful_set::plan },
     Controller { name: "job", affected: job::affected, plan: job::plan },
     Controller { name: "cronjob", affected: cron_job::affected, plan: cron_job::plan },
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },

@@ -131,7 +131,12 @@ async fn say_created(events: &Events, namespace: &str, pod: &Value) {
     let about = json!({
         "kind": kind, "apiVersion": owner["apiVersion"], "namespace": namespace, "name": owner["name"], "uid": owner["uid"],
     });
-    let message = format!("Created pod: {}", meta::name(pod));
+    let name = meta::name(pod);
+    let message = if kind == "StatefulSet" {
+        format!("create Pod {name} in StatefulSet {} successful", owner["name"].as_str().unwrap_or(""))
+    } else {
+        format!("Created pod: {name}")
+    };
     say(events, &about, "Normal", "SuccessfulCreate", &message, &component).await;
 }
 

@@ -40,6 +40,7 @@ pub(super) const DAEMON_SET: &[Column] = &[
     wide("Images"),
     wide("Selector"),
 ];
+pub(super) const STATEFUL_SET: &[Column] = &[NAME, text("Ready"), AGE, wide("Containers"), wide("Images")];
 pub(super) const CONTROLLER_REVISION: &[Column] = &[NAME, text("Controller"), number("Revision"), AGE];
 pub(super) const JOB: &[Column] = &[
     NAME,
@@ -125,6 +126,18 @@ pub(super) fn daemon_set(object: &Value, now: Timestamp) -> Vec<Value> {
     cells.push(json!(age(object, now)));
     cells.extend(wide_cells(object));
     cells
+}
+
+pub(super) fn stateful_set(object: &Value, now: Timestamp) -> Vec<Value> {
+    let (ready, wanted) = (&object["status"]["readyReplicas"], &object["spec"]["replicas"]);
+    let [containers, images, _] = wide_cells(object);
+    vec![
+        json!(meta::name(object)),
+        json!(format!("{}/{}", counted(ready), counted(wanted))),
+        json!(age(object, now)),
+        containers,
+        images,
+    ]
 }
 
 pub(super) fn controller_revision(object: &Value, now: Timestamp) -> Vec<Value> {

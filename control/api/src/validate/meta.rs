@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Errors, text};
-use crate::catalogue::{Kind, NAMESPACES, SERVICES};
+use crate::catalogue::{Kind, NAMESPACES, SERVICES, STATEFUL_SETS};
 use crate::meta as rules;
 
 /// The most that all annotations together may hold, in bytes.
@@ -14,7 +14,7 @@ pub(super) fn check(errors: &mut Errors, kind: &Kind, object: &Value) {
     if name.is_empty() {
         errors.required("metadata.name", "name or generateName is required");
     } else {
-        let outcome = if *kind == NAMESPACES {
+        let outcome = if *kind == NAMESPACES || *kind == STATEFUL_SETS {
             rules::check_dns1123_label(name)
         } else if *kind == SERVICES {
             rules::check_dns1035_label(name)

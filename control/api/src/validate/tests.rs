@@ -1,6 +1,7 @@
 //! A table of what is refused, with upstream's words.
 
 mod services;
+mod stateful_sets;
 
 use serde_json::{Value, json};
 

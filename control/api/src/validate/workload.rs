@@ -28,12 +28,12 @@ pub(super) fn deployment(errors: &mut Errors, spec: &Value) {
     }
 }
 
-fn replicas(errors: &mut Errors, spec: &Value) {
+pub(super) fn replicas(errors: &mut Errors, spec: &Value) {
     errors.not_negative("spec.replicas", &spec["replicas"]);
     errors.not_negative("spec.minReadySeconds", &spec["minReadySeconds"]);
 }
 
-fn selector_and_template(errors: &mut Errors, spec: &Value, kind: &str) {
+pub(super) fn selector_and_template(errors: &mut Errors, spec: &Value, kind: &str) {
     let template = &spec["template"];
     let labels = template["metadata"].get("labels");
     match Selector::from_label_selector(spec.get("selector")) {
@@ -51,11 +51,12 @@ fn selector_and_template(errors: &mut Errors, spec: &Value, kind: &str) {
         Err(why) => errors.invalid("spec.selector", &spec["selector"], why),
     }
     super::meta::labels(errors, "spec.template.metadata.labels", labels);
-    always_restarting_template(
-        errors,
-        template,
-        if kind == "daemonset" { "DaemonSet" } else { "ReplicaSet" },
-    );
+    let title = match kind {
+        "daemonset" => "DaemonSet",
+        "statefulset" => "StatefulSet",
+        _ => "ReplicaSet",
+    };
+    always_restarting_template(errors, template, title);
 }
 
 fn always_restarting_template(errors: &mut Errors, template: &Value, kind: &str) {
@@ -95,7 +96,13 @@ fn strategy(errors: &mut Errors, strategy: &Value) {
 }
 
 /// A number or a percentage, which `whole` bounds by a hundred.
-fn amount(errors: &mut Errors, path: &str, rolling: &Value, field: &str, whole: bool) -> Option<i64> {
+pub(super) fn amount(
+    errors: &mut Errors,
+    path: &str,
+    rolling: &Value,
+    field: &str,
+    whole: bool,
+) -> Option<i64> {
     let value = &rolling[field];
     let amount = match value {
         Value::Number(number) => number.as_i64().filter(|n| *n >= 0),

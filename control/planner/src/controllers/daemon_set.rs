@@ -15,7 +15,7 @@ use oarlock_api::catalogue::{CONTROLLER_REVISIONS, DAEMON_SETS, Kind, NODES, POD
 use oarlock_api::meta;
 use serde_json::{Value, json};
 
-use super::history::{Current, HASH_LABEL, History};
+use super::history::{self, Current, HASH_LABEL, History};
 use super::template::omit_zero;
 use super::{Settings, own, pods};
 use crate::change::{Change, EventAbout, Part, Plan};
@@ -33,10 +33,7 @@ pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key
         return world.list(&DAEMON_SETS).map(|(key, _)| key.clone()).collect();
     }
     if *kind == CONTROLLER_REVISIONS {
-        let held = world.get(kind, key);
-        let owner = held.and_then(|held| meta::controller_of(&held.value)?["uid"].as_str());
-        let owner = owner.and_then(|uid| world.by_uid(uid)).filter(|(kind, _)| **kind == DAEMON_SETS);
-        return owner.map(|(_, key)| key.clone()).into_iter().collect();
+        return history::owners(world, &DAEMON_SETS, key);
     }
     own(kind, &DAEMON_SETS, key)
 }
@@ -75,10 +72,16 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
     let mut changes = pods::claim(world, key, set, &selector);
     let own: Vec<Pod> =
         world.pods_of(meta::uid(set)).filter(|(_, p)| selector.matches_with(|k| p.label(k))).collect();
-    let history = History::of(world, key, set);
+    let adopted = history::adopt(world, key, set, &selector);
+    if !adopted.is_empty() {
+        // Whose template is which is known when they are seen.
+        changes.extend(adopted);
+        return Plan::of(changes);
+    }
+    let history = History::of(world, key, set, HASH_LABEL);
     let (mut hash, mut collisions) = ("", set["status"]["collisionCount"].as_i64().unwrap_or(0));
     match history.current(world) {
-        Current::Known(known) => hash = known,
+        Current::Known(known) => hash = known.hash,
         Current::Made(change) => changes.push(change),
         Current::Collides => collisions += 1,
     }
@@ -99,7 +102,8 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
         view.manage(&mut work);
         view.update(&mut work);
         let in_use: BTreeSet<&str> = own.iter().filter_map(|(_, p)| p.label(HASH_LABEL)).collect();
-        changes.extend(history.tidy(&in_use));
+        changes.extend(history.renumber());
+        changes.extend(history.truncate(true, |revision| in_use.contains(revision.hash)));
     }
     changes.extend(view.carry_out(&work));
     changes.extend(view.status(collisions));

@@ -31,6 +31,16 @@ pub(super) fn selector(owner: &Value) -> Option<Selector> {
 
 /// Takes in orphans that fit, lets go of own pods that do not.
 pub(super) fn claim(world: &World, key: &Key, owner: &Value, selector: &Selector) -> Vec<Change> {
+    claim_if(world, key, owner, |_, view| selector.matches_with(|k| view.label(k)))
+}
+
+/// As [`claim`], where more than labels decide who fits.
+pub(super) fn claim_if(
+    world: &World,
+    key: &Key,
+    owner: &Value,
+    fits: impl Fn(&Key, &PodView) -> bool,
+) -> Vec<Change> {
     let patch = |pod: &Key, view: &PodView, owners: Value| Change::Patch {
         kind: &PODS,
         namespace: pod.0.clone(),
@@ -41,13 +51,13 @@ pub(super) fn claim(world: &World, key: &Key, owner: &Value, selector: &Selector
     let mut changes = Vec::new();
     if !meta::is_terminating(owner) {
         for (pod, view) in world.pods_in(&key.0) {
-            if view.owners.is_empty() && view.is_active() && selector.matches_with(|k| view.label(k)) {
+            if view.owners.is_empty() && view.is_active() && fits(pod, view) {
                 changes.push(patch(pod, view, json!([owner_reference(owner)])));
             }
         }
     }
     for (pod, view) in world.pods_of(meta::uid(owner)) {
-        if view.owners.len() == 1 && !view.is_terminating() && !selector.matches_with(|k| view.label(k)) {
+        if view.owners.len() == 1 && !view.is_terminating() && !fits(pod, view) {
             changes.push(patch(pod, view, Value::Null));
         }
     }

@@ -59,7 +59,7 @@ impl Store {
         let prefix = meta::text(&object, "generateName").to_owned();
         let metadata = meta::metadata_mut(&mut object);
         let number = self.revision + 1;
-        if !prefix.is_empty() {
+        if !prefix.is_empty() && !metadata.contains_key("name") {
             metadata.insert("name".into(), json!(format!("{prefix}{number:05}")));
         }
         metadata.insert("namespace".into(), json!(namespace));
