@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::RunConfig;
-use crate::dataplane::{self, Changed, Dataplane, DataplaneConfig, PodLink};
+use crate::dataplane::{self, Dataplane, DataplaneConfig, PodLink};
 use crate::desired::{Desired, Topic};
 use crate::health_checks;
 use crate::net::{self, Network, NodeRoute};
@@ -26,6 +26,7 @@ use crate::node_object::{NodeFacts, NodeState};
 use crate::outbox::Outbox;
 use crate::pods::{self, ClusterDns, Pods};
 use crate::runtime::{Docker, Runtime};
+use crate::services::{LocalPods, Services, Wanted};
 use crate::session::{Joining, Session};
 
 /// How long the parts have to end. Containers and links stay.
@@ -86,7 +87,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     for mode in dataplane.modes() {
         tracing::info!(uplink = %mode.uplink, mode = mode.name(), why = mode.without_xdp, "uplink attached");
     }
-    registry.register_collector(Box::new(dataplane::Uplinks(dataplane.modes().to_vec())));
+    registry.register_collector(Box::new(dataplane::Uplinks::of(dataplane.modes())));
     tasks.spawn("admin", admin::serve(tasks.clone(), listener, Arc::new(registry), health.clone()));
     let outbox = Arc::new(Outbox::default());
     let docker = Arc::new(Docker::new(&config.docker_host, &config.node_name));
@@ -138,6 +139,7 @@ async fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig>
         uplinks: net::uplinks(&config.uplinks).await?,
         xdp: config.xdp,
         accept_external_cluster_ip: config.accept_external_cluster_ip,
+        masquerade: true,
     })
 }
 
@@ -196,7 +198,7 @@ impl Parts {
         let mut changed = self.desired.subscribe(Topic::Services);
         let mut plugged = self.network.subscribe();
         let token = tasks.token();
-        let mut dataplane = Some(dataplane);
+        let mut services = Services::new(dataplane, self.health.clone());
         loop {
             let (snapshot, complete) = self.desired.snapshot();
             let links = self.network.pods().await.into_iter();
@@ -204,32 +206,9 @@ impl Parts {
                 links.map(|(_, net)| (net.ip, PodLink { name: net.interface, ends: net.ends })).collect();
             let cluster_cidr =
                 self.cluster.borrow().as_ref().and_then(|welcome| welcome.cluster_cidr.parse().ok());
-            if let Some(mut taken) = dataplane.take() {
-                let synced = tokio::task::spawn_blocking(move || {
-                    if let Some(cidr) = cluster_cidr {
-                        taken.set_cluster_cidr(cidr);
-                    }
-                    let plugged = taken.set_pods(&pods);
-                    taken.collect(monotonic_seconds());
-                    let outcome = if complete { taken.sync(&snapshot) } else { Ok(Changed::default()) };
-                    (taken, outcome.and_then(|changed| plugged.map(|()| changed)))
-                });
-                let Ok((taken, outcome)) = synced.await else { return };
-                dataplane = Some(taken);
-                match &outcome {
-                    Ok(done) if done.written + done.removed > 0 => {
-                        tracing::debug!(
-                            written = done.written,
-                            removed = done.removed,
-                            "services written to the kernel"
-                        );
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::error!(%error, "services cannot be written to the kernel; trying again")
-                    }
-                }
-                self.health.set("dataplane", outcome.map(drop).map_err(|e| e.to_string()));
+            let wanted = Wanted { snapshot, complete, pods: LocalPods::Linked(pods), cluster_cidr };
+            if !services.apply(wanted).await {
+                return;
             }
             tokio::select! {
                 _ = changed.changed() => {}
@@ -320,13 +299,6 @@ impl Parts {
             }
         }
     }
-}
-
-/// Seconds since boot, as the programs count them.
-fn monotonic_seconds() -> u32 {
-    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-    // Not readable: zero, at which nothing is ever old.
-    uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
 }
 
 fn internal_ip(node: &Node) -> Option<IpAddr> {

@@ -1,5 +1,7 @@
 //! The agent's settings: parsed once from flags and environment, then only values travel.
 
+mod proxy;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -7,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use oarlock_daemon::logging::Format;
 
 use crate::dataplane::Acceleration;
+pub use proxy::ProxyConfig;
 
 /// The node agent of Oarlock: runs the pods that the control plane binds to this node through Docker, gives them a network,
 /// and answers Services in eBPF.
@@ -29,6 +32,8 @@ pub struct Cli {
 pub enum Command {
     /// Join the cluster and run pods until told to end. Ending leaves pods running and traffic flowing.
     Run(Box<RunConfig>),
+    /// Answer Services on a node of any Kubernetes cluster, instead of kube-proxy. Runs no pods. Ending leaves traffic flowing.
+    Proxy(Box<ProxyConfig>),
     /// Say what this host lacks to be a node, and how to mend it.
     Check(CheckConfig),
     /// Bring images to this node's Docker without a registry.

@@ -48,6 +48,8 @@ pub struct DataplaneConfig {
     pub xdp: Acceleration,
     /// Whether ClusterIPs are answered for clients from outside.
     pub accept_external_cluster_ip: bool,
+    /// Whether what pods begin leaves the cluster with the node's address. Not where somebody else runs the pods' network.
+    pub masquerade: bool,
 }
 
 /// A link that carries traffic of other nodes and clients.
@@ -238,6 +240,24 @@ impl Dataplane {
         self.links.set_pods(pods)
     }
 
+    /// Pods that somebody else has plugged: their replies are met at the uplinks, not at links of their own. To be told before
+    /// the [`Self::sync`] that leads to them.
+    ///
+    /// # Errors
+    /// A refusal of the kernel.
+    pub fn add_foreign_pods(&mut self, pods: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
+        self.links.add_foreign_pods(pods)
+    }
+
+    /// Forgets all pods but these. To be told after the [`Self::sync`] by which nothing leads to the others any more: a packet
+    /// to a pod that is not known to be here is sent to another node.
+    ///
+    /// # Errors
+    /// A refusal of the kernel.
+    pub fn keep_foreign_pods(&mut self, pods: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
+        self.links.forget_pods(|ip| pods.contains(&ip))
+    }
+
     /// Forgets translated flows that are over; `now` in seconds since boot. Returns (left, forgotten).
     pub fn collect(&mut self, now: u32) -> (usize, usize) {
         self.links.collect(now)
@@ -266,14 +286,33 @@ pub fn prepare_peer(bpffs: &Path, interface: &str) -> Result<(), DataplaneError>
 /// # Errors
 /// The pins cannot be removed.
 pub fn remove(config: &DataplaneConfig) -> Result<(), DataplaneError> {
-    let all = config.bpffs.join("oarlock");
-    let pins = all.join(&config.node_name);
     load::remove_cgroup(&config.cgroup);
+    remove_pins(&config.bpffs, &config.node_name)
+}
+
+/// The same, for a node whose cgroup is not ours.
+///
+/// # Errors
+/// The pins cannot be removed.
+pub fn remove_pins(bpffs: &Path, node_name: &str) -> Result<(), DataplaneError> {
+    let pins = load::folder(bpffs, node_name);
     std::fs::remove_dir_all(&pins).map_err(|e| DataplaneError::Host {
         what: format!("cannot remove {}", pins.display()),
         why: e.to_string(),
     })?;
     // Other nodes' pins may be beside ours.
-    let _ = std::fs::remove_dir(all);
+    let _ = std::fs::remove_dir(bpffs.join("oarlock"));
     Ok(())
+}
+
+/// Whether anything of a node is pinned.
+#[must_use]
+pub fn is_pinned(bpffs: &Path, node_name: &str) -> bool {
+    load::folder(bpffs, node_name).exists()
+}
+
+/// Whether a cgroup is there, relative to the root of the v2 hierarchy.
+#[must_use]
+pub fn has_cgroup(cgroup: &str) -> bool {
+    load::cgroup2_root().is_some_and(|root| root.join(cgroup.trim_start_matches('/')).is_dir())
 }

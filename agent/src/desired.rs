@@ -3,11 +3,12 @@
 //! In: updates and deletes of one session. Out: shared snapshots. A new session starts over: what it does not send again
 //! before its snapshot ends is gone, and until then nothing is taken away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use oarlock_api::k8s::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
+use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -36,6 +37,47 @@ pub struct Snapshot {
     /// The version of the session's last message that is in here; for acks.
     pub version: u64,
 }
+
+/// A kind that comes by a list and a watch of its own, not with a session.
+pub trait Watched: Sized + PartialEq {
+    /// Its plural resource name.
+    const RESOURCE: &'static str;
+
+    /// Its table in a snapshot.
+    fn table(snapshot: &mut Snapshot) -> &mut Objects<Self>;
+
+    /// The object's metadata.
+    fn metadata(&self) -> &ObjectMeta;
+
+    /// The object's namespace and name.
+    fn key(&self) -> Key {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        (text(&self.metadata().namespace), text(&self.metadata().name))
+    }
+}
+
+macro_rules! watched {
+    ($kind:ty, $resource:literal, $table:ident) => {
+        impl Watched for $kind {
+            const RESOURCE: &'static str = $resource;
+
+            fn table(snapshot: &mut Snapshot) -> &mut Objects<Self> {
+                &mut snapshot.$table
+            }
+
+            fn metadata(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+        }
+    };
+}
+
+watched!(Service, "services", services);
+watched!(EndpointSlice, "endpointslices", endpoint_slices);
+watched!(Node, "nodes", nodes);
+
+/// What has to be listed before anything is known to be gone.
+const WATCHED: [&str; 3] = [Service::RESOURCE, EndpointSlice::RESOURCE, Node::RESOURCE];
 
 /// Who wants to hear of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +127,8 @@ struct Inner {
     /// What the running snapshot of a new session has sent so far; `None` outside one.
     arriving: Option<Snapshot>,
     complete: bool,
+    /// Kinds that a list was received of.
+    listed: BTreeSet<&'static str>,
 }
 
 impl Default for Desired {
@@ -135,6 +179,10 @@ impl Desired {
                 inner.complete = true;
             }
         }
+        self.ring_all();
+    }
+
+    fn ring_all(&self) {
         for topic in [Topic::Pods, Topic::Services, Topic::Nodes] {
             self.ring(topic);
         }
@@ -180,6 +228,59 @@ impl Desired {
         })?;
         self.changed(resource);
         Ok(())
+    }
+
+    /// A list of all objects of one kind. The whole is complete as soon as there was one of each kind that is watched.
+    pub fn replace<T: Watched>(&self, listed: impl IntoIterator<Item = T>) {
+        let completes = {
+            let mut inner = self.inner.lock();
+            let inner = &mut *inner;
+            let table = T::table(Arc::make_mut(&mut inner.present));
+            // What is as it was stays the same object: who compares pointers sees that nothing happened to it.
+            let fresh = listed.into_iter().map(|object| {
+                let key = object.key();
+                let old = table.remove(&key).filter(|old| **old == object);
+                (key, old.unwrap_or_else(|| Arc::new(object)))
+            });
+            *table = fresh.collect();
+            inner.listed.insert(T::RESOURCE);
+            let completes = !inner.complete && WATCHED.iter().all(|resource| inner.listed.contains(resource));
+            inner.complete |= completes;
+            completes
+        };
+        if completes {
+            self.ring_all();
+        } else {
+            self.changed(T::RESOURCE);
+        }
+    }
+
+    /// A watched object was created or changed. One that is as it was rings no bell.
+    pub fn set<T: Watched>(&self, object: T) {
+        let key = object.key();
+        let changes = {
+            let mut inner = self.inner.lock();
+            let table = T::table(Arc::make_mut(&mut inner.present));
+            let changes = table.get(&key).is_none_or(|old| **old != object);
+            if changes {
+                table.insert(key, Arc::new(object));
+            }
+            changes
+        };
+        if changes {
+            self.changed(T::RESOURCE);
+        }
+    }
+
+    /// A watched object is gone.
+    pub fn remove<T: Watched>(&self, key: &Key) {
+        let was_there = {
+            let mut inner = self.inner.lock();
+            T::table(Arc::make_mut(&mut inner.present)).remove(key).is_some()
+        };
+        if was_there {
+            self.changed(T::RESOURCE);
+        }
     }
 
     fn put<T>(&self, table: impl FnOnce(&mut Snapshot) -> &mut Objects<T>, key: Key, object: T) {
@@ -282,6 +383,48 @@ mod tests {
         assert!(services.has_changed().unwrap() && !pods.has_changed().unwrap());
         desired.delete("pods", "d", "nobody").unwrap();
         assert!(pods.has_changed().unwrap());
+    }
+
+    fn service(name: &str, cluster_ip: &str) -> Service {
+        let mut service = Service::default();
+        service.metadata.name = Some(name.to_owned());
+        service.metadata.namespace = Some("d".to_owned());
+        service.spec.get_or_insert_default().cluster_ip = Some(cluster_ip.to_owned());
+        service
+    }
+
+    #[test]
+    fn lists_are_complete_when_each_watched_kind_had_one_and_keep_what_is_as_it_was() {
+        let desired = Desired::default();
+        desired.replace([service("a", "10.0.0.1"), service("b", "10.0.0.2")]);
+        desired.replace(Vec::<EndpointSlice>::new());
+        assert!(!desired.snapshot().1, "no list of Nodes yet");
+        let bell = desired.subscribe(Topic::Services);
+        desired.replace(Vec::<Node>::new());
+        let (before, complete) = desired.snapshot();
+        assert!(complete && bell.has_changed().unwrap());
+
+        desired.replace([service("a", "10.0.0.1"), service("c", "10.0.0.3")]);
+        let (after, _) = desired.snapshot();
+        let key = |name: &str| ("d".to_owned(), name.to_owned());
+        assert!(Arc::ptr_eq(&before.services[&key("a")], &after.services[&key("a")]));
+        assert_eq!(after.services.keys().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(before.services.len(), 2, "who holds a snapshot keeps it");
+    }
+
+    #[test]
+    fn a_watched_object_that_is_as_it_was_rings_no_bell() {
+        let desired = Desired::default();
+        desired.set(service("a", "10.0.0.1"));
+        let mut bell = desired.subscribe(Topic::Services);
+        desired.set(service("a", "10.0.0.1"));
+        desired.remove::<Service>(&("d".to_owned(), "nobody".to_owned()));
+        assert!(!bell.has_changed().unwrap());
+        desired.set(service("a", "10.0.0.9"));
+        assert!(bell.has_changed().unwrap());
+        bell.mark_unchanged();
+        desired.remove::<Service>(&("d".to_owned(), "a".to_owned()));
+        assert!(bell.has_changed().unwrap() && desired.snapshot().0.services.is_empty());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The node agent: runs pods through Docker, gives them a network, and compiles Services into eBPF maps.
 //!
-//! In: the control plane's session. Out: containers, links, BPF maps, statuses. It decides nothing about the cluster.
+//! In: the control plane's session, or any Kubernetes API (`proxy`). Out: containers, links, BPF maps, statuses. It decides nothing about the cluster.
 
 pub mod agent;
+mod backoff;
 pub mod check;
 pub mod config;
 pub mod dataplane;
@@ -14,7 +15,9 @@ mod node_object;
 mod outbox;
 mod plan;
 pub mod pods;
+pub mod proxy;
 pub mod runtime;
+mod services;
 mod session;
 mod status;
 mod volumes;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use oarlock_agent::config::{CheckConfig, Cli, Command, DataplaneCommand, ImageCommand};
 use oarlock_agent::dataplane::{self, Dataplane, DataplaneConfig};
-use oarlock_agent::{agent, check, image, net};
+use oarlock_agent::{agent, check, image, net, proxy};
 use oarlock_daemon::logging;
 
 fn main() -> ExitCode {
@@ -19,11 +19,13 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-    logging::init(&cli.log, cli.log_format)?;
+    // What fails there is an error that we tell ourselves, once.
+    logging::init(&format!("kube_client=off,kube_runtime=off,{}", cli.log), cli.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match cli.command {
             Command::Run(config) => agent::run(*config).await?,
+            Command::Proxy(config) => proxy::run(*config).await?,
             Command::Check(config) => return report(&config).await,
             Command::Dataplane(DataplaneCommand::Load { iface, xdp, node_ip, node_name, bpffs }) => {
                 let cgroup = format!("/oarlock/{node_name}");
@@ -36,6 +38,7 @@ fn run() -> anyhow::Result<ExitCode> {
                     uplinks,
                     xdp,
                     accept_external_cluster_ip: false,
+                    masquerade: true,
                 };
                 by_hand(config).await?;
             }

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 pub use pod_veth::Network;
 pub use routes::NodeRoute;
 pub use sockets::abort_udp;
-pub use uplinks::uplinks;
+pub use uplinks::{of_default_routes, uplinks};
 
 /// The pod whose network is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ mod hooks;
 mod images;
 mod logs;
 mod probe;
-mod report;
+pub(crate) mod report;
 #[cfg(test)]
 mod tests;
 mod worker;

@@ -4,7 +4,6 @@
 //! In: the server's address, the token. Out: [`Desired`] filled, the [`Outbox`] emptied. The control plane being away is no
 //! error here: it is logged, shown in the health report, and tried again.
 
-mod backoff;
 mod join;
 pub(crate) mod streams;
 
@@ -20,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use crate::backoff::Backoff;
 use crate::desired::Desired;
 use crate::outbox::Outbox;
 
@@ -57,7 +57,7 @@ impl Session {
     }
 
     async fn run_for_ever(&self) {
-        let mut backoff = backoff::Backoff::default();
+        let mut backoff = Backoff::default();
         loop {
             self.health.set("control-plane", Err("not connected".to_owned()));
             match self.connect_and_talk(&mut backoff).await {
@@ -70,7 +70,7 @@ impl Session {
         }
     }
 
-    async fn connect_and_talk(&self, backoff: &mut backoff::Backoff) -> anyhow::Result<()> {
+    async fn connect_and_talk(&self, backoff: &mut Backoff) -> anyhow::Result<()> {
         let credentials = self.joining.credentials().await?;
         let channel = join::connect(&self.joining.server, &credentials).await?;
         let member = self.joining.stay_member(channel.clone());
@@ -86,11 +86,7 @@ impl Session {
         }
     }
 
-    async fn talk(
-        &self,
-        mut client: NodeClient<Channel>,
-        backoff: &mut backoff::Backoff,
-    ) -> anyhow::Result<()> {
+    async fn talk(&self, mut client: NodeClient<Channel>, backoff: &mut Backoff) -> anyhow::Result<()> {
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
         let hello = Hello {
             node_name: self.joining.node_name.clone(),

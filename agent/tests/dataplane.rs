@@ -37,6 +37,7 @@ impl Node {
             uplinks: Vec::new(),
             xdp: Acceleration::Disabled,
             accept_external_cluster_ip: false,
+            masquerade: true,
         };
         Self { config, cgroup }
     }

@@ -100,10 +100,10 @@ pub fn begin(packet: &Packet, uplink: u32) -> Begun {
     entry.map_or(Begun::Nothing, Begun::To)
 }
 
-/// The way to a backend: one of this node sees the client, others this node.
+/// The way to a backend: one of this node, a pod or the node itself, sees the client, others this node.
 #[inline(always)]
 fn reach(flow: &Flow, leaves: Flow, node: [u8; 4], uplink: u32, chosen: (u32, u32)) -> Option<Translation> {
-    let local = nat::kind_of(leaves.destination) == LOCAL_POD;
+    let local = leaves.destination == node || nat::kind_of(leaves.destination) == LOCAL_POD;
     if local
         && is_free(&leaves.reversed(), &flow.reversed())
         && let Some(entry) = insert(flow, leaves, (0, uplink), chosen)

@@ -1,11 +1,12 @@
 //! tc hooks: NodePorts and ClusterIPs for clients that passed no socket hook, and masquerading of what leaves the cluster.
 //!
 //! `uplink_ingress` translates to a backend: a local one keeps the client's address, a remote one sees the node's.
-//! `pod_egress` gives replies of local backends their Service's address back. `uplink_egress` masquerades what pods
-//! begin. What is no flow of ours is not changed: nothing is dropped here, so that the stack can refuse properly.
+//! `pod_egress` gives replies of local backends their Service's address back: at pods' links, or at the uplinks where somebody
+//! else plugs the pods. `uplink_egress` masquerades what pods begin, and gives replies of the node itself their Service's
+//! address. What is no flow of ours is not changed: nothing is dropped here, so that the stack can refuse properly.
 //!
-//! What comes in for a pod of this node goes straight into the pod's namespace (`bpf_redirect_peer`, Linux 5.10): neither the
-//! node's routes and filters nor a second queue cost it anything.
+//! What comes in for a pod of this node goes straight into the pod's namespace (`bpf_redirect_peer`, Linux 5.10), if we have
+//! plugged it: neither the node's routes and filters nor a second queue cost it anything.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
@@ -56,10 +57,7 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
             _ => deliver(&ctx, packet::destination(&header), header[8]),
         };
     };
-    match flows::present(&packet) {
-        Some(entry) if entry.backend == REPLY => translate(&ctx, &packet, &entry),
-        _ => deliver(&ctx, packet.flow.destination, packet.ttl),
-    }
+    answer(&ctx, &packet).unwrap_or_else(|| deliver(&ctx, packet.flow.destination, packet.ttl))
 }
 
 #[classifier]
@@ -70,6 +68,10 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
         return icmp::read(&ctx, &header).map_or(GO_ON, |error| write_error(&ctx, &error));
     };
     let Some(settings) = nat::settings() else { return GO_ON };
+    if packet.flow.source == settings.node {
+        // A backend that is a process of the node.
+        return answer(&ctx, &packet).unwrap_or(GO_ON);
+    }
     if nat::kind_of(packet.flow.source) != LOCAL_POD
         || settings.in_cluster(packet.flow.destination)
         || nat::kind_of(packet.flow.destination) != 0
@@ -91,6 +93,13 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
         // With a pod's address it could not be answered anyway.
         None => TC_ACT_SHOT,
     }
+}
+
+/// Gives the reply of a local backend its Service's address back; none where it is no such reply.
+#[inline(always)]
+fn answer(ctx: &TcContext, packet: &Packet) -> Option<i32> {
+    let entry = flows::present(packet).filter(|entry| entry.backend == REPLY)?;
+    Some(translate(ctx, packet, &entry))
 }
 
 #[inline(always)]

@@ -30,6 +30,10 @@ const SOCKETS: [&str; 7] = [
 /// The hooks on uplinks.
 const UPLINK: [(&str, TcAttachType); 2] =
     [("uplink_ingress", TcAttachType::Ingress), ("uplink_egress", TcAttachType::Egress)];
+/// The hooks on uplinks where somebody else runs the pods' network: replies get their Service's address back on their way out,
+/// and nothing is masqueraded.
+const UPLINK_OF_OTHERS: [(&str, TcAttachType); 2] =
+    [("uplink_ingress", TcAttachType::Ingress), ("pod_egress", TcAttachType::Egress)];
 /// The hook on the host's side of a pod's link, where what the pod sends comes in.
 const POD: (&str, TcAttachType) = ("pod_egress", TcAttachType::Ingress);
 
@@ -58,6 +62,8 @@ pub(super) struct Hooks {
     /// Pins of agents of other layouts, whose programs are in their places.
     pub(super) others: Vec<PathBuf>,
     pub(super) uplinks: Vec<Uplink>,
+    /// See [`super::DataplaneConfig::masquerade`].
+    pub(super) masquerade: bool,
 }
 
 impl Hooks {
@@ -101,7 +107,9 @@ impl Links {
             return Ok(());
         }
         self.place()?;
-        self.set_pods(&self.wanted.clone())?;
+        if self.hooks.masquerade {
+            self.set_pods(&self.wanted.clone())?;
+        }
         for other in std::mem::take(&mut self.hooks.others) {
             tracing::info!(from = %other.display(), to = %self.hooks.pins.display(), "took over from another layout");
             fs::remove_dir_all(&other).map_err(|e| DataplaneError::Host {
@@ -121,9 +129,15 @@ impl Links {
         for name in SOCKETS {
             self.attach_to_cgroup(name)?;
         }
+        let (wanted, other) =
+            if self.hooks.masquerade { (UPLINK, UPLINK_OF_OTHERS) } else { (UPLINK_OF_OTHERS, UPLINK) };
         for uplink in self.hooks.uplinks.clone() {
-            for hook in UPLINK {
+            for hook in wanted {
                 self.attach(hook, &uplink.name)?;
+            }
+            for (name, _) in other.into_iter().filter(|hook| !wanted.contains(hook)) {
+                // Of an agent that ran the pods itself, or the other way round; mostly there is none.
+                let _ = fs::remove_file(pin_of(&self.hooks.pins, name, &uplink.name));
             }
         }
         self.in_place = true;
@@ -191,12 +205,7 @@ impl Links {
             self.addresses.insert(ip.octets(), owner, 0).map_err(failed)?;
             self.pods.insert(*ip, (link.name.clone(), number, owner));
         }
-        let known: Vec<([u8; 4], Owner)> = self.addresses.iter().filter_map(Result::ok).collect();
-        for (address, owner) in known {
-            if owner.kind == flow::LOCAL_POD && !pods.contains_key(&Ipv4Addr::from(address)) {
-                self.addresses.remove(&address).map_err(failed)?;
-            }
-        }
+        self.forget_pods(|ip| pods.contains_key(&ip))?;
         for (_, (link, ..)) in
             self.pods.extract_if(.., |ip, link| pods.get(ip).is_none_or(|pod| pod.name != link.0))
         {
@@ -204,6 +213,30 @@ impl Links {
             let _ = fs::remove_file(pin_of(&self.hooks.pins, POD.0, &link));
         }
         first
+    }
+
+    /// Takes these addresses for those of pods of this node, whoever has plugged them.
+    pub(super) fn add_foreign_pods(&mut self, pods: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
+        let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::ADDRESSES), e);
+        let pod = Owner::by_routes(flow::LOCAL_POD);
+        for ip in pods {
+            if self.addresses.get(&ip.octets(), 0).ok() != Some(pod) {
+                self.addresses.insert(ip.octets(), pod, 0).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the addresses of pods but those to keep.
+    pub(super) fn forget_pods(&mut self, keep: impl Fn(Ipv4Addr) -> bool) -> Result<(), DataplaneError> {
+        let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::ADDRESSES), e);
+        let known: Vec<([u8; 4], Owner)> = self.addresses.iter().filter_map(Result::ok).collect();
+        for (address, owner) in known {
+            if owner.kind == flow::LOCAL_POD && !keep(Ipv4Addr::from(address)) {
+                self.addresses.remove(&address).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes flows away that are over. Returns how many entries there are left and how many went.

@@ -173,7 +173,8 @@ fn zone(node: &Node) -> Option<&str> {
 /// One Service.
 fn compile(service: &Service, slices: &[&Arc<EndpointSlice>], place: Place<'_>) -> Frontends {
     let mut frontends = Frontends::new();
-    let Some(spec) = &service.spec else { return frontends };
+    // Who has no address in the cluster has none at all, whatever else is written there (as in kube-proxy).
+    let Some(spec) = service.spec.as_ref().filter(|spec| has_address(spec)) else { return frontends };
     for port in spec.ports.iter().flatten() {
         let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
         let endpoints = Endpoints::of(port, slices);
@@ -218,6 +219,11 @@ fn protocol(name: Option<&str>) -> Option<u8> {
         "UDP" => Some(17),
         _ => None,
     }
+}
+
+fn has_address(spec: &ServiceSpec) -> bool {
+    spec.type_.as_deref() != Some("ExternalName")
+        && !matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"))
 }
 
 /// The IPv4 addresses of the Service in the cluster.

@@ -55,9 +55,15 @@ pub(super) struct Handles {
     pub(super) counters: PerCpuArray<MapData, u64>,
 }
 
+/// Where all of a node is pinned. A dot is not allowed in names of the BPF file system (kernel/bpf/inode.c, bpf_lookup), but
+/// is in those of nodes; an underscore is the other way round.
+pub(super) fn folder(bpffs: &Path, node_name: &str) -> PathBuf {
+    bpffs.join("oarlock").join(node_name.replace('.', "_"))
+}
+
 /// Where a node's programs and maps of this layout are pinned.
 pub(super) fn pins(bpffs: &Path, node_name: &str) -> PathBuf {
-    bpffs.join("oarlock").join(node_name).join(format!("v{LAYOUT_VERSION}"))
+    folder(bpffs, node_name).join(format!("v{LAYOUT_VERSION}"))
 }
 
 /// The programs, as they were built.
@@ -90,7 +96,14 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         tcp: handle(&mut ebpf, maps::FLOWS_TCP)?,
         other: handle(&mut ebpf, maps::FLOWS_OTHER)?,
     };
-    let hooks = Hooks { cgroup, cgroup_path, pins, others, uplinks: config.uplinks.clone() };
+    let hooks = Hooks {
+        cgroup,
+        cgroup_path,
+        pins,
+        others,
+        uplinks: config.uplinks.clone(),
+        masquerade: config.masquerade,
+    };
     Ok((handles, Links::open(ebpf, of_links, hooks)?))
 }
 
@@ -142,7 +155,7 @@ pub(super) fn remove_cgroup(cgroup: &str) {
     }
 }
 
-fn cgroup2_root() -> Option<PathBuf> {
+pub(super) fn cgroup2_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let fields =
         mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>()).find(|f| f.get(2) == Some(&"cgroup2"))?;

@@ -1,10 +1,12 @@
 //! What the programs have counted, as a metric. Read from the pinned map when somebody asks.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
@@ -48,7 +50,21 @@ impl Collector for Events {
 
 /// `oarlock_dataplane_uplink_info{interface,mode}`: 1 for how each uplink is served.
 #[derive(Debug)]
-pub struct Uplinks(pub Vec<Mode>);
+pub struct Uplinks(Arc<Mutex<Vec<Mode>>>);
+
+impl Uplinks {
+    /// How the uplinks are served, once and for all.
+    #[must_use]
+    pub fn of(modes: &[Mode]) -> Self {
+        Self(Arc::new(Mutex::new(modes.to_vec())))
+    }
+
+    /// How they are served whenever somebody asks.
+    #[must_use]
+    pub fn shared(modes: &Arc<Mutex<Vec<Mode>>>) -> Self {
+        Self(Arc::clone(modes))
+    }
+}
 
 impl Collector for Uplinks {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
@@ -58,7 +74,7 @@ impl Collector for Uplinks {
             None,
             MetricType::Gauge,
         )?;
-        for mode in &self.0 {
+        for mode in self.0.lock().iter() {
             let labels = [("interface", mode.uplink.as_str()), ("mode", mode.name())];
             ConstGauge::new(1i64).encode(family.encode_family(&labels)?)?;
         }

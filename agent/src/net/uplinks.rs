@@ -1,7 +1,12 @@
-//! What kind of links the uplinks are.
+//! Which links are uplinks, and what kind of links they are.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::NetError;
 use crate::dataplane::Uplink;
@@ -11,9 +16,7 @@ use crate::dataplane::Uplink;
 /// # Errors
 /// One of them does not exist.
 pub async fn uplinks(names: &[String]) -> Result<Vec<Uplink>, NetError> {
-    let (connection, handle, _) = rtnetlink::new_connection()
-        .map_err(|source| NetError::Io { what: "open a netlink socket".to_owned(), source })?;
-    let look = async {
+    asking("look at the uplinks", async |handle| {
         let mut found = Vec::with_capacity(names.len());
         for name in names {
             let mut links = handle.link().get().match_name(name.clone()).execute();
@@ -28,13 +31,96 @@ pub async fn uplinks(names: &[String]) -> Result<Vec<Uplink>, NetError> {
             found.push(Uplink { name: name.clone(), is_veth });
         }
         Ok(found)
-    };
+    })
+    .await
+}
+
+/// The names of the links that hold default routes of IPv4, sorted; none where there is no such route.
+///
+/// # Errors
+/// The routes cannot be listed.
+pub async fn of_default_routes() -> Result<Vec<String>, NetError> {
+    asking("look at the default routes", async |handle| {
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes: Vec<RouteMessage> = handle
+            .route()
+            .get(all)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| NetError::Netlink { what: "list routes".to_owned(), source })?;
+        let links: BTreeSet<u32> = routes.iter().flat_map(links_of_default).collect();
+        let mut names = BTreeSet::new();
+        for link in links {
+            let name = nix::net::if_::if_indextoname(link)
+                .map_err(|no| NetError::Io { what: format!("name the link {link}"), source: no.into() })?;
+            names.insert(name.to_string_lossy().into_owned());
+        }
+        Ok(names.into_iter().collect())
+    })
+    .await
+}
+
+/// The links of a route, if it is a default route of the main table.
+fn links_of_default(route: &RouteMessage) -> Vec<u32> {
+    let is_default = route.header.destination_prefix_length == 0
+        && route.header.kind == RouteType::Unicast
+        && route.header.table == RouteHeader::RT_TABLE_MAIN;
+    if !is_default {
+        return Vec::new();
+    }
+    let mut links = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(link) => links.push(*link),
+            RouteAttribute::MultiPath(hops) => links.extend(hops.iter().map(|hop| hop.interface_index)),
+            _ => {}
+        }
+    }
+    links
+}
+
+/// Asks the kernel something on a socket of its own.
+async fn asking<T>(what: &str, ask: impl AsyncFnOnce(Handle) -> Result<T, NetError>) -> Result<T, NetError> {
+    let (connection, handle, _) = rtnetlink::new_connection()
+        .map_err(|source| NetError::Io { what: "open a netlink socket".to_owned(), source })?;
     tokio::select! {
-        found = look => found,
+        found = ask(handle) => found,
         // Ends with the socket: an answer can no longer come.
         () = connection => Err(NetError::Io {
-            what: "look at the uplinks".to_owned(),
+            what: what.to_owned(),
             source: std::io::ErrorKind::ConnectionAborted.into(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtnetlink::packet_route::route::RouteNextHop;
+
+    fn route(length: u8, attributes: Vec<RouteAttribute>) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.header.destination_prefix_length = length;
+        route.header.kind = RouteType::Unicast;
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.attributes = attributes;
+        route
+    }
+
+    #[test]
+    fn uplinks_are_the_links_of_default_routes_of_one_and_of_several_ways() {
+        assert_eq!(links_of_default(&route(0, vec![RouteAttribute::Oif(2)])), [2]);
+        assert_eq!(links_of_default(&route(24, vec![RouteAttribute::Oif(2)])), [0; 0]);
+        let hop = |link| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = link;
+            hop
+        };
+        let ways = RouteAttribute::MultiPath(vec![hop(3), hop(4)]);
+        assert_eq!(links_of_default(&route(0, vec![ways])), [3, 4]);
+        let mut of_another_table = route(0, vec![RouteAttribute::Oif(2)]);
+        of_another_table.header.table = 77;
+        assert_eq!(links_of_default(&of_another_table), [0; 0]);
     }
 }

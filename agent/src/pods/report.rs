@@ -58,7 +58,7 @@ pub(super) fn event(
 }
 
 /// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

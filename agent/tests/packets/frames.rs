@@ -60,9 +60,11 @@ impl Node {
         let mut backends: Array<_, Backend> = map(&mut ebpf, maps::BACKENDS);
         backends.set(1, Backend::new(POD, 8080, 1), 0).unwrap();
         backends.set(2, Backend::new(FAR_POD, 8080, 1), 0).unwrap();
+        backends.set(3, Backend::new(NODE_1, 9000, 1), 0).unwrap();
         let mut slots: Array<_, u32> = map(&mut ebpf, maps::SLOTS);
         slots.set(1, 1, 0).unwrap();
         slots.set(2, 2, 0).unwrap();
+        slots.set(3, 3, 0).unwrap();
         let mut frontends: HashMap<_, FrontendKey, u32> = map(&mut ebpf, maps::FRONTENDS);
         let mut lines: Array<_, ServiceLine> = map(&mut ebpf, maps::SERVICE_TABLE);
         let services = [

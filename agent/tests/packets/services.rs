@@ -77,3 +77,19 @@ fn an_address_that_is_not_for_clients_outside_is_not_translated() {
     let asked = tcp((CLIENT, 40000), BALANCED, SYN, b"");
     assert_eq!(node.run("uplink_ingress", &asked), (GO_ON, asked.clone()));
 }
+
+#[test]
+fn a_process_of_the_node_sees_the_client_and_answers_as_the_service() {
+    let mut node = Node::new(false);
+    let itself = SlotRange::new(3, 1, 1);
+    node.publish(BALANCED, TCP, ServiceLine::new(itself, itself, SERVICE, 0, EXTERNAL));
+    let (verdict, there) = node.run("uplink_ingress", &tcp((CLIENT, 40000), BALANCED, SYN, b""));
+    assert_eq!((verdict, ends(&there)), (GO_ON, ((CLIENT, 40000), (NODE_1, 9000))));
+    let answer = tcp((NODE_1, 9000), (CLIENT, 40000), SYN_ACK, b"");
+    for program in ["uplink_egress", "pod_egress"] {
+        let (verdict, back) = node.run(program, &answer);
+        assert_eq!((verdict, ends(&back)), (REDIRECT, (BALANCED, (CLIENT, 40000))), "{program}");
+    }
+    let own = tcp((NODE_1, 22), (CLIENT, 40000), SYN_ACK, b"");
+    assert_eq!(node.run("uplink_egress", &own), (GO_ON, own.clone()), "what no Service has to do with");
+}

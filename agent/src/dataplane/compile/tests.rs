@@ -148,7 +148,7 @@ fn affinity_and_source_ranges_are_where_they_belong() {
 
 #[test]
 fn headless_and_external_names_have_no_frontend() {
-    let headless = json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]});
+    let headless = json!({"clusterIP": "None", "externalIPs": ["198.51.100.1"], "ports": [{"name": "http", "port": 80}]});
     assert!(compiled(headless, json!([])).is_empty());
     assert!(compiled(json!({"type": "ExternalName", "externalName": "a.b"}), json!([])).is_empty());
 }

@@ -7,7 +7,7 @@ const LAST: Duration = Duration::from_secs(10);
 
 /// Doubles from 0.2 s to 10 s; each answer is spread by up to a half so that a thousand agents do not return as one.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     current: Duration,
     seed: u64,
 }
@@ -22,7 +22,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next pause.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         // xorshift64 (Marsaglia 2003): spreading needs no better randomness.
         self.seed ^= self.seed << 13;
         self.seed ^= self.seed >> 7;
@@ -34,7 +34,7 @@ impl Backoff {
     }
 
     /// It worked: the next failure waits briefly again.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.current = FIRST;
     }
 }

@@ -1,0 +1,121 @@
+//! Brings Services into the kernel: the step that the node agent and `oarlock-agent proxy` share.
+//!
+//! In: a snapshot, whether it is whole, the pods of this node. Out: the dataplane's tables, the health of `dataplane`. Nothing
+//! is taken away before a whole snapshot has come.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use oarlock_daemon::admin::Health;
+
+use crate::dataplane::{Changed, Dataplane, DataplaneError, PodLink};
+use crate::desired::Snapshot;
+
+/// What the kernel is to answer for.
+pub(crate) struct Wanted {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Whether absence from the snapshot means anything.
+    pub(crate) complete: bool,
+    pub(crate) pods: LocalPods,
+    pub(crate) cluster_cidr: Option<Ipv4Net>,
+}
+
+/// The pods of this node.
+pub(crate) enum LocalPods {
+    /// Ours: each has a link that we made.
+    Linked(BTreeMap<Ipv4Addr, PodLink>),
+    /// Somebody else's: only their addresses are known.
+    Foreign(BTreeSet<Ipv4Addr>),
+}
+
+/// The dataplane and where its health is told.
+pub(crate) struct Services {
+    /// Away only while a thread works on it.
+    dataplane: Option<Dataplane>,
+    health: Health,
+    is_well: bool,
+    /// The pods that the tables lead to, if they are somebody else's and the tables were written.
+    led_to: Option<BTreeSet<Ipv4Addr>>,
+}
+
+impl Services {
+    pub(crate) fn new(dataplane: Dataplane, health: Health) -> Self {
+        Self { dataplane: Some(dataplane), health, is_well: false, led_to: None }
+    }
+
+    /// Makes the kernel answer for what is wanted. False: the dataplane is lost, by a panic or the end of the process.
+    pub(crate) async fn apply(&mut self, wanted: Wanted) -> bool {
+        let Some(mut taken) = self.dataplane.take() else { return false };
+        let mut led_to = self.led_to.take();
+        let work = tokio::task::spawn_blocking(move || {
+            let outcome = write(&mut taken, &wanted, &mut led_to);
+            (taken, led_to, outcome)
+        });
+        let Ok((taken, led_to, outcome)) = work.await else { return false };
+        self.led_to = led_to;
+        self.dataplane = Some(taken);
+        match &outcome {
+            Ok(done) if done.written + done.removed > 0 => {
+                tracing::debug!(
+                    written = done.written,
+                    removed = done.removed,
+                    "services written to the kernel"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "services cannot be written to the kernel; trying again");
+            }
+        }
+        self.is_well = outcome.is_ok();
+        self.health.set("dataplane", outcome.map(drop).map_err(|e| e.to_string()));
+        true
+    }
+
+    /// Whether what was wanted last is in the kernel.
+    pub(crate) fn is_well(&self) -> bool {
+        self.is_well
+    }
+}
+
+fn write(
+    dataplane: &mut Dataplane,
+    wanted: &Wanted,
+    led_to: &mut Option<BTreeSet<Ipv4Addr>>,
+) -> Result<Changed, DataplaneError> {
+    if let Some(cidr) = wanted.cluster_cidr {
+        dataplane.set_cluster_cidr(cidr);
+    }
+    let plugged = match &wanted.pods {
+        LocalPods::Linked(pods) => dataplane.set_pods(pods),
+        // Not known before a whole snapshot has come: those that are pinned stand.
+        LocalPods::Foreign(pods) if wanted.complete => tell_foreign(dataplane, pods, led_to.as_ref()),
+        LocalPods::Foreign(_) => Ok(()),
+    };
+    dataplane.collect(monotonic_seconds());
+    let outcome = if wanted.complete { dataplane.sync(&wanted.snapshot) } else { Ok(Changed::default()) };
+    let outcome = outcome.and_then(|changed| plugged.map(|()| changed));
+    if let (LocalPods::Foreign(pods), true, true) = (&wanted.pods, wanted.complete, outcome.is_ok()) {
+        *led_to = Some(pods.clone());
+    }
+    outcome
+}
+
+/// What the tables still lead to stays known until the time after they were written: by then no packet is under way by the old ones.
+fn tell_foreign(
+    dataplane: &mut Dataplane,
+    pods: &BTreeSet<Ipv4Addr>,
+    led_to: Option<&BTreeSet<Ipv4Addr>>,
+) -> Result<(), DataplaneError> {
+    dataplane.add_foreign_pods(pods)?;
+    led_to.map_or(Ok(()), |led_to| dataplane.keep_foreign_pods(&(pods | led_to)))
+}
+
+/// Seconds since boot, as the programs count them.
+fn monotonic_seconds() -> u32 {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    // Not readable: zero, at which nothing is ever old.
+    uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
+}
