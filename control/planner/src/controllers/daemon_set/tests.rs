@@ -102,7 +102,7 @@ fn pods_are_for_the_nodes_that_the_template_selects_and_name_them() {
 fn a_name_that_is_taken_is_counted_and_another_tried() {
     let mut world = world();
     let mut revision = created(&plan(&world), &CONTROLLER_REVISIONS).pop().unwrap();
-    revision["metadata"]["ownerReferences"] = Value::Null;
+    revision["metadata"]["ownerReferences"] = json!([{"uid": "other", "controller": true}]);
     let name = revision["metadata"]["name"].as_str().unwrap().to_owned();
     world.put(&CONTROLLER_REVISIONS, "d", &name, &Arc::new(revision), 3);
     let changes = plan(&world).changes;
