@@ -166,6 +166,8 @@ pub struct Dataplane {
     due: BTreeSet<FrontendKey>,
     modes: Vec<Mode>,
     cluster_cidr: Option<Ipv4Net>,
+    /// The cookie of the network namespace that is the node's.
+    namespace: u64,
 }
 
 impl Dataplane {
@@ -175,13 +177,15 @@ impl Dataplane {
     /// # Errors
     /// What the host lacks, in words for its administrator.
     pub fn open(config: DataplaneConfig) -> Result<Self, DataplaneError> {
+        let namespace = net::own_cookie()
+            .map_err(|e| DataplaneError::kernel("tell the node's network namespace from those of pods", e))?;
         let (tables, mut links) = load::load(&config)?;
         let modes = config.uplinks.iter().map(|uplink| links.accelerate(uplink, config.xdp)).collect();
         let tables = Tables::adopt(tables)?;
         let compiler = Compiler::new(&config.node_name, config.node_ip);
         // Of what an earlier agent left, nothing is known to be wanted still.
         let due = tables.frontends().collect();
-        Ok(Self { tables, links, compiler, due, modes, config, cluster_cidr: None })
+        Ok(Self { tables, links, compiler, due, modes, config, cluster_cidr: None, namespace })
     }
 
     /// How each uplink is served.
@@ -204,6 +208,7 @@ impl Dataplane {
             cluster: cluster.map(|c| c.network().octets()).unwrap_or_default(),
             mask: cluster.map(|c| c.netmask().octets()).unwrap_or_default(),
             external_cluster_ip: u32::from(self.config.accept_external_cluster_ip),
+            namespace: self.namespace,
         })?;
         // Of what does not fit, as little would with the tables of before.
         let taken_over = self.links.take_over();

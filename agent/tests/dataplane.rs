@@ -163,6 +163,10 @@ fn node_ports_answer_on_the_nodes_address_and_on_loopback() {
     for address in ["127.30.77.11", "127.0.0.1"] {
         assert_eq!(node.run(&format!("{ASK} {address} 30080")).0, "a", "{address}");
     }
+    // A pod's loopback is its own.
+    let inside = "ip link set lo up && (nc -l -p 30080 -e echo own & sleep 0.2";
+    let script = format!("unshare --net busybox sh -c '{inside}; {ASK} 127.0.0.1 30080)'");
+    assert_eq!(node.run(&script).0, "own");
 }
 
 #[test]

@@ -16,11 +16,12 @@ use oarlock_ebpf::layout::{Believed, FrontendKey, SocketKey};
 use oarlock_ebpf::reason::Reason;
 
 use crate::choose::{self, Choice};
-use crate::maps;
+use crate::{maps, nat};
 
 const GO_ON: i32 = 1;
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
+const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
@@ -118,12 +119,17 @@ fn translate(
     // SAFETY: a field that may be read.
     let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
     let Some(service) = maps::service(&FrontendKey::new(address, port, protocol)) else { return GO_ON };
+    // SAFETY: the helper takes the context of these hooks.
+    let namespace = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // A pod has a loopback of its own, on which NodePorts are nobody's but its own.
+    if address == LOOPBACK && nat::settings().is_none_or(|settings| settings.namespace != namespace) {
+        return GO_ON;
+    }
     let Some(line) = maps::line(service) else {
         maps::count(Reason::BadTable);
         return GO_ON;
     };
-    // SAFETY: the helper takes the context of these hooks.
-    let client = AffinityKey::inside(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }, line.service);
+    let client = AffinityKey::inside(namespace, line.service);
     let range = maps::published(&line.inside);
     let (_, backend) = match choose::backend(service, line, range, &client, choice) {
         Ok(chosen) => chosen,

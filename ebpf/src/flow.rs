@@ -200,6 +200,8 @@ pub struct Settings {
     pub mask: [u8; 4],
     /// Not 0: ClusterIPs are answered for clients from outside.
     pub external_cluster_ip: u32,
+    /// The cookie of the node's own network namespace (SO_NETNS_COOKIE).
+    pub namespace: u64,
 }
 
 impl Settings {
@@ -246,7 +248,7 @@ pub const NODE: u32 = 2;
 
 const _: () = assert!(core::mem::size_of::<Flow>() == 16);
 const _: () = assert!(core::mem::size_of::<Translation>() == 32);
-const _: () = assert!(core::mem::size_of::<Settings>() == 16);
+const _: () = assert!(core::mem::size_of::<Settings>() == 24);
 const _: () = assert!(core::mem::size_of::<Owner>() == 20);
 
 #[cfg(feature = "user")]

@@ -1,12 +1,32 @@
-//! Netlink inside another network namespace.
+//! Network namespaces: netlink inside another one, and which one is our own.
 
 use std::fs::File;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket};
+use nix::{getsockopt_impl, libc, sockopt_impl};
 use oarlock_daemon::Tasks;
 use rtnetlink::Handle;
 
 use super::NetError;
+
+sockopt_impl!(
+    /// The number by which BPF programs know a socket's network namespace (Linux 5.14).
+    NetnsCookie,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NETNS_COOKIE,
+    u64
+);
+
+/// The cookie of this process' network namespace.
+///
+/// # Errors
+/// A kernel that does not know them.
+pub fn own_cookie() -> std::io::Result<u64> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok(getsockopt(&socket, NetnsCookie)?)
+}
 
 /// A netlink handle whose socket lives in the network namespace of process `pid`. The socket stays there whatever thread
 /// uses it; the thread that entered the namespace ends at once, so no thread of the runtime ever changes its own.

@@ -139,6 +139,9 @@ fn everybody_is_answered(stage: &Stage) {
 fn what_is_not_ours_is_left_alone(stage: &Stage) {
     let refused = from_client(&format!("http://{}:{OTHERS_PORT}/", NODES[0]));
     assert!(!refused.well && refused.text.contains("connect"), "{}", refused.text);
+    // A pod's loopback is its own.
+    let own = stage.below(1, "pod1", &format!("curl -sS -m 3 http://127.0.0.1:{NODE_PORT}/"));
+    assert!(!own.well && own.text.contains("connect"), "{}", own.text);
     // What somebody else's pods begin keeps its address.
     let seen = run_in(&name("pod1"), &format!("curl -sS -m 3 http://{}:9000/", stage::CLIENT_IP));
     assert!(seen.text.contains(&format!("client: {}", stage::pod_ip(1))), "{}", seen.text);
