@@ -176,6 +176,13 @@ pub static PODS: Kind = Kind {
     has_generation: true,
     ..core("Pod", "pods", &["po"])
 };
+/// core/v1 ReplicationController.
+pub static REPLICATION_CONTROLLERS: Kind = Kind {
+    categories: &["all"],
+    subresources: &[SCALE, status("ReplicationController")],
+    has_generation: true,
+    ..core("ReplicationController", "replicationcontrollers", &["rc"])
+};
 /// core/v1 Service.
 pub static SERVICES: Kind = Kind {
     categories: &["all"],
@@ -267,6 +274,7 @@ pub static KINDS: &[&Kind] = &[
     &NAMESPACES,
     &NODES,
     &PODS,
+    &REPLICATION_CONTROLLERS,
     &SECRETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
     CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, Kind, NAMESPACES, PODS,
-    REPLICA_SETS, SECRETS, SERVICES, STATEFUL_SETS,
+    REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES, STATEFUL_SETS,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -25,6 +25,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         deployment(map_at(map_of(object), "spec"));
     } else if kind_is(&REPLICA_SETS) {
         replica_set(map_of(object));
+    } else if kind_is(&REPLICATION_CONTROLLERS) {
+        replication_controller(map_of(object));
     } else if kind_is(&DAEMON_SETS) {
         daemon_set(map_at(map_of(object), "spec"));
     } else if kind_is(&STATEFUL_SETS) {
@@ -89,6 +91,23 @@ fn replica_set(object: &mut Map<String, Value>) {
     let spec = map_at(object, "spec");
     set(spec, "replicas", json!(1));
     template(spec);
+}
+
+/// The template's labels stand for what is not said.
+fn replication_controller(object: &mut Map<String, Value>) {
+    let empty = |value: Option<&Value>| value.and_then(Value::as_object).is_none_or(Map::is_empty);
+    let spec = map_at(object, "spec");
+    set(spec, "replicas", json!(1));
+    template(spec);
+    let labels = spec.get("template").and_then(|t| t["metadata"].get("labels")).cloned();
+    let Some(labels) = labels.filter(|labels| !empty(Some(labels))) else { return };
+    if empty(spec.get("selector")) {
+        spec.insert("selector".to_owned(), labels.clone());
+    }
+    let metadata = map_at(object, "metadata");
+    if empty(metadata.get("labels")) {
+        metadata.insert("labels".to_owned(), labels);
+    }
 }
 
 fn daemon_set(spec: &mut Map<String, Value>) {

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::catalogue::{EVENTS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICES};
+use crate::catalogue::{
+    EVENTS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES,
+};
 
 /// The selectable fields of a kind beside `metadata.name` and `metadata.namespace`.
 #[must_use]
@@ -38,7 +40,7 @@ pub fn selectable(kind: &Kind) -> &'static [&'static str] {
         &["spec.unschedulable"]
     } else if *kind == SECRETS {
         &["type"]
-    } else if *kind == REPLICA_SETS {
+    } else if *kind == REPLICA_SETS || *kind == REPLICATION_CONTROLLERS {
         &["status.replicas"]
     } else if *kind == NAMESPACES {
         &["status.phase"]

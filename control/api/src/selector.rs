@@ -168,6 +168,20 @@ impl Selector {
         Ok(Some(Self::of(all)))
     }
 
+    /// The selector of a workload: a map of labels of a ReplicationController, a `metav1.LabelSelector` of any other. One that
+    /// is absent, or empty in a ReplicationController, selects nothing: `None`.
+    ///
+    /// # Errors
+    /// As [`Self::from_label_selector`].
+    pub fn of_workload(object: &Value) -> Result<Option<Self>, SelectorError> {
+        let selector = object.get("spec").and_then(|spec| spec.get("selector"));
+        if object.get("kind").and_then(Value::as_str) != Some("ReplicationController") {
+            return Self::from_label_selector(selector);
+        }
+        let map = selector.and_then(Value::as_object);
+        Ok(map.map(Self::from_map).filter(|selector| !selector.is_everything()))
+    }
+
     /// Whether it selects everything.
     #[must_use]
     pub fn is_everything(&self) -> bool {
@@ -423,6 +437,19 @@ mod tests {
             assert!(Selector::parse(bad).is_err(), "{bad}");
         }
         assert!(FieldSelector::parse("metadata.name").is_err());
+    }
+
+    #[test]
+    fn a_workload_selects_as_its_kind_does() {
+        let of = |kind: &str, selector: serde_json::Value| {
+            let selector =
+                Selector::of_workload(&json!({"kind": kind, "spec": {"selector": selector}})).unwrap();
+            selector.map(|selector| selector.to_string())
+        };
+        assert_eq!(of("ReplicationController", json!({"b": "2", "a": "1"})), Some("a=1,b=2".to_owned()));
+        assert_eq!(of("ReplicationController", json!({})), None);
+        assert_eq!(of("ReplicaSet", json!({"matchLabels": {"a": "1"}})), Some("a=1".to_owned()));
+        assert_eq!(of("ReplicaSet", json!({})), Some(String::new()));
     }
 
     #[test]

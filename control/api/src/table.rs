@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::catalogue::{
     CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    EVENTS, JOBS, Kind, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
-    STATEFUL_SETS,
+    EVENTS, JOBS, Kind, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS,
+    SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
 };
 use crate::meta;
 
@@ -59,6 +59,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&EVENTS, core::EVENT),
         (&DEPLOYMENTS, workload::DEPLOYMENT),
         (&REPLICA_SETS, workload::REPLICA_SET),
+        (&REPLICATION_CONTROLLERS, workload::REPLICA_SET),
         (&DAEMON_SETS, workload::DAEMON_SET),
         (&STATEFUL_SETS, workload::STATEFUL_SET),
         (&CONTROLLER_REVISIONS, workload::CONTROLLER_REVISION),
@@ -98,7 +99,7 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         core::event(object, now)
     } else if *kind == DEPLOYMENTS {
         workload::deployment(object, now)
-    } else if *kind == REPLICA_SETS {
+    } else if *kind == REPLICA_SETS || *kind == REPLICATION_CONTROLLERS {
         workload::replica_set(object, now)
     } else if *kind == DAEMON_SETS {
         workload::daemon_set(object, now)

@@ -24,7 +24,8 @@ use serde_json::Value;
 
 use crate::catalogue::{
     CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    EVENTS, JOBS, Kind, LEASES, PODS, REPLICA_SETS, SECRETS, SERVICES, STATEFUL_SETS,
+    EVENTS, JOBS, Kind, LEASES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES,
+    STATEFUL_SETS,
 };
 use crate::status::Cause;
 
@@ -93,6 +94,8 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         workload::deployment(errors, &object["spec"]);
     } else if *kind == REPLICA_SETS {
         workload::replica_set(errors, &object["spec"]);
+    } else if *kind == REPLICATION_CONTROLLERS {
+        workload::replication_controller(errors, &object["spec"]);
     } else if *kind == DAEMON_SETS {
         workload::daemon_set(errors, &object["spec"]);
     } else if *kind == STATEFUL_SETS {

@@ -55,6 +55,11 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "service", affected: service_ports::affected, plan: service_ports::plan },
     Controller { name: "deployment", affected: deployment::affected, plan: deployment::plan },
     Controller { name: "replicaset", affected: replica_set::affected, plan: replica_set::plan },
+    Controller {
+        name: "replicationcontroller",
+        affected: replica_set::affected_controllers,
+        plan: replica_set::plan_controller,
+    },
     Controller { name: "daemonset", affected: daemon_set::affected, plan: daemon_set::plan },
     Controller { name: "statefulset", affected: stateful_set::affected, plan: stateful_set::plan },
     Controller { name: "job", affected: job::affected, plan: job::plan },

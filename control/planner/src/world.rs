@@ -11,7 +11,7 @@ use oarlock_api::catalogue::{ENDPOINT_SLICES, Kind, NODES, PODS};
 use oarlock_api::meta;
 use serde_json::Value;
 
-pub(crate) use views::{INDEX_ANNOTATION, Taint};
+pub(crate) use views::{INDEX_ANNOTATION, Taint, is_known};
 pub use views::{NodeView, PodView};
 
 /// Namespace and name; the namespace is empty for kinds of the cluster.

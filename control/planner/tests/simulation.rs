@@ -9,6 +9,8 @@ mod cluster;
 mod daemon_sets;
 #[path = "simulation/jobs.rs"]
 mod jobs;
+#[path = "simulation/replication_controllers.rs"]
+mod replication_controllers;
 #[path = "simulation/stateful_sets.rs"]
 mod stateful_sets;
 #[path = "simulation/store.rs"]

@@ -127,7 +127,10 @@ async fn say(events: &Events, object: &Value, kind: &str, reason: &str, message:
 async fn say_created(events: &Events, namespace: &str, pod: &Value) {
     let Some(owner) = meta::controller_of(pod) else { return };
     let kind = owner["kind"].as_str().unwrap_or("");
-    let component = format!("{}-controller", kind.to_lowercase());
+    let component = match kind {
+        "ReplicationController" => "replication-controller".to_owned(),
+        kind => format!("{}-controller", kind.to_lowercase()),
+    };
     let about = json!({
         "kind": kind, "apiVersion": owner["apiVersion"], "namespace": namespace, "name": owner["name"], "uid": owner["uid"],
     });

@@ -11,7 +11,7 @@ pub(super) fn view(kind: &Kind, object: &Value) -> Result<Value, Status> {
     if !kind.has_subresource("scale") {
         return Err(Status::no_resource());
     }
-    let selector = Selector::from_label_selector(object["spec"].get("selector"))
+    let selector = Selector::of_workload(object)
         .map_err(|e| Status::internal(format!("the selector of {} is invalid: {e}", meta::name(object))))?;
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {

@@ -76,7 +76,7 @@ fn wide_cells(object: &Value) -> [Value; 3] {
         let all: Vec<&str> = containers.into_iter().flatten().filter_map(|c| c[field].as_str()).collect();
         all.join(",")
     };
-    let selector = Selector::from_label_selector(object["spec"].get("selector")).ok().flatten();
+    let selector = Selector::of_workload(object).ok().flatten();
     let selector =
         selector.filter(|s| !s.is_everything()).map_or_else(|| "<none>".to_owned(), |s| s.to_string());
     [json!(join("name")), json!(join("image")), json!(selector)]

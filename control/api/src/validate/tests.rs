@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::{create, update};
 use crate::catalogue::{
-    CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, Kind, LEASES, PODS, SECRETS, SERVICES,
+    CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, Kind, LEASES, PODS,
+    REPLICATION_CONTROLLERS, SECRETS, SERVICES,
 };
 use crate::defaults;
 
@@ -115,6 +116,37 @@ fn bad_deployments_are_explained() {
         said(&DEPLOYMENTS, object),
         ["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]
     );
+}
+
+#[test]
+fn a_replication_controller_selects_by_a_map_that_its_template_gives() {
+    let controller = || {
+        json!({"metadata": {"name": "rc"}, "spec": {"template": {"metadata": {"labels": {"app": "a"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    };
+    let mut object = controller();
+    defaults::apply(&REPLICATION_CONTROLLERS, &mut object);
+    assert_eq!((&object["spec"]["replicas"], &object["spec"]["selector"]), (&json!(1), &json!({"app": "a"})));
+    assert_eq!(object["metadata"]["labels"], json!({"app": "a"}));
+    assert_eq!(said(&REPLICATION_CONTROLLERS, controller()), [""; 0]);
+    let mut object = controller();
+    object["spec"]["selector"] = json!({"app": "b"});
+    object["spec"]["template"]["spec"]["activeDeadlineSeconds"] = json!(3);
+    assert_eq!(
+        said(&REPLICATION_CONTROLLERS, object),
+        [
+            "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`",
+            "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicationController is not Supported",
+        ]
+    );
+    let bare = json!({"metadata": {"name": "rc"}, "spec": {"replicas": 1}});
+    assert_eq!(said(&REPLICATION_CONTROLLERS, bare), ["spec.selector: Required value"]);
+    let mut old = controller();
+    defaults::apply(&REPLICATION_CONTROLLERS, &mut old);
+    let mut new = old.clone();
+    new["spec"]["selector"]["x"] = json!("y");
+    new["spec"]["template"]["metadata"]["labels"]["x"] = json!("y");
+    assert!(update(&REPLICATION_CONTROLLERS, &old, &new).is_empty(), "its selector may change");
 }
 
 #[test]

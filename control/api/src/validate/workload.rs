@@ -10,6 +10,23 @@ pub(super) fn replica_set(errors: &mut Errors, spec: &Value) {
     selector_and_template(errors, spec, "deployment");
 }
 
+pub(super) fn replication_controller(errors: &mut Errors, spec: &Value) {
+    replicas(errors, spec);
+    let selector = spec["selector"].as_object().filter(|map| !map.is_empty());
+    let Some(selector) = selector else { return errors.required("spec.selector", "") };
+    super::meta::labels(errors, "spec.selector", spec.get("selector"));
+    let Some(template) = spec.get("template").filter(|template| !template.is_null()) else {
+        return errors.required("spec.template", "");
+    };
+    let labels = template["metadata"].get("labels");
+    if !Selector::from_map(selector).matches(labels.and_then(Value::as_object)) {
+        let why = "`selector` does not match template `labels`";
+        errors.invalid("spec.template.metadata.labels", labels.unwrap_or(&json!({})), why);
+    }
+    super::meta::labels(errors, "spec.template.metadata.labels", labels);
+    always_restarting_template(errors, template, "ReplicationController");
+}
+
 pub(super) fn deployment(errors: &mut Errors, spec: &Value) {
     replicas(errors, spec);
     selector_and_template(errors, spec, "deployment");

@@ -26,7 +26,7 @@ pub(super) fn owners(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> 
 
 /// An object's selector; none that would select every pod.
 pub(super) fn selector(owner: &Value) -> Option<Selector> {
-    Selector::from_label_selector(owner["spec"].get("selector")).ok().flatten().filter(|s| !s.is_everything())
+    Selector::of_workload(owner).ok().flatten().filter(|s| !s.is_everything())
 }
 
 /// Takes in orphans that fit, lets go of own pods that do not.

@@ -1,4 +1,4 @@
-//! ReplicaSets: as many pods as asked for.
+//! ReplicaSets and ReplicationControllers: as many pods as asked for.
 //!
 //! Source: k8s.io/kubernetes/pkg/controller/replicaset and controller_utils.go (which pods go first).
 
@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{Kind, PODS, REPLICA_SETS};
+use oarlock_api::catalogue::{Kind, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS};
 use oarlock_api::meta;
 use serde_json::{Value, json};
 
@@ -24,7 +24,23 @@ pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key
 }
 
 pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Plan {
-    let Some(held) = world.get(&REPLICA_SETS, key) else { return Plan::nothing() };
+    plan_for(&REPLICA_SETS, world, key, now)
+}
+
+pub(super) fn affected_controllers(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> {
+    if *kind == PODS {
+        pods::owners(world, &REPLICATION_CONTROLLERS, key)
+    } else {
+        own(kind, &REPLICATION_CONTROLLERS, key)
+    }
+}
+
+pub(super) fn plan_controller(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Plan {
+    plan_for(&REPLICATION_CONTROLLERS, world, key, now)
+}
+
+fn plan_for(kind: &'static Kind, world: &World, key: &Key, now: Timestamp) -> Plan {
+    let Some(held) = world.get(kind, key) else { return Plan::nothing() };
     let rs = &*held.value;
     let Some(selector) = pods::selector(rs) else { return Plan::nothing() };
     let uid = meta::uid(rs);
@@ -33,21 +49,24 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
         world.pods_of(uid).filter(|(_, p)| p.is_active() && selector.matches_with(|k| p.label(k))).collect();
     let wanted = rs["spec"]["replicas"].as_i64().unwrap_or(1).max(0);
     if !meta::is_terminating(rs) {
-        changes.extend(replicas(key, rs, &pods, wanted, world));
+        changes.extend(replicas(kind, key, rs, &pods, wanted, world));
     }
     let min_ready = rs["spec"]["minReadySeconds"].as_i64().unwrap_or(0);
-    changes.extend(status(key, held, &pods, min_ready, now));
+    changes.extend(status(kind, key, held, &pods, min_ready, now));
     let soon = min_ready > 0 && pods.iter().any(|(_, p)| p.ready && !p.is_available(min_ready, now));
     if soon { Plan::of(changes).again(Duration::from_secs(1)) } else { Plan::of(changes) }
 }
 
-fn replicas(key: &Key, rs: &Value, pods: &[(&Key, &PodView)], wanted: i64, world: &World) -> Vec<Change> {
-    let about = EventAbout {
-        kind: &REPLICA_SETS,
-        namespace: key.0.clone(),
-        name: key.1.clone(),
-        uid: meta::uid(rs).to_owned(),
-    };
+fn replicas(
+    kind: &'static Kind,
+    key: &Key,
+    rs: &Value,
+    pods: &[(&Key, &PodView)],
+    wanted: i64,
+    world: &World,
+) -> Vec<Change> {
+    let about =
+        EventAbout { kind, namespace: key.0.clone(), name: key.1.clone(), uid: meta::uid(rs).to_owned() };
     let present = i64::try_from(pods.len()).unwrap_or(i64::MAX);
     let missing = usize::try_from(wanted - present).unwrap_or(0).min(BURST);
     let mut changes: Vec<Change> = (0..missing)
@@ -65,7 +84,7 @@ fn replicas(key: &Key, rs: &Value, pods: &[(&Key, &PodView)], wanted: i64, world
             kind: "Normal",
             reason: "SuccessfulDelete",
             message: format!("Deleted pod: {}", pod.1),
-            component: "replicaset-controller",
+            component: if *kind == REPLICA_SETS { "replicaset-controller" } else { "replication-controller" },
         });
     }
     changes
@@ -100,6 +119,7 @@ fn first_to_go<'w>(pods: &[(&'w Key, &'w PodView)], world: &World) -> Vec<(&'w K
 }
 
 fn status(
+    kind: &'static Kind,
     key: &Key,
     held: &Held,
     pods: &[(&Key, &PodView)],
@@ -130,7 +150,7 @@ fn status(
         status[field] = if field == "replicas" { json!(value) } else { omit_zero(value) };
     }
     Some(Change::Patch {
-        kind: &REPLICA_SETS,
+        kind,
         namespace: key.0.clone(),
         name: key.1.clone(),
         part: Part::Status,

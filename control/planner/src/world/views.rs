@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use oarlock_api::catalogue::KINDS;
 use oarlock_api::meta;
 use oarlock_api::node_selector::NodeSelector;
 use oarlock_api::quantity::Quantity;
@@ -20,6 +22,8 @@ pub struct PodView {
     pub controller: Option<Box<str>>,
     /// The uids of all owners.
     pub owners: Vec<Box<str>>,
+    /// `metadata.ownerReferences`, unless it is what controllers write: one controller of a known kind that the pod blocks.
+    pub references: Option<Arc<Value>>,
     /// `metadata.finalizers`.
     pub finalizers: Vec<Box<str>>,
     /// `spec.nodeName`.
@@ -181,6 +185,7 @@ impl PodView {
             labels: map(&metadata["labels"]),
             controller: meta::controller_of(pod).and_then(|o| non_empty(&o["uid"])),
             owners: meta::owner_references(pod).iter().filter_map(|o| non_empty(&o["uid"])).collect(),
+            references: unusual_references(pod),
             finalizers: meta::finalizers(pod).map(Box::from).collect(),
             node: non_empty(&spec["nodeName"]),
             node_selector: map(&spec["nodeSelector"]),
@@ -254,6 +259,24 @@ impl PodView {
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.get(key).map(AsRef::as_ref)
+    }
+}
+
+/// Whether the kind of an owner is one that is kept here.
+pub(crate) fn is_known(reference: &Value) -> bool {
+    let text = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or("");
+    let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+    KINDS.iter().any(|k| k.kind == text("kind") && k.group == group && k.version == version)
+}
+
+fn unusual_references(pod: &Value) -> Option<Arc<Value>> {
+    let usual = |reference: &Value| {
+        reference["controller"] == true && reference["blockOwnerDeletion"] == true && is_known(reference)
+    };
+    match meta::owner_references(pod) {
+        [] => None,
+        [only] if usual(only) => None,
+        all => Some(Arc::new(Value::from(all))),
     }
 }
 
