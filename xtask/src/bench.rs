@@ -242,9 +242,9 @@ struct Case<'a> {
 }
 
 fn throughput(options: &QuickOptions) -> Result<Vec<Figure>> {
-    let (web, hammer) = (images::program("web")?, images::program("hammer")?);
+    let hammer = images::program("hammer")?;
     let (plain, rules) = step("wiring nodes without Oarlock, to compare with", || {
-        Ok((Lab::make("plain", &web, false)?, Lab::make("rules", &web, true)?))
+        Ok((Lab::make("plain", false)?, Lab::make("rules", true)?))
     })?;
     let (cluster_ip, pods) = step("starting web servers", start_servers)?;
     let asking = output("docker", &["ps", "-q", "--filter", "name=k8s_toolbox_bench-client_"])?;
@@ -289,18 +289,24 @@ fn throughput(options: &QuickOptions) -> Result<Vec<Figure>> {
             Ok(())
         })?;
     }
-    let rounds_of = |name| {
+    let rounds_of = |name: &str| {
         let found = cases.iter().zip(&rates).find(|(case, _)| case.name == name);
         found.map(|(_, rates)| rates.as_slice()).unwrap_or_default()
     };
-    let figures = cases.iter().zip(&rates).map(|(case, rates)| {
+    let mut figures: Vec<Figure> = Vec::new();
+    for (case, rates) in cases.iter().zip(&rates) {
         let figure = Figure::of(case.name, "connections/s", rates);
-        match case.baseline {
+        figures.push(match case.baseline {
             Some(baseline) => figure.compared(rates, rounds_of(baseline)),
             None => figure,
-        }
-    });
-    Ok(figures.collect())
+        });
+    }
+    for way in ["pod to ClusterIP", "pod to NodePort", "outside to ClusterIP", "outside to NodePort"] {
+        let (ours, theirs) = (rounds_of(&format!("Oarlock, {way}")), rounds_of(&format!("iptables, {way}")));
+        let name = format!("Oarlock and iptables, {way}");
+        figures.push(Figure::of(name, "connections/s", ours).compared(ours, theirs));
+    }
+    Ok(figures)
 }
 
 /// Requests of one case for one round; how many a second were answered. Of ours, none may fail.
@@ -310,6 +316,11 @@ fn hammering(case: &Case<'_>, hammer: &Path, options: &QuickOptions) -> Result<f
         From::Pod(container) => {
             let mut command = Command::new("docker");
             command.args(["exec", container, "/bin/hammer"]);
+            command
+        }
+        From::Lab(lab, pod) if lab::PODS.contains(&pod) => {
+            let mut command = lab.exec(pod);
+            command.arg("/bin/hammer");
             command
         }
         From::Lab(lab, namespace) => {

@@ -1,10 +1,11 @@
 //! A node without Oarlock, to compare with: a pod that asks, three that answer, and a client outside, wired as the agent
-//! wires pods. With or without the rules that kube-proxy would write, which stay in the node's network namespace.
+//! wires pods, and in containers like those of pods. With or without the rules that kube-proxy would write, which stay in the
+//! node's network namespace.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::exec::output;
 
@@ -20,34 +21,42 @@ const CLUSTER_PORT: u16 = 81;
 const NODE_PORT_PORT: u16 = 82;
 const ASKING: &str = "10.244.9.10";
 const GATEWAY: &str = "10.244.9.1";
-const NAMES: [&str; 7] = ["node", "fabric", "out", "pod0", "pod1", "pod2", "pod3"];
+const NAMES: [&str; 3] = ["node", "fabric", "out"];
+/// The first one asks, the others answer.
+pub(super) const PODS: [&str; 4] = ["pod0", "pod1", "pod2", "pod3"];
 
-/// Namespaces and web servers; gone when dropped.
+/// Namespaces and containers; gone when dropped.
 #[derive(Debug)]
 pub(super) struct Lab {
     prefix: String,
-    servers: Vec<Child>,
 }
 
 impl Lab {
     /// Makes the lab; `rules` says whether the node translates Services with kube-proxy's rules or knows none.
-    pub(super) fn make(name: &str, web: &Path, rules: bool) -> Result<Self> {
-        let mut lab = Self { prefix: format!("oarlock-bench-{name}-"), servers: Vec::new() };
+    pub(super) fn make(name: &str, rules: bool) -> Result<Self> {
+        let lab = Self { prefix: format!("oarlock-bench-{name}-") };
         lab.remove();
         for namespace in NAMES {
             ip(&format!("netns add {}{namespace}", lab.prefix))?;
+        }
+        for pod in PODS {
+            let name = lab.run(pod, "none", "toolbox", &["sleep", "86400"])?;
+            let pid = output("docker", &["inspect", "-f", "{{.State.Pid}}", &name])?;
+            ip(&format!("netns attach {name} {}", pid.trim()))?;
+        }
+        for namespace in NAMES.iter().chain(&PODS) {
             lab.inside(namespace, "ip link set lo up")?;
         }
         lab.inside("node", "sysctl -qw net.ipv4.ip_forward=1")?;
         lab.inside("node", &format!("ip addr add {GATEWAY}/32 dev lo"))?;
         let addresses = std::iter::once(&ASKING).chain(&BACKENDS);
-        for (number, address) in addresses.enumerate() {
-            let (pod, link) = (format!("pod{number}"), format!("v{number}"));
-            lab.pair("node", &link, &pod)?;
+        for (pod, address) in PODS.iter().zip(addresses) {
+            let link = format!("v{pod}");
+            lab.pair("node", &link, pod)?;
             lab.inside("node", &format!("ip route add {address}/32 dev {link}"))?;
-            lab.inside(&pod, &format!("ip addr add {address}/32 dev eth0"))?;
-            lab.inside(&pod, &format!("ip route add {GATEWAY} dev eth0 scope link"))?;
-            lab.inside(&pod, &format!("ip route add default via {GATEWAY} dev eth0"))?;
+            lab.inside(pod, &format!("ip addr add {address}/32 dev eth0"))?;
+            lab.inside(pod, &format!("ip route add {GATEWAY} dev eth0 scope link"))?;
+            lab.inside(pod, &format!("ip route add default via {GATEWAY} dev eth0"))?;
         }
         // A bridge between node and client, as in the fabric of a cluster.
         lab.inside("fabric", "ip link add bench-br type bridge && ip link set bench-br up")?;
@@ -60,19 +69,29 @@ impl Lab {
         if rules {
             lab.inside("node", &format!("iptables-restore <<'END'\n{}END", kube_proxy_rules()))?;
         }
-        let ports = [DIRECT_PORT, CLUSTER_PORT, NODE_PORT_PORT];
-        for (number, port) in (1..=BACKENDS.len()).flat_map(|number| ports.map(|port| (number, port))) {
-            let server = lab
-                .command(&format!("pod{number}"))
-                .arg(web)
-                .args([&port.to_string(), &format!("pod{number}")])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .spawn()
-                .context("cannot start a web server of the lab")?;
-            lab.servers.push(server);
+        for pod in PODS.iter().skip(1) {
+            for port in [DIRECT_PORT, CLUSTER_PORT, NODE_PORT_PORT] {
+                let network = format!("container:{}{pod}", lab.prefix);
+                lab.run(&format!("{pod}-{port}"), &network, "web", &["/web", &port.to_string(), pod])?;
+            }
         }
         Ok(lab)
+    }
+
+    /// A container of ours, with Docker's defaults as those of pods have. Its name.
+    fn run(&self, name: &str, network: &str, image: &str, command: &[&str]) -> Result<String> {
+        let name = format!("{}{name}", self.prefix);
+        let image = format!("oarlock/{image}:0.1.0");
+        let options = ["run", "--detach", "--rm", "--name", &name, "--network", network, &image];
+        output("docker", &[&options[..], command].concat())?;
+        Ok(name)
+    }
+
+    /// A command in one of the lab's pods: its program comes next.
+    pub(super) fn exec(&self, pod: &str) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["exec", &format!("{}{pod}", self.prefix)]);
+        command
     }
 
     /// A command in one of the lab's namespaces: its program comes next.
@@ -99,12 +118,14 @@ impl Lab {
         ip(&format!("-n {prefix}{other} link set eth0 up"))
     }
 
-    fn remove(&mut self) {
-        for mut server in self.servers.drain(..) {
-            let _ = server.kill();
-            let _ = server.wait();
+    fn remove(&self) {
+        let filter = format!("name=^{}", self.prefix);
+        let found = output("docker", &["ps", "--all", "--quiet", "--filter", &filter]).unwrap_or_default();
+        let containers: Vec<&str> = found.split_whitespace().collect();
+        if !containers.is_empty() {
+            let _ = output("docker", &[&["rm", "--force"], &containers[..]].concat());
         }
-        for namespace in NAMES.iter().map(|n| format!("{}{n}", self.prefix)) {
+        for namespace in NAMES.iter().chain(&PODS).map(|n| format!("{}{n}", self.prefix)) {
             if Path::new("/run/netns").join(&namespace).exists() {
                 let _ = ip(&format!("netns del {namespace}"));
             }
