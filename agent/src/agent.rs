@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::RunConfig;
-use crate::dataplane::{self, Dataplane, DataplaneConfig, PodLink};
+use crate::dataplane::{self, Dataplane, DataplaneConfig, PodLink, Tc};
 use crate::desired::{Desired, Topic};
 use crate::health_checks;
 use crate::net::{self, Network, NodeRoute};
@@ -138,6 +138,7 @@ async fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig>
         bpffs: config.bpffs.clone(),
         uplinks: net::uplinks(&config.uplinks).await?,
         xdp: config.xdp,
+        tc: Tc::of_kernel(),
         accept_external_cluster_ip: config.accept_external_cluster_ip,
         masquerade: true,
     })

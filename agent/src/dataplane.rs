@@ -5,6 +5,7 @@
 
 mod attach;
 mod blocks;
+mod clsact;
 mod collect;
 mod compile;
 mod dump;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use aya::util::KernelVersion;
 use ipnet::Ipv4Net;
 use oarlock_ebpf::flow::Settings;
 use oarlock_ebpf::layout::FrontendKey;
@@ -46,6 +48,8 @@ pub struct DataplaneConfig {
     pub uplinks: Vec<Uplink>,
     /// Where XDP is used on them.
     pub xdp: Acceleration,
+    /// How programs are attached to links.
+    pub tc: Tc,
     /// Whether ClusterIPs are answered for clients from outside.
     pub accept_external_cluster_ip: bool,
     /// Whether what pods begin leaves the cluster with the node's address. Not where somebody else runs the pods' network.
@@ -83,6 +87,24 @@ pub enum Acceleration {
     Disabled,
 }
 
+/// How programs of tc are attached to links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tc {
+    /// By links of their own (TCX, Linux 6.6, kernel commit e420bed02507).
+    Tcx,
+    /// As filters of the `clsact` queueing discipline.
+    Clsact,
+}
+
+impl Tc {
+    /// What this kernel has.
+    #[must_use]
+    pub fn of_kernel() -> Self {
+        let has_links = KernelVersion::current().is_ok_and(|present| present >= KernelVersion::new(6, 6, 0));
+        if has_links { Self::Tcx } else { Self::Clsact }
+    }
+}
+
 /// How an uplink is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mode {
@@ -90,13 +112,19 @@ pub struct Mode {
     pub uplink: String,
     /// Why XDP does not run there; without a reason it does.
     pub without_xdp: Option<String>,
+    /// What serves it where XDP does not.
+    pub tc: Tc,
 }
 
 impl Mode {
-    /// `xdp`, or `tc` where there is none.
+    /// `xdp`, or where there is none `tc`, on kernels without TCX `clsact`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        if self.without_xdp.is_none() { "xdp" } else { "tc" }
+        match (&self.without_xdp, self.tc) {
+            (None, _) => "xdp",
+            (Some(_), Tc::Tcx) => "tc",
+            (Some(_), Tc::Clsact) => "clsact",
+        }
     }
 }
 
@@ -300,6 +328,7 @@ pub fn remove(config: &DataplaneConfig) -> Result<(), DataplaneError> {
 /// # Errors
 /// The pins cannot be removed.
 pub fn remove_pins(bpffs: &Path, node_name: &str) -> Result<(), DataplaneError> {
+    attach::remove_filters();
     let pins = load::folder(bpffs, node_name);
     std::fs::remove_dir_all(&pins).map_err(|e| DataplaneError::Host {
         what: format!("cannot remove {}", pins.display()),

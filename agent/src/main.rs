@@ -37,6 +37,7 @@ fn run() -> anyhow::Result<ExitCode> {
                     bpffs,
                     uplinks,
                     xdp,
+                    tc: dataplane::Tc::of_kernel(),
                     accept_external_cluster_ip: false,
                     masquerade: true,
                 };

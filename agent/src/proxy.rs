@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ProxyConfig;
-use crate::dataplane::{self, Dataplane, DataplaneConfig, Mode};
+use crate::dataplane::{self, Dataplane, DataplaneConfig, Mode, Tc};
 use crate::desired::{Desired, Snapshot, Topic};
 use crate::health_checks;
 use crate::net;
@@ -113,6 +113,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
         bpffs: config.bpffs.clone(),
         uplinks: net::uplinks(&uplinks).await?,
         xdp: config.xdp,
+        tc: Tc::of_kernel(),
         accept_external_cluster_ip: config.accept_external_cluster_ip,
         masquerade: false,
     };

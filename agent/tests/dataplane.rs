@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use oarlock_agent::dataplane::{Acceleration, Dataplane, DataplaneConfig, PodLink, Uplink};
+use oarlock_agent::dataplane::{Acceleration, Dataplane, DataplaneConfig, PodLink, Tc, Uplink};
 use oarlock_agent::desired::Snapshot;
 use serde_json::json;
 
@@ -36,6 +36,7 @@ impl Node {
             node_name,
             uplinks: Vec::new(),
             xdp: Acceleration::Disabled,
+            tc: Tc::of_kernel(),
             accept_external_cluster_ip: false,
             masquerade: true,
         };
@@ -373,15 +374,59 @@ fn uplinks_without_native_xdp_are_served_by_tc_and_say_why() {
         node.config.xdp = xdp;
         node.open().modes().iter().map(ToString::to_string).collect::<Vec<_>>()
     };
+    let tc = if Tc::of_kernel() == Tc::Tcx { "tc" } else { "clsact" };
     let modes = open(Acceleration::BestEffort);
-    assert!(modes[0].starts_with("eth0=tc (a veth's other end"), "{modes:?}");
-    assert!(modes[1].starts_with("lo=tc (no native XDP:"), "{modes:?}");
+    assert!(modes[0].starts_with(&format!("eth0={tc} (a veth's other end")), "{modes:?}");
+    assert!(modes[1].starts_with(&format!("lo={tc} (no native XDP:")), "{modes:?}");
     let modes = open(Acceleration::Native);
     assert_eq!(modes[0], "eth0=xdp");
     let program = || ip("-o -d link show eth0").split("prog/xdp id ").nth(1).map(str::to_owned);
     let first = program().expect("stays while no agent runs");
     assert_eq!(open(Acceleration::Native)[0], "eth0=xdp");
     assert_ne!(program().expect("another agent's"), first, "replaced in place");
-    assert_eq!(open(Acceleration::Disabled)[0], "eth0=tc (disabled by --xdp)");
+    assert_eq!(open(Acceleration::Disabled)[0], format!("eth0={tc} (disabled by --xdp)"));
     assert_eq!(program(), None, "taken away");
+}
+
+/// What kernels without TCX do, tried on whatever this one is.
+#[test]
+fn filters_of_clsact_are_replaced_in_place_and_go_with_the_node() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
+    for words in
+        ["link add eth0 type veth peer name far", "link set lo up", "link add pod type veth peer name podfar"]
+    {
+        assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
+    }
+    let filters = |link: &str, direction: &str| {
+        let said = Command::new("tc").args(["filter", "show", "dev", link, direction]).output().unwrap();
+        let text = String::from_utf8(said.stdout).unwrap();
+        let lines = text.lines().filter(|line| line.contains("direct-action"));
+        lines.map(|line| line.split_once("handle").unwrap().1.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let mut node = Node::new("clsact");
+    node.config.tc = Tc::Clsact;
+    node.config.uplinks = vec![Uplink { name: "eth0".to_owned(), is_veth: true }];
+    let link = PodLink { name: "pod".to_owned(), ends: None };
+    let pods = [(Ipv4Addr::new(127, 0, 0, 9), link)].into();
+    let places = [
+        ("eth0", "ingress", "uplink_ingress"),
+        ("eth0", "egress", "uplink_egress"),
+        ("pod", "ingress", "pod_egress"),
+    ];
+    let mut before = Vec::new();
+    for _ in 0..2 {
+        let mut agent = node.open();
+        assert_eq!(agent.modes()[0].name(), "clsact");
+        agent.set_pods(&pods).unwrap();
+        drop(agent);
+        let present: Vec<Vec<String>> =
+            places.iter().map(|(link, direction, _)| filters(link, direction)).collect();
+        for ((.., program), present) in places.iter().zip(&present) {
+            assert!(present.len() == 1 && present[0].contains(program), "one {program}: {present:?}");
+        }
+        assert_ne!(present, before, "other programs than the last agent's");
+        before = present;
+    }
+    oarlock_agent::dataplane::remove(&node.config).unwrap();
+    assert_eq!(filters("eth0", "ingress").len() + filters("eth0", "egress").len(), 0);
 }

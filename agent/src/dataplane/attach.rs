@@ -1,5 +1,5 @@
-//! Programs in their places: the node's cgroup, its uplinks (TCX, kernel 6.6) and the host's side of each pod's link. Pinned, so
-//! that they stay while the agent is away; a new agent replaces the program of a pinned link atomically.
+//! Programs in their places: the node's cgroup, its uplinks and the host's side of each pod's link. Pinned, so that they stay
+//! while the agent is away; a new agent replaces the program of a pinned link atomically.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use oarlock_ebpf::flow::{self, Flow, Owner, Settings, Translation};
 use oarlock_ebpf::maps;
 
 use super::load::chain;
-use super::{Acceleration, DataplaneError, Mode, PodLink, Uplink, collect, express};
+use super::{Acceleration, DataplaneError, Mode, PodLink, Tc, Uplink, clsact, collect, express};
 
 /// The hooks of the node's cgroup.
 const SOCKETS: [&str; 7] = [
@@ -64,6 +64,7 @@ pub(super) struct Hooks {
     pub(super) uplinks: Vec<Uplink>,
     /// See [`super::DataplaneConfig::masquerade`].
     pub(super) masquerade: bool,
+    pub(super) tc: Tc,
 }
 
 impl Hooks {
@@ -147,7 +148,7 @@ impl Links {
     /// Gives an uplink XDP where that is wanted and possible.
     pub(super) fn accelerate(&mut self, uplink: &Uplink, wanted: Acceleration) -> Mode {
         let outcome = express::arrange(&mut self.ebpf, &self.hooks, uplink, wanted);
-        Mode { uplink: uplink.name.clone(), without_xdp: outcome.err() }
+        Mode { uplink: uplink.name.clone(), without_xdp: outcome.err(), tc: self.hooks.tc }
     }
 
     /// Says what the node is.
@@ -260,6 +261,9 @@ impl Links {
     fn attach(&mut self, (name, kind): (&str, TcAttachType), interface: &str) -> Result<(), DataplaneError> {
         let failed = |why: String| DataplaneError::kernel(format!("attach {name} to {interface}"), why);
         let program = classifier(&mut self.ebpf, name)?;
+        if self.hooks.tc == Tc::Clsact {
+            return clsact::attach(program, kind, interface).map_err(failed);
+        }
         let replaced = self.hooks.pins(name, interface).into_iter().find_map(|pin| {
             let old = PinnedLink::from_pin(&pin).ok()?;
             let link = SchedClassifierLink::try_from(FdLink::from(old)).ok()?;
@@ -288,6 +292,16 @@ impl Links {
         let link = program.take_link(id).map_err(|e| failed(chain(&e)))?;
         let link: FdLink = link.try_into().map_err(|e| failed(chain(&e)))?;
         pin(link, &self.hooks.pins.join(format!("link_{name}"))).map_err(failed)
+    }
+}
+
+/// Takes the filters of all links away, where [`Tc::Clsact`] has put them. Links that are pinned go with their pins.
+pub(super) fn remove_filters() {
+    for interface in nix::net::if_::if_nameindex().iter().flatten() {
+        let name = interface.name().to_string_lossy();
+        for (program, kind) in UPLINK.iter().chain(&UPLINK_OF_OTHERS).chain([&POD]) {
+            clsact::detach(program, *kind, &name);
+        }
     }
 }
 

@@ -103,6 +103,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         others,
         uplinks: config.uplinks.clone(),
         masquerade: config.masquerade,
+        tc: config.tc,
     };
     Ok((handles, Links::open(ebpf, of_links, hooks)?))
 }
