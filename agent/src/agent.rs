@@ -207,7 +207,8 @@ impl Parts {
                 links.map(|(_, net)| (net.ip, PodLink { name: net.interface, ends: net.ends })).collect();
             let cluster_cidr =
                 self.cluster.borrow().as_ref().and_then(|welcome| welcome.cluster_cidr.parse().ok());
-            let wanted = Wanted { snapshot, complete, pods: LocalPods::Linked(pods), cluster_cidr };
+            let wanted =
+                Wanted { snapshot, complete, pods: LocalPods::Linked(pods), cluster_cidr, overlay: None };
             if !services.apply(wanted).await {
                 return;
             }

@@ -75,6 +75,18 @@ pub struct PodLink {
     pub ends: Option<[u8; 12]>,
 }
 
+/// The link by which other nodes' pods are reached, where somebody else runs the pods' network and they are not routed on the
+/// uplinks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// Its name.
+    pub name: String,
+    /// Its number: another one after it was made anew.
+    pub link: u32,
+    /// The node's address there; none: the node's own is used.
+    pub address: Option<Ipv4Addr>,
+}
+
 /// Where XDP answers Services on uplinks. tc answers where it does not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Acceleration {
@@ -196,6 +208,7 @@ pub struct Dataplane {
     cluster_cidr: Option<Ipv4Net>,
     /// The cookie of the network namespace that is the node's.
     namespace: u64,
+    overlay: Option<Overlay>,
 }
 
 impl Dataplane {
@@ -213,7 +226,7 @@ impl Dataplane {
         let compiler = Compiler::new(&config.node_name, config.node_ip);
         // Of what an earlier agent left, nothing is known to be wanted still.
         let due = tables.frontends().collect();
-        Ok(Self { tables, links, compiler, due, modes, config, cluster_cidr: None, namespace })
+        Ok(Self { tables, links, compiler, due, modes, config, cluster_cidr: None, namespace, overlay: None })
     }
 
     /// How each uplink is served.
@@ -237,6 +250,13 @@ impl Dataplane {
             mask: cluster.map(|c| c.netmask().octets()).unwrap_or_default(),
             external_cluster_ip: u32::from(self.config.accept_external_cluster_ip),
             namespace: self.namespace,
+            overlay: self.overlay.as_ref().map_or(0, |overlay| overlay.link),
+            overlay_address: self
+                .overlay
+                .as_ref()
+                .and_then(|overlay| overlay.address)
+                .unwrap_or(self.config.node_ip)
+                .octets(),
         })?;
         // Of what does not fit, as little would with the tables of before.
         let taken_over = self.links.take_over();
@@ -271,6 +291,24 @@ impl Dataplane {
     /// A link that is gone, or a refusal of the kernel; the others are tried again with the next call.
     pub fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, PodLink>) -> Result<(), DataplaneError> {
         self.links.set_pods(pods)
+    }
+
+    /// By which link other nodes' pods are reached. Takes effect with the next [`Self::sync`].
+    ///
+    /// # Errors
+    /// A refusal of the kernel; tried again with the next call.
+    pub fn set_overlay(&mut self, overlay: Option<&Overlay>) -> Result<(), DataplaneError> {
+        if self.overlay.as_ref() == overlay {
+            return Ok(());
+        }
+        // Until it is attached, replies from there would not be understood.
+        self.overlay = None;
+        self.links.set_overlay(overlay.map(|overlay| overlay.name.clone()))?;
+        if let Some(Overlay { name, link, address }) = overlay {
+            tracing::info!(name, link, ?address, "pods of other nodes are reached by an overlay");
+        }
+        self.overlay = overlay.cloned();
+        Ok(())
     }
 
     /// Pods that somebody else has plugged: their replies are met at the uplinks, not at links of their own. To be told before

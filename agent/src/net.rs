@@ -21,7 +21,7 @@ pub use netns::own_cookie;
 pub use pod_veth::Network;
 pub use routes::NodeRoute;
 pub use sockets::abort_udp;
-pub use uplinks::{of_default_routes, uplinks};
+pub use uplinks::{of_default_routes, overlay, uplinks};
 
 /// The pod whose network is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]

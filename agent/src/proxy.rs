@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ProxyConfig;
-use crate::dataplane::{self, Dataplane, DataplaneConfig, Mode, Tc};
+use crate::dataplane::{self, Dataplane, DataplaneConfig, Mode, Overlay, Tc};
 use crate::desired::{Desired, Snapshot, Topic};
 use crate::health_checks;
 use crate::net;
@@ -42,6 +42,8 @@ use unsupported::Notices;
 const SHUTDOWN: Duration = Duration::from_secs(5);
 /// How often flows that are over are forgotten, and what failed is tried again.
 const REFRESH: Duration = Duration::from_secs(30);
+/// How often a link that is not there is looked for: who runs the pods' network may need Services to begin.
+const AGAIN: Duration = Duration::from_secs(2);
 /// How often the files of the credentials are looked at.
 const RELOAD: Duration = Duration::from_secs(60);
 
@@ -86,6 +88,8 @@ struct Proxy {
     /// Its address is the Node's, as soon as that is known.
     dataplane: DataplaneConfig,
     cluster_cidr: Option<ipnet::Ipv4Net>,
+    /// The name of the link by which other nodes' pods are reached, if not by the uplinks.
+    overlay: Option<String>,
     modes: Arc<Mutex<Vec<Mode>>>,
     healthz: Healthz,
     notices: Notices,
@@ -153,6 +157,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
         health,
         dataplane,
         cluster_cidr: config.cluster_cidr,
+        overlay: config.overlay.clone(),
         modes,
         healthz: starting,
         notices: Notices::default(),
@@ -200,19 +205,21 @@ impl Proxy {
         let mut services: Option<Services> = None;
         loop {
             let (snapshot, complete) = self.desired.snapshot();
+            let overlay = self.look_at_overlay().await;
+            let again = if self.overlay.is_some() == overlay.is_some() { REFRESH } else { AGAIN };
             if complete {
                 self.follow_node(&snapshot, &mut services)?;
                 self.tell_unsupported(&snapshot);
             }
             if let Some(services) = &mut services {
                 let pods = LocalPods::Foreign(node::pods(&snapshot, &self.dataplane.node_name));
-                let wanted = Wanted { snapshot, complete, pods, cluster_cidr: self.cluster_cidr };
+                let wanted = Wanted { snapshot, complete, pods, cluster_cidr: self.cluster_cidr, overlay };
                 anyhow::ensure!(services.apply(wanted).await, "the dataplane is lost");
                 self.healthz.written(services.is_well(), Timestamp::now());
             }
             tokio::select! {
                 _ = changed.changed() => {}
-                () = tokio::time::sleep(REFRESH) => {}
+                () = tokio::time::sleep(again) => {}
                 () = token.cancelled() => return Ok(()),
             }
         }
@@ -241,6 +248,15 @@ impl Proxy {
             Err(why) => tracing::warn!(why, "the address of this node is not known"),
         }
         Ok(())
+    }
+
+    async fn look_at_overlay(&self) -> Option<Overlay> {
+        let name = self.overlay.as_deref()?;
+        let found = net::overlay(name).await.map_err(|e| e.to_string());
+        let found =
+            found.and_then(|link| link.ok_or_else(|| format!("the link {name} is not there or not up yet")));
+        self.health.set("overlay", found.as_ref().map(drop).map_err(String::clone));
+        found.ok()
     }
 
     fn tell_unsupported(&mut self, snapshot: &Snapshot) {

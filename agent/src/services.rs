@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use oarlock_daemon::admin::Health;
 
-use crate::dataplane::{Changed, Dataplane, DataplaneError, PodLink};
+use crate::dataplane::{Changed, Dataplane, DataplaneError, Overlay, PodLink};
 use crate::desired::Snapshot;
 
 /// What the kernel is to answer for.
@@ -20,6 +20,8 @@ pub(crate) struct Wanted {
     pub(crate) complete: bool,
     pub(crate) pods: LocalPods,
     pub(crate) cluster_cidr: Option<Ipv4Net>,
+    /// By which link other nodes' pods are reached, if not by the uplinks.
+    pub(crate) overlay: Option<Overlay>,
 }
 
 /// The pods of this node.
@@ -94,9 +96,10 @@ fn write(
         LocalPods::Foreign(pods) if wanted.complete => tell_foreign(dataplane, pods, led_to.as_ref()),
         LocalPods::Foreign(_) => Ok(()),
     };
+    let reached = dataplane.set_overlay(wanted.overlay.as_ref());
     dataplane.collect(monotonic_seconds());
     let outcome = if wanted.complete { dataplane.sync(&wanted.snapshot) } else { Ok(Changed::default()) };
-    let outcome = outcome.and_then(|changed| plugged.map(|()| changed));
+    let outcome = outcome.and_then(|changed| plugged.and(reached).map(|()| changed));
     if let (LocalPods::Foreign(pods), true, true) = (&wanted.pods, wanted.complete, outcome.is_ok()) {
         *led_to = Some(pods.clone());
     }

@@ -27,7 +27,7 @@ pub fn uplink_express(ctx: XdpContext) -> u32 {
         Some(entry) => entry,
         // Of a pod's own address tc knows more.
         None if nat::kind_of(frame.packet.flow.destination) == LOCAL_POD => return UP,
-        None => match flows::begin(&frame.packet, uplink) {
+        None => match flows::begin(ctx.as_ptr(), &frame.packet, uplink) {
             Begun::To(entry) => entry,
             Begun::Nothing => return UP,
             Begun::Denied => return xdp_action::XDP_DROP,

@@ -8,8 +8,8 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_loop};
 use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::flow::{
-    ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, TCP, Translation, candidate,
-    has_closed, pair,
+    ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, Settings, TCP, Translation,
+    candidate, has_closed, pair,
 };
 use oarlock_ebpf::fragment::Part;
 use oarlock_ebpf::layout::{EXTERNAL, FrontendKey, SOURCE_RANGES};
@@ -17,7 +17,7 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::choose::{self, Choice};
 use crate::packet::Packet;
-use crate::{maps, nat};
+use crate::{maps, nat, way};
 
 /// The entry of the packet's flow, its clock advanced. A new flow on an old entry counts only while the backend is the same.
 #[inline(always)]
@@ -67,7 +67,7 @@ pub enum Begun {
 
 /// The backend of a new connection or of a datagram to a frontend, that came by this uplink.
 #[inline(always)]
-pub fn begin(packet: &Packet, uplink: u32) -> Begun {
+pub fn begin(ctx: *mut c_void, packet: &Packet, uplink: u32) -> Begun {
     let flow = &packet.flow;
     if !may_begin(packet) {
         return Begun::Nothing;
@@ -96,14 +96,21 @@ pub fn begin(packet: &Packet, uplink: u32) -> Begun {
     };
     let leaves = flow.to(backend.address(), backend.port());
     maps::count(Reason::Translated);
-    let entry = reach(flow, leaves, settings.node, uplink, (index, backend.generation()));
+    let entry = reach(ctx, flow, leaves, settings, uplink, (index, backend.generation()));
     entry.map_or(Begun::Nothing, Begun::To)
 }
 
 /// The way to a backend: one of this node, a pod or the node itself, sees the client, others this node.
 #[inline(always)]
-fn reach(flow: &Flow, leaves: Flow, node: [u8; 4], uplink: u32, chosen: (u32, u32)) -> Option<Translation> {
-    let local = leaves.destination == node || nat::kind_of(leaves.destination) == LOCAL_POD;
+fn reach(
+    ctx: *mut c_void,
+    flow: &Flow,
+    leaves: Flow,
+    settings: &Settings,
+    uplink: u32,
+    chosen: (u32, u32),
+) -> Option<Translation> {
+    let local = leaves.destination == settings.node || nat::kind_of(leaves.destination) == LOCAL_POD;
     if local
         && is_free(&leaves.reversed(), &flow.reversed())
         && let Some(entry) = insert(flow, leaves, (0, uplink), chosen)
@@ -111,7 +118,7 @@ fn reach(flow: &Flow, leaves: Flow, node: [u8; 4], uplink: u32, chosen: (u32, u3
         return Some(entry);
     }
     // Also where the same client port already talks to this backend by another frontend: another port tells them apart.
-    let (address, link) = if local { (flow.source, 0) } else { (node, uplink) };
+    let (address, link) = if local { (flow.source, 0) } else { way::to(ctx, settings, &leaves, uplink) };
     claim(flow, leaves, address, (link, uplink), chosen)
 }
 

@@ -8,6 +8,7 @@
 //! What comes in for a pod of this node goes straight into the pod's namespace (`bpf_redirect_peer`, Linux 5.10), if we have
 //! plugged it: neither the node's routes and filters nor a second queue cost it anything.
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
@@ -39,7 +40,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     }
     let begun = match nat::kind_of(packet.flow.destination) {
         LOCAL_POD => flows::begin_direct(&packet).map_or(Begun::Nothing, Begun::To),
-        _ => flows::begin(&packet, packet::link(&ctx)),
+        _ => flows::begin(ctx.as_ptr(), &packet, packet::link(&ctx)),
     };
     match begun {
         Begun::To(entry) => translate(&ctx, &packet, &entry),

@@ -20,6 +20,7 @@ mod maps;
 mod nat;
 mod packet;
 mod sock;
+mod way;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

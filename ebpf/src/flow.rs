@@ -202,6 +202,10 @@ pub struct Settings {
     pub external_cluster_ip: u32,
     /// The cookie of the node's own network namespace (SO_NETNS_COOKIE).
     pub namespace: u64,
+    /// The link by which pods of other nodes are reached, where those are not routed on the uplinks; 0: there is none.
+    pub overlay: u32,
+    /// The node's address there, network order.
+    pub overlay_address: [u8; 4],
 }
 
 impl Settings {
@@ -248,7 +252,7 @@ pub const NODE: u32 = 2;
 
 const _: () = assert!(core::mem::size_of::<Flow>() == 16);
 const _: () = assert!(core::mem::size_of::<Translation>() == 32);
-const _: () = assert!(core::mem::size_of::<Settings>() == 24);
+const _: () = assert!(core::mem::size_of::<Settings>() == 32);
 const _: () = assert!(core::mem::size_of::<Owner>() == 20);
 
 #[cfg(feature = "user")]

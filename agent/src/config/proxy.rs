@@ -21,6 +21,10 @@ pub struct ProxyConfig {
     /// The links by which clients outside reach this node [default: those that hold default routes].
     #[arg(long = "uplink", env = "OARLOCK_UPLINK", value_delimiter = ',')]
     pub uplinks: Vec<String>,
+    /// The link by which other nodes' pods are reached, where they are not routed on the uplinks: flannel.1, vxlan.calico, ...
+    /// It has to be one of Ethernet, and may come later.
+    #[arg(long, env = "OARLOCK_OVERLAY")]
+    pub overlay: Option<String>,
     /// Whether uplinks answer Services by XDP. What it does not serve, tc does.
     #[arg(long, env = "OARLOCK_XDP", value_enum, default_value_t)]
     pub xdp: Acceleration,

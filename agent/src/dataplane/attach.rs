@@ -65,6 +65,8 @@ pub(super) struct Hooks {
     /// See [`super::DataplaneConfig::masquerade`].
     pub(super) masquerade: bool,
     pub(super) tc: Tc,
+    /// A link of another kind that carries traffic of other nodes.
+    pub(super) overlay: Option<String>,
 }
 
 impl Hooks {
@@ -130,18 +132,33 @@ impl Links {
         for name in SOCKETS {
             self.attach_to_cgroup(name)?;
         }
-        let (wanted, other) =
-            if self.hooks.masquerade { (UPLINK, UPLINK_OF_OTHERS) } else { (UPLINK_OF_OTHERS, UPLINK) };
-        for uplink in self.hooks.uplinks.clone() {
-            for hook in wanted {
-                self.attach(hook, &uplink.name)?;
-            }
-            for (name, _) in other.into_iter().filter(|hook| !wanted.contains(hook)) {
-                // Of an agent that ran the pods itself, or the other way round; mostly there is none.
-                let _ = fs::remove_file(pin_of(&self.hooks.pins, name, &uplink.name));
-            }
+        let uplinks = self.hooks.uplinks.iter().map(|uplink| uplink.name.clone());
+        for name in uplinks.chain(self.hooks.overlay.clone()).collect::<Vec<_>>() {
+            self.attach_to_uplink(&name)?;
         }
         self.in_place = true;
+        Ok(())
+    }
+
+    fn attach_to_uplink(&mut self, uplink: &str) -> Result<(), DataplaneError> {
+        let (wanted, other) =
+            if self.hooks.masquerade { (UPLINK, UPLINK_OF_OTHERS) } else { (UPLINK_OF_OTHERS, UPLINK) };
+        for hook in wanted {
+            self.attach(hook, uplink)?;
+        }
+        for (name, _) in other.into_iter().filter(|hook| !wanted.contains(hook)) {
+            // Of an agent that ran the pods itself, or the other way round; mostly there is none.
+            let _ = fs::remove_file(pin_of(&self.hooks.pins, name, uplink));
+        }
+        Ok(())
+    }
+
+    /// Attaches to the link by which other nodes' pods are reached.
+    pub(super) fn set_overlay(&mut self, overlay: Option<String>) -> Result<(), DataplaneError> {
+        if let Some(name) = overlay.as_ref().filter(|_| self.in_place) {
+            self.attach_to_uplink(name)?;
+        }
+        self.hooks.overlay = overlay;
         Ok(())
     }
 

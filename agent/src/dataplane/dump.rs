@@ -47,6 +47,10 @@ fn settings(pins: &Path, out: &mut String) -> Result<(), DataplaneError> {
         Ipv4Addr::from(settings.mask),
         if settings.external_cluster_ip == 0 { "no" } else { "yes" }
     );
+    if settings.overlay != 0 {
+        let address = Ipv4Addr::from(settings.overlay_address);
+        let _ = writeln!(out, "pods of other nodes by the link {} as {address}", settings.overlay);
+    }
     Ok(())
 }
 

@@ -104,6 +104,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         uplinks: config.uplinks.clone(),
         masquerade: config.masquerade,
         tc: config.tc,
+        overlay: None,
     };
     Ok((handles, Links::open(ebpf, of_links, hooks)?))
 }

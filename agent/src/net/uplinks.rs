@@ -1,15 +1,16 @@
 //! Which links are uplinks, and what kind of links they are.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::NetError;
-use crate::dataplane::Uplink;
+use crate::dataplane::{Overlay, Uplink};
 
 /// Looks at the uplinks.
 ///
@@ -31,6 +32,34 @@ pub async fn uplinks(names: &[String]) -> Result<Vec<Uplink>, NetError> {
             found.push(Uplink { name: name.clone(), is_veth });
         }
         Ok(found)
+    })
+    .await
+}
+
+/// Looks at the link by which other nodes' pods are reached; none while it is not there or not up.
+///
+/// # Errors
+/// It cannot be looked at, or is of a kind that the programs do not understand.
+pub async fn overlay(name: &str) -> Result<Option<Overlay>, NetError> {
+    let Ok(number) = nix::net::if_::if_nametoindex(name) else { return Ok(None) };
+    asking("look at the overlay", async |handle| {
+        let failed = |source| NetError::Netlink { what: format!("look at the link {name}"), source };
+        let link = handle.link().get().match_index(number).execute().try_next().await.map_err(failed)?;
+        let Some(link) = link.filter(|link| link.header.flags.contains(LinkFlags::Up)) else {
+            return Ok(None);
+        };
+        if link.header.link_layer_type != LinkLayerType::Ether {
+            let what = format!("use the link {name} for pods of other nodes");
+            return Err(NetError::Io { what, source: std::io::Error::other("it is none of Ethernet") });
+        }
+        let all = handle.address().get().set_link_index_filter(number).execute();
+        let addresses: Vec<AddressMessage> = all.try_collect().await.map_err(failed)?;
+        let address =
+            addresses.iter().flat_map(|message| &message.attributes).find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
+                _ => None,
+            });
+        Ok(Some(Overlay { name: name.to_owned(), link: number, address }))
     })
     .await
 }

@@ -52,7 +52,7 @@ impl Node {
             cluster: [10, 244, 0, 0],
             mask: [255, 255, 0, 0],
             external_cluster_ip: u32::from(external_cluster_ip),
-            namespace: 0,
+            ..Settings::default()
         };
         settings.set(0, of_node, 0).unwrap();
         let mut addresses: HashMap<_, [u8; 4], Owner> = map(&mut ebpf, maps::ADDRESSES);

@@ -29,6 +29,11 @@ pub(super) fn pod_ip(node: usize) -> String {
     format!("10.88.{node}.5")
 }
 
+/// The address of a node on the network of [`Stage::lay_over`].
+pub(super) fn overlay_ip(node: usize) -> String {
+    format!("10.88.100.{node}")
+}
+
 /// The stage and who is on it.
 pub(super) struct Stage {
     folder: PathBuf,
@@ -86,11 +91,23 @@ impl Stage {
     /// Starts the proxy of a node.
     pub(super) fn proxy(&mut self, node: usize) {
         let arguments = format!(
-            "{} --kubeconfig {} --uplink eth0 --xdp disabled --cluster-cidr 10.88.0.0/16",
+            "{} --kubeconfig {} --uplink eth0 --overlay vx0 --xdp disabled --cluster-cidr 10.88.0.0/16",
             of_node(node),
             self.path("kubeconfig")
         );
         self.start(&format!("proxy{node}"), &format!("node{node}"), "oarlock-agent", &arguments);
+    }
+
+    /// From now on nodes reach each other's pods by a network of their own, as flannel's.
+    pub(super) fn lay_over(&self) {
+        for node in 1..=2 {
+            let (host, other) = (name(&format!("node{node}")), 3 - node);
+            let remote = NODES[other - 1];
+            ip(&format!("-n {host} link add vx0 type vxlan id 78 remote {remote} dstport 4789 dev eth0"));
+            ip(&format!("-n {host} addr add {}/24 dev vx0", overlay_ip(node)));
+            ip(&format!("-n {host} link set vx0 up"));
+            ip(&format!("-n {host} route replace 10.88.{other}.0/24 via {} dev vx0", overlay_ip(other)));
+        }
     }
 
     pub(super) fn clean_up(&self, node: usize) -> Said {
