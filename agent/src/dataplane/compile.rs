@@ -44,7 +44,8 @@ pub struct Frontend {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) name: &'a str,
-    pub(super) ip: Ipv4Addr,
+    /// Where NodePorts are answered.
+    pub(super) ips: &'a BTreeSet<Ipv4Addr>,
     /// `topology.kubernetes.io/zone`, where the node says it.
     pub(super) zone: Option<&'a str>,
 }
@@ -63,6 +64,8 @@ type ServiceName = (String, String);
 pub(super) struct Compiler {
     name: String,
     ip: Option<Ipv4Addr>,
+    /// All addresses of the node, once it was seen.
+    ips: BTreeSet<Ipv4Addr>,
     zone: Option<String>,
     known: BTreeMap<ServiceName, Known>,
     /// Each frontend of each Service that wants it; the first by name has it.
@@ -96,8 +99,14 @@ impl Compiler {
     pub(super) fn update(&mut self, snapshot: &Snapshot) -> BTreeSet<FrontendKey> {
         let own = snapshot.nodes.get(&(String::new(), self.name.clone()));
         let zone = own.and_then(|node| zone(node)).map(str::to_owned);
-        let moved = zone != self.zone;
-        self.zone = zone;
+        // A Node that is gone takes none of its addresses with it.
+        let ips: BTreeSet<Ipv4Addr> = own
+            .map_or_else(|| self.ips.clone(), |node| addresses(node).collect())
+            .into_iter()
+            .chain(self.ip)
+            .collect();
+        let moved = zone != self.zone || ips != self.ips;
+        (self.zone, self.ips) = (zone, ips);
         let mut changed = BTreeSet::new();
         let gone = self.known.extract_if(.., |name, _| !snapshot.services.contains_key(name));
         for (name, known) in gone.collect::<Vec<_>>() {
@@ -114,8 +123,7 @@ impl Compiler {
                 self.forget(name, &old.keys);
                 changed.extend(old.keys);
             }
-            let Some(ip) = self.ip else { continue };
-            let place = Place { name: &self.name, ip, zone: self.zone.as_deref() };
+            let place = Place { name: &self.name, ips: &self.ips, zone: self.zone.as_deref() };
             let compiled = compile(service, slices, place);
             let keys: BTreeSet<FrontendKey> = compiled.keys().copied().collect();
             for (key, frontend) in compiled {
@@ -166,6 +174,13 @@ fn slices(snapshot: &Snapshot) -> Slices<'_> {
     slices
 }
 
+/// The addresses at which a node is reached, inside and outside.
+fn addresses(node: &Node) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    let listed = node.status.iter().filter_map(|status| status.addresses.as_ref()).flatten();
+    let reached = listed.filter(|a| matches!(a.type_.as_str(), "InternalIP" | "ExternalIP"));
+    reached.filter_map(|a| a.address.parse().ok())
+}
+
 fn zone(node: &Node) -> Option<&str> {
     node.metadata.labels.as_ref()?.get(ZONE_LABEL).map(String::as_str)
 }
@@ -199,7 +214,9 @@ fn compile(service: &Service, slices: &[&Arc<EndpointSlice>], place: Place<'_>) 
         let external =
             Frontend { inside: cluster.clone(), outside: outside.clone(), external: true, ..common };
         if let Some(node_port) = port.node_port {
-            add(place.ip, node_port, &external);
+            for ip in place.ips {
+                add(*ip, node_port, &external);
+            }
             add(Ipv4Addr::LOCALHOST, node_port, &Frontend { external: false, ..external.clone() });
         }
         for ip in spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()) {

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 mod stage;
 
-use stage::{CLIENT, CLUSTER_IP, NODES, Stage, name};
+use stage::{CLIENT, CLUSTER_IP, EXTERNAL, NODES, Stage, name};
 
 const SOON: Duration = Duration::from_secs(30);
 const NODE_PORT: u16 = 30180;
@@ -59,8 +59,11 @@ fn objects() -> Vec<Value> {
     let sctp = json!({"name": "sctp", "port": 132, "protocol": "SCTP"});
     let web = json!({"type": "NodePort", "clusterIP": CLUSTER_IP, "ports": [port(NODE_PORT), sctp]});
     let other = json!({"service.kubernetes.io/service-proxy-name": "another"});
+    let mut first = node(1);
+    let external = json!({"type": "ExternalIP", "address": EXTERNAL});
+    first["status"]["addresses"].as_array_mut().expect("a list").push(external);
     vec![
-        node(1),
+        first,
         node(2),
         service("web", web, json!({})),
         slice("web", 8080, &[1, 2]),
@@ -119,7 +122,7 @@ fn answers(what: &str, expected: &[&str], mut ask: impl FnMut() -> Said) {
 }
 
 fn everybody_is_answered(stage: &Stage) {
-    for node in NODES {
+    for node in [NODES[0], NODES[1], EXTERNAL] {
         answers(&format!("at the NodePort of {node}"), &["pod1", "pod2"], || {
             from_client(&format!("http://{node}:{NODE_PORT}/"))
         });

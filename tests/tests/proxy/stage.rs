@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 /// The nodes' addresses.
 pub(super) const NODES: [&str; 2] = ["172.31.78.11", "172.31.78.12"];
+/// Another address of the first node.
+pub(super) const EXTERNAL: &str = "172.31.78.111";
 pub(super) const CLIENT: &str = "client";
 pub(super) const CLIENT_IP: &str = "172.31.78.200";
 pub(super) const CLUSTER_IP: &str = "10.97.0.50";
@@ -230,6 +232,7 @@ fn links() {
         ip(&format!("-n {fabric} link set {member} master bridge0 up"));
         assert!(run_in(&inside, "sysctl -qw net.ipv4.ip_forward=1").well, "{inside} forwards");
     }
+    ip(&format!("-n {} addr add {EXTERNAL}/24 dev eth0", name("node1")));
     for node in 1..=2 {
         let (host, other) = (name(&format!("node{node}")), 3 - node);
         let pod = join(&format!("pod{node}"), &host, "pod", &format!("{}/24", pod_ip(node)));

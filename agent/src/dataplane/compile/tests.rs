@@ -92,6 +92,27 @@ fn a_service_answers_on_each_of_its_addresses() {
 }
 
 #[test]
+fn node_ports_are_answered_at_each_address_of_the_node_even_when_its_node_is_gone() {
+    let mut snapshot = snapshot(spec(json!({})), json!([endpoint(1, ready())]));
+    let own = (String::new(), "node1".to_owned());
+    let mut compiler = Compiler::new("node1", NODE);
+    let answers =
+        |compiler: &Compiler, ip: [u8; 4]| compiler.frontend(&FrontendKey::new(ip, 30080, 6)).is_some();
+    let _ = compiler.update(&snapshot);
+    assert!(answers(&compiler, NODE.octets()) && !answers(&compiler, [203, 0, 113, 1]));
+    let known = json!({"metadata": {"name": "node1"}, "status": {"addresses": [
+        {"type": "InternalIP", "address": "172.30.77.11"}, {"type": "InternalIP", "address": "fd00::1"},
+        {"type": "ExternalIP", "address": "203.0.113.1"}, {"type": "Hostname", "address": "203.0.113.2"}]}});
+    snapshot.nodes.insert(own.clone(), serde_json::from_value(known).map(std::sync::Arc::new).unwrap());
+    let _ = compiler.update(&snapshot);
+    snapshot.nodes.remove(&own);
+    let _ = compiler.update(&snapshot);
+    for (ip, is) in [([172, 30, 77, 11], true), ([203, 0, 113, 1], true), ([203, 0, 113, 2], false)] {
+        assert_eq!(answers(&compiler, ip), is, "{ip:?}");
+    }
+}
+
+#[test]
 fn policies_keep_clients_on_the_node() {
     let endpoints = json!([endpoint(1, ready()), endpoint(2, ready()), endpoint(3, ready())]);
     let frontends = compiled(spec(json!({"externalTrafficPolicy": "Local"})), endpoints.clone());
