@@ -34,8 +34,8 @@ pub const FLOWS_OTHER: &str = "FLOWS_OTHER";
 /// [`crate::fragment::Datagram`] to the four bytes of its ports. LRU hash.
 pub const FRAGMENTS: &str = "FRAGMENTS";
 
-/// Frontends, and lines of the service table: 10,000 Services with three ports.
-pub const MAX_SERVICES: u32 = 32_768;
+/// Frontends, and lines of the service table: 10,000 Services with six, or 50,000 with one.
+pub const MAX_SERVICES: u32 = 65_536;
 /// Slots of all services together: twice what 10,000 Services with ten endpoints need, for copies on write.
 pub const MAX_SLOTS: u32 = 262_144;
 /// Backends of all services together.

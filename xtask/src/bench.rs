@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: measurements on a cluster of their own, against what they are to be compared with, in
 //! interleaved rounds. The machine itself keeps its packet filter, routes and settings.
 
+mod dataplane;
 mod lab;
 mod report;
 
@@ -25,6 +26,8 @@ use report::Figure;
 pub(crate) enum Bench {
     /// Connections per second to pods, ClusterIPs and NodePorts, here and by kube-proxy's rules; memory; time to answers.
     Quick(QuickOptions),
+    /// What the programs cost per packet and per connection, and the agent per change, with up to 50,000 Services.
+    Dataplane,
 }
 
 /// How `quick` measures.
@@ -50,11 +53,11 @@ const NODE_PORT: &str = "30090";
 
 /// Runs a benchmark.
 pub(crate) fn bench(what: &Bench) -> Result<()> {
-    let Bench::Quick(options) = what;
     if !is_root() {
-        bail!("a cluster is made by root: run `cargo xtask bench` as root");
+        bail!("links and cgroups are made by root: run `cargo xtask bench` as root");
     }
-    if !daemons::all().is_empty() {
+    let Bench::Quick(options) = what else { return dataplane::bench() };
+    if daemons::all().iter().any(|daemon| daemons::is_running(daemon)) {
         bail!("a cluster is running and would be measured with what it does: `cargo xtask down` first");
     }
     let figures = quick(options);

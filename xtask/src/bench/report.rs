@@ -13,7 +13,7 @@ pub(super) struct Figure {
     /// The median of the rounds.
     pub(super) value: f64,
     /// Its unit.
-    pub(super) unit: &'static str,
+    pub(super) unit: String,
     /// The median of what it is compared with.
     pub(super) baseline: Option<f64>,
     /// The median of value/baseline of each round.
@@ -24,11 +24,11 @@ pub(super) struct Figure {
 
 impl Figure {
     /// A figure of these rounds.
-    pub(super) fn of(name: impl Into<String>, unit: &'static str, rounds: &[f64]) -> Self {
+    pub(super) fn of(name: impl Into<String>, unit: impl Into<String>, rounds: &[f64]) -> Self {
         Self {
             name: name.into(),
             value: median(rounds),
-            unit,
+            unit: unit.into(),
             baseline: None,
             ratio: None,
             spread: spread(rounds),
