@@ -116,9 +116,9 @@ fn tell_foreign(
     led_to.map_or(Ok(()), |led_to| dataplane.keep_foreign_pods(&(pods | led_to)))
 }
 
-/// Seconds since boot, as the programs count them.
+/// Seconds since boot, as the programs count them: CLOCK_MONOTONIC.
 fn monotonic_seconds() -> u32 {
-    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-    // Not readable: zero, at which nothing is ever old.
-    uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(|time| time.tv_sec());
+    // No such clock: zero, at which nothing is ever old.
+    now.ok().and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0)
 }

@@ -18,6 +18,7 @@ mod frame;
 mod icmp;
 mod maps;
 mod nat;
+mod neighbours;
 mod packet;
 mod sock;
 mod way;

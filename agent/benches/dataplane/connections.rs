@@ -40,7 +40,7 @@ pub(crate) fn measure() -> Vec<Measured> {
         for round in 0..ROUNDS {
             // Who is first changes, as the clock of the machine does.
             let (mut first, mut second) = (cluster_ip, server);
-            if round % 2 == 0 {
+            if round.is_multiple_of(2) {
                 (first, second) = (second, first);
             }
             for address in [first, second] {

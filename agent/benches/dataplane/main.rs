@@ -1,7 +1,7 @@
 //! `cargo xtask bench dataplane`: what the programs cost per packet and per connection, and the agent per change. Needs root; links
 //! and cgroups are its own.
 //!
-//! Writes a list of `{name, unit, rounds, baseline}` to the file that is its argument: all rounds, and the name of what each
+//! Writes a list of `{name, unit, rounds, baseline}` to the file that is its argument, after the parts that are wanted (none: all): all rounds, and the name of what each
 //! is compared with round by round.
 
 #![expect(
@@ -54,8 +54,13 @@ fn main() {
         ("programs", programs::measure),
         ("packets", packets::measure),
     ];
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| parts.iter().any(|p| p.0 == argument)).collect();
     let mut all = Vec::new();
     for (name, measure) in parts {
+        if !wanted.is_empty() && !wanted.iter().any(|part| part == name) {
+            continue;
+        }
         println!("    {name}");
         // A thread of its own: what it does to its namespaces ends with it.
         all.extend(std::thread::spawn(measure).join().expect(name));

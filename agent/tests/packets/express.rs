@@ -208,3 +208,20 @@ fn sum_of_header(frame: &[u8]) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap()
 }
+
+#[test]
+fn another_next_hop_is_followed_within_a_second() {
+    let mut uplink = Uplinked::new();
+    let asked = to_us(tcp((CLIENT, 40000), (NODE_1, 30081), SYN, b""));
+    let receiver = |(verdict, frame): (u32, Vec<u8>)| {
+        assert_eq!(verdict, BACK);
+        frame[..6].to_vec()
+    };
+    assert_eq!(receiver(uplink.run(&asked)), FAR_NODES);
+    let moved = [2, 0, 0, 0, 0, 0x99];
+    let change = "neigh replace 172.30.77.12 lladdr 02:00:00:00:00:99 dev eth0";
+    assert!(Command::new("ip").args(change.split(' ')).status().unwrap().success());
+    // What is remembered is forgotten when the second changes, by the clock's last tick.
+    assert!(Command::new("sleep").arg("1.05").status().unwrap().success());
+    assert_eq!(receiver(uplink.run(&asked)), moved);
+}
