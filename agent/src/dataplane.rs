@@ -20,10 +20,11 @@ use std::path::{Path, PathBuf};
 
 use aya::util::KernelVersion;
 use ipnet::Ipv4Net;
+use oarlock_api::k8s::api::core::v1::Node;
 use oarlock_ebpf::flow::Settings;
 use oarlock_ebpf::layout::FrontendKey;
 
-use crate::desired::Snapshot;
+use crate::desired::{Objects, Snapshot};
 use crate::net;
 use attach::Links;
 use compile::Compiler;
@@ -206,6 +207,8 @@ pub struct Dataplane {
     due: BTreeSet<FrontendKey>,
     modes: Vec<Mode>,
     cluster_cidr: Option<Ipv4Net>,
+    /// Those that the programs know.
+    nodes: Option<Objects<Node>>,
     /// The cookie of the network namespace that is the node's.
     namespace: u64,
     overlay: Option<Overlay>,
@@ -226,7 +229,18 @@ impl Dataplane {
         let compiler = Compiler::new(&config.node_name, config.node_ip);
         // Of what an earlier agent left, nothing is known to be wanted still.
         let due = tables.frontends().collect();
-        Ok(Self { tables, links, compiler, due, modes, config, cluster_cidr: None, namespace, overlay: None })
+        Ok(Self {
+            tables,
+            links,
+            compiler,
+            due,
+            modes,
+            config,
+            cluster_cidr: None,
+            nodes: None,
+            namespace,
+            overlay: None,
+        })
     }
 
     /// How each uplink is served.
@@ -242,7 +256,10 @@ impl Dataplane {
     pub fn sync(&mut self, snapshot: &Snapshot) -> Result<Changed, DataplaneError> {
         self.due.extend(self.compiler.update(snapshot));
         let synced = self.tables.sync(&mut self.due, |key| self.compiler.frontend(key));
-        self.links.set_nodes(&compile::nodes(snapshot))?;
+        if !self.nodes.as_ref().is_some_and(|nodes| nodes.ptr_eq(&snapshot.nodes)) {
+            self.links.set_nodes(&compile::nodes(snapshot))?;
+            self.nodes = Some(snapshot.nodes.clone());
+        }
         let cluster = self.cluster_cidr;
         self.links.set(Settings {
             node: self.config.node_ip.octets(),

@@ -3,9 +3,10 @@
 //! In: updates and deletes of one session. Out: shared snapshots. A new session starts over: what it does not send again
 //! before its snapshot ends is gone, and until then nothing is taken away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use oarlock_api::k8s::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,8 +17,8 @@ use tokio::sync::watch;
 /// A namespaced name; the namespace is empty for nodes.
 pub type Key = (String, String);
 
-/// The objects of one kind.
-pub type Objects<T> = BTreeMap<Key, Arc<T>>;
+/// The objects of one kind. A copy shares what it has in common with the original.
+pub type Objects<T> = OrdMap<Key, Arc<T>>;
 
 /// Everything that was sent, as of one moment.
 #[derive(Debug, Clone, Default)]

@@ -138,7 +138,7 @@ fn a_client_with_affinity_keeps_its_backend_and_another_agent_knows_of_it() {
     let (a, b) = (server("a"), server("b"));
     let with_affinity = |ports: &[u16]| {
         let mut snapshot = snapshot("TCP", ports);
-        let service = snapshot.services.values_mut().next().unwrap();
+        let service = snapshot.services.get_mut(&("d".to_owned(), "web".to_owned())).unwrap();
         Arc::make_mut(service).spec.as_mut().unwrap().session_affinity = Some("ClientIP".to_owned());
         snapshot
     };

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use ipnet::Ipv4Net;
 use oarlock_api::k8s::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_ebpf::layout::FrontendKey;
 use sha2::{Digest as _, Sha256};
 
-use crate::desired::Snapshot;
+use crate::desired::{Key, Objects, Snapshot};
 use endpoints::Endpoints;
 
 /// A backend: address and port.
@@ -58,8 +59,8 @@ const AFFINITY_SECONDS: i32 = 10_800;
 /// A Service's namespace and name.
 type ServiceName = (String, String);
 
-/// What the Services of a snapshot are for this node's kernel. Remembers what it has compiled: of ten thousand Services one
-/// change costs one.
+/// What the Services of a snapshot are for this node's kernel. Remembers the last one: of ten thousand Services one change costs
+/// one, and the others are not even looked at.
 #[derive(Debug, Default)]
 pub(super) struct Compiler {
     name: String,
@@ -67,26 +68,14 @@ pub(super) struct Compiler {
     /// All addresses of the node, once it was seen.
     ips: BTreeSet<Ipv4Addr>,
     zone: Option<String>,
-    known: BTreeMap<ServiceName, Known>,
+    services: Objects<Service>,
+    endpoint_slices: Objects<EndpointSlice>,
+    /// The slices of each Service, in the order of their names.
+    slices: BTreeMap<ServiceName, BTreeMap<Key, Arc<EndpointSlice>>>,
+    /// Where each Service answers.
+    keys: BTreeMap<ServiceName, BTreeSet<FrontendKey>>,
     /// Each frontend of each Service that wants it; the first by name has it.
     frontends: BTreeMap<FrontendKey, BTreeMap<ServiceName, Frontend>>,
-}
-
-/// What a Service was compiled from, and where it answers. Objects are replaced, never changed: the same pointer is the same
-/// object.
-#[derive(Debug)]
-struct Known {
-    service: Arc<Service>,
-    slices: Vec<Arc<EndpointSlice>>,
-    keys: BTreeSet<FrontendKey>,
-}
-
-impl Known {
-    fn is_of(&self, service: &Arc<Service>, slices: &[&Arc<EndpointSlice>]) -> bool {
-        Arc::ptr_eq(&self.service, service)
-            && self.slices.len() == slices.len()
-            && self.slices.iter().zip(slices).all(|(old, new)| Arc::ptr_eq(old, new))
-    }
 }
 
 impl Compiler {
@@ -107,33 +96,54 @@ impl Compiler {
             .collect();
         let moved = zone != self.zone || ips != self.ips;
         (self.zone, self.ips) = (zone, ips);
-        let mut changed = BTreeSet::new();
-        let gone = self.known.extract_if(.., |name, _| !snapshot.services.contains_key(name));
-        for (name, known) in gone.collect::<Vec<_>>() {
-            self.forget(&name, &known.keys);
-            changed.extend(known.keys);
+        let mut touched = self.take_over(snapshot);
+        if moved {
+            touched.extend(snapshot.services.keys().cloned());
         }
-        let slices = slices(snapshot);
-        for (name, service) in &snapshot.services {
-            let slices = slices.get(&(name.0.as_str(), name.1.as_str())).map_or(&[][..], Vec::as_slice);
-            if !moved && self.known.get(name).is_some_and(|known| known.is_of(service, slices)) {
-                continue;
+        touched.into_iter().flat_map(|name| self.compile(name)).collect()
+    }
+
+    /// Which Services have changed, or slices of theirs.
+    fn take_over(&mut self, snapshot: &Snapshot) -> BTreeSet<ServiceName> {
+        let services = std::mem::replace(&mut self.services, snapshot.services.clone());
+        let mut touched: BTreeSet<ServiceName> =
+            services.diff(&self.services).map(|change| changed(change).0.clone()).collect();
+        let before = std::mem::replace(&mut self.endpoint_slices, snapshot.endpoint_slices.clone());
+        for change in before.diff(&self.endpoint_slices) {
+            let (key, [old, new]) = changed(change);
+            if let Some(service) = old.and_then(|slice| service_of(key, slice)) {
+                if let Some(slices) = self.slices.get_mut(&service) {
+                    slices.remove(key);
+                    if slices.is_empty() {
+                        self.slices.remove(&service);
+                    }
+                }
+                touched.insert(service);
             }
-            if let Some(old) = self.known.remove(name) {
-                self.forget(name, &old.keys);
-                changed.extend(old.keys);
+            if let Some((service, slice)) = new.and_then(|slice| Some((service_of(key, slice)?, slice))) {
+                self.slices.entry(service.clone()).or_default().insert(key.clone(), Arc::clone(slice));
+                touched.insert(service);
             }
-            let place = Place { name: &self.name, ips: &self.ips, zone: self.zone.as_deref() };
-            let compiled = compile(service, slices, place);
-            let keys: BTreeSet<FrontendKey> = compiled.keys().copied().collect();
-            for (key, frontend) in compiled {
-                self.frontends.entry(key).or_default().insert(name.clone(), frontend);
-            }
-            changed.extend(&keys);
-            let slices = slices.iter().map(|slice| Arc::clone(slice)).collect();
-            self.known.insert(name.clone(), Known { service: Arc::clone(service), slices, keys });
         }
-        changed
+        touched
+    }
+
+    /// One Service anew; the frontends that it has had and has.
+    fn compile(&mut self, name: ServiceName) -> BTreeSet<FrontendKey> {
+        let mut all = self.keys.remove(&name).unwrap_or_default();
+        self.forget(&name, &all);
+        let Some(service) = self.services.get(&name) else { return all };
+        let slices: Vec<&Arc<EndpointSlice>> =
+            self.slices.get(&name).into_iter().flat_map(BTreeMap::values).collect();
+        let place = Place { name: &self.name, ips: &self.ips, zone: self.zone.as_deref() };
+        let compiled = compile(service, &slices, place);
+        let keys: BTreeSet<FrontendKey> = compiled.keys().copied().collect();
+        for (key, frontend) in compiled {
+            self.frontends.entry(key).or_default().insert(name.clone(), frontend);
+        }
+        all.extend(&keys);
+        self.keys.insert(name, keys);
+        all
     }
 
     fn forget(&mut self, name: &ServiceName, keys: &BTreeSet<FrontendKey>) {
@@ -160,15 +170,29 @@ pub(super) fn nodes(snapshot: &Snapshot) -> BTreeSet<Ipv4Addr> {
     addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
 }
 
-type Slices<'s> = BTreeMap<(&'s str, &'s str), Vec<&'s Arc<EndpointSlice>>>;
+/// What changed, and what it was before and is now.
+fn changed<'a, T>(change: DiffItem<'a, 'a, Key, Arc<T>>) -> (&'a Key, [Option<&'a Arc<T>>; 2]) {
+    match change {
+        DiffItem::Add(key, new) => (key, [None, Some(new)]),
+        DiffItem::Update { old: (key, old), new: (_, new) } => (key, [Some(old), Some(new)]),
+        DiffItem::Remove(key, old) => (key, [Some(old), None]),
+    }
+}
+
+/// The Service that a slice of IPv4 addresses is of.
+fn service_of((namespace, _): &Key, slice: &EndpointSlice) -> Option<ServiceName> {
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
+    (slice.address_type == "IPv4").then(|| (namespace.clone(), service.clone()))
+}
+
+type Slices<'s> = BTreeMap<ServiceName, Vec<&'s Arc<EndpointSlice>>>;
 
 /// The slices of each Service.
 fn slices(snapshot: &Snapshot) -> Slices<'_> {
     let mut slices = Slices::new();
-    for ((namespace, _), slice) in &snapshot.endpoint_slices {
-        let service = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_LABEL));
-        if let Some(service) = service.filter(|_| slice.address_type == "IPv4") {
-            slices.entry((namespace, service)).or_default().push(slice);
+    for (key, slice) in &snapshot.endpoint_slices {
+        if let Some(service) = service_of(key, slice) {
+            slices.entry(service).or_default().push(slice);
         }
     }
     slices
@@ -313,14 +337,14 @@ pub struct HealthCheck {
 pub fn health_checks(snapshot: &Snapshot, node: &str) -> BTreeMap<u16, HealthCheck> {
     let slices = slices(snapshot);
     let mut checks = BTreeMap::new();
-    for ((namespace, name), service) in &snapshot.services {
+    for (key, service) in &snapshot.services {
         let spec = service.spec.as_ref();
         let port = spec.and_then(|s| u16::try_from(s.health_check_node_port?).ok()).filter(|port| *port != 0);
         let Some(port) = port else { continue };
-        let slices = slices.get(&(namespace.as_str(), name.as_str())).map_or(&[][..], Vec::as_slice);
+        let slices = slices.get(key).map_or(&[][..], Vec::as_slice);
         let local_endpoints = endpoints::ready_on(slices, node);
-        checks
-            .insert(port, HealthCheck { namespace: namespace.clone(), name: name.clone(), local_endpoints });
+        let (namespace, name) = key.clone();
+        checks.insert(port, HealthCheck { namespace, name, local_endpoints });
     }
     checks
 }
