@@ -1,0 +1,150 @@
+//! StatefulSets, DaemonSets, ReplicationControllers, Jobs and CronJobs as kubectl and Docker see them, on real nodes. Needs
+//! root.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use oarlock_tests::cluster::{Cluster, shell, wait};
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn workloads_run_on_real_nodes_as_kubectl_expects() {
+    let cluster = Cluster::up("embedded", "native");
+    cluster.kubectl("apply -f manifests/workloads/");
+    a_stateful_set_keeps_names_through_updates_and_deletions(&cluster);
+    a_daemon_set_is_on_every_node_and_rolls(&cluster);
+    a_replication_controller_keeps_its_number(&cluster);
+    jobs_complete_or_fail(&cluster);
+    a_cron_job_makes_up_for_what_was_missed(&cluster);
+    deletion_takes_everything_along(&cluster);
+    cluster.down();
+}
+
+fn rolled_out(cluster: &Cluster, what: &str) {
+    cluster.kubectl(&format!("rollout status {what} --timeout=60s"));
+}
+
+/// Words of a path in what a selector selects, sorted.
+fn words(cluster: &Cluster, what: &str, path: &str) -> Vec<String> {
+    let said = cluster.kubectl(&format!("get {what} -o jsonpath='{path}'"));
+    let mut words: Vec<String> = said.split_whitespace().map(str::to_owned).collect();
+    words.sort();
+    words
+}
+
+fn becomes(cluster: &Cluster, what: &str, path: &str, wanted: &[&str]) {
+    wait(&format!("{what} {path} is {wanted:?}"), SOON, || {
+        let said = words(cluster, what, path);
+        if said == wanted { Ok(()) } else { Err(said.join(" ")) }
+    });
+}
+
+const NAMES: &str = "{.items[*].metadata.name}";
+
+fn a_stateful_set_keeps_names_through_updates_and_deletions(cluster: &Cluster) {
+    rolled_out(cluster, "statefulset/db");
+    assert_eq!(words(cluster, "pods -l app=db", NAMES), ["db-0", "db-1", "db-2"]);
+    becomes(cluster, "endpoints db", "{.subsets[0].addresses[*].hostname}", &["db-0", "db-1", "db-2"]);
+    let inside = shell("docker exec $(docker ps -q --filter name=k8s_web_db-1) /bin/sh -c hostname");
+    let made_with =
+        shell("docker inspect -f '{{.Config.Hostname}}' $(docker ps -q --filter name=k8s_POD_db-1)");
+    assert!(inside.text.trim() == "db-1" || made_with.text.trim() == "db-1", "{inside:?} {made_with:?}");
+
+    cluster.kubectl("set env statefulset/db COLOUR=red");
+    rolled_out(cluster, "statefulset/db");
+    let colours = "{.items[*].spec.containers[0].env[0].value}";
+    assert_eq!(words(cluster, "pods -l app=db", colours), ["red", "red", "red"]);
+    cluster.kubectl("rollout undo statefulset/db");
+    rolled_out(cluster, "statefulset/db");
+    assert_eq!(words(cluster, "pods -l app=db", colours), Vec::<String>::new());
+    assert!(cluster.kubectl("rollout history statefulset/db").contains("\n3 "));
+
+    let uid = || cluster.shell("kubectl get pod db-1 -o jsonpath='{.metadata.uid}'");
+    let before = uid().text;
+    cluster.kubectl("delete pod db-1 --wait=false");
+    wait("another pod has the name", SOON, || {
+        let now = uid();
+        if now.well && now.text != before { Ok(()) } else { Err(now.text) }
+    });
+    cluster.kubectl("scale statefulset db --replicas=1");
+    becomes(cluster, "pods -l app=db", NAMES, &["db-0"]);
+    let described = cluster.kubectl("describe statefulset db");
+    assert!(described.contains("create Pod db-2 in StatefulSet db successful"), "{described}");
+}
+
+fn a_daemon_set_is_on_every_node_and_rolls(cluster: &Cluster) {
+    rolled_out(cluster, "daemonset/everywhere");
+    let nodes = "{.items[*].spec.nodeName}";
+    assert_eq!(words(cluster, "pods -l app=everywhere", nodes), ["node1", "node2"]);
+    cluster.kubectl("set env daemonset/everywhere COLOUR=red");
+    rolled_out(cluster, "daemonset/everywhere");
+    let colours = "{.items[*].spec.containers[0].env[0].value}";
+    becomes(cluster, "pods -l app=everywhere", colours, &["red", "red"]);
+    assert_eq!(words(cluster, "pods -l app=everywhere", nodes), ["node1", "node2"]);
+}
+
+fn a_replication_controller_keeps_its_number(cluster: &Cluster) {
+    becomes(cluster, "rc old", "{.status.readyReplicas}", &["2"]);
+    let aside = words(cluster, "pods -l app=old", NAMES).remove(0);
+    cluster.kubectl(&format!("label pod {aside} app=aside --overwrite"));
+    cluster.kubectl("scale rc old --replicas=3");
+    becomes(cluster, "rc old", "{.status.readyReplicas}", &["3"]);
+    let owners = words(cluster, &format!("pod {aside}"), "{.metadata.ownerReferences}");
+    assert_eq!(owners, Vec::<String>::new(), "it was let go");
+    cluster.kubectl(&format!("delete pod {aside} --wait=false"));
+    let rows = cluster.kubectl("get rc -o wide");
+    assert!(rows.contains("app=old"), "{rows}");
+}
+
+fn jobs_complete_or_fail(cluster: &Cluster) {
+    cluster.kubectl("wait --for=condition=complete --timeout=60s job/count");
+    let said: BTreeSet<String> = words(cluster, "pods -l job-name=count", NAMES)
+        .iter()
+        .map(|pod| cluster.kubectl(&format!("logs {pod}")))
+        .collect();
+    let wanted: BTreeSet<String> = (0..3).map(|n| format!("index {n}")).collect();
+    assert_eq!(said, wanted);
+    assert_eq!(cluster.kubectl("get job count -o jsonpath='{.status.completedIndexes}'"), "0-2");
+    cluster.kubectl("wait --for=condition=failed --timeout=60s job/fails");
+    let reason =
+        cluster.kubectl("get job fails -o jsonpath='{.status.conditions[?(@.type==\"Failed\")].reason}'");
+    assert_eq!(reason, "BackoffLimitExceeded");
+}
+
+fn a_cron_job_makes_up_for_what_was_missed(cluster: &Cluster) {
+    let mut object = cluster.json("get cronjob yearly");
+    object["status"] = serde_json::json!({"lastScheduleTime": "2020-06-01T00:00:00Z"});
+    let path = "/apis/batch/v1/namespaces/default/cronjobs/yearly/status";
+    cluster.kubectl(&format!("replace --raw {path} -f - <<'END'\n{object}\nEND"));
+    let made = wait("a job is made", SOON, || {
+        let jobs = words(
+            cluster,
+            "jobs",
+            "{.items[?(@.metadata.ownerReferences[0].name==\"yearly\")].metadata.name}",
+        );
+        jobs.first().cloned().ok_or_else(|| cluster.kubectl("get events"))
+    });
+    cluster.kubectl(&format!("wait --for=condition=complete --timeout=60s job/{made}"));
+    assert_eq!(cluster.kubectl(&format!("logs job/{made}")), "a year has passed");
+    // The last first of January, and only that.
+    let last = cluster.kubectl("get cronjob yearly -o jsonpath='{.status.lastScheduleTime}'");
+    assert!(last.ends_with("-12-31T23:00:00Z"), "{last}");
+    let events = cluster.kubectl("get events --field-selector involvedObject.kind=CronJob");
+    assert!(events.contains("SuccessfulCreate"), "{events}");
+}
+
+fn deletion_takes_everything_along(cluster: &Cluster) {
+    cluster.kubectl("delete rc old --cascade=foreground --timeout=60s");
+    assert_eq!(
+        words(cluster, "pods -l app=old", NAMES),
+        Vec::<String>::new(),
+        "in the foreground the owner goes last"
+    );
+    cluster.kubectl("delete -f manifests/workloads/ --ignore-not-found");
+    becomes(cluster, "pods,controllerrevisions,jobs", NAMES, &[]);
+    cluster.kubectl("create namespace short");
+    cluster.kubectl("create deployment web -n short --image=oarlock/web:0.1.0");
+    cluster.kubectl("wait -n short --for=condition=Available --timeout=60s deployment/web");
+    cluster.kubectl("delete namespace short --timeout=60s");
+}
