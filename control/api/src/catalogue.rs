@@ -265,6 +265,12 @@ pub static LEASES: Kind = Kind { group: "coordination.k8s.io", ..core("Lease", "
 /// discovery.k8s.io/v1 EndpointSlice.
 pub static ENDPOINT_SLICES: Kind =
     Kind { group: "discovery.k8s.io", has_generation: true, ..core("EndpointSlice", "endpointslices", &[]) };
+/// networking.k8s.io/v1 NetworkPolicy.
+pub static NETWORK_POLICIES: Kind = Kind {
+    group: "networking.k8s.io",
+    has_generation: true,
+    ..core("NetworkPolicy", "networkpolicies", &["netpol"])
+};
 
 /// Every built-in kind, in the order of discovery: core first, then groups by name.
 pub static KINDS: &[&Kind] = &[
@@ -288,6 +294,7 @@ pub static KINDS: &[&Kind] = &[
     &JOBS,
     &LEASES,
     &ENDPOINT_SLICES,
+    &NETWORK_POLICIES,
 ];
 
 /// The kinds that one server knows. Today the built-in ones; kinds added at run time come in here.

@@ -9,8 +9,8 @@ mod service;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
-    CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, Kind, NAMESPACES, PODS,
-    REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES, STATEFUL_SETS,
+    CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, Kind, NAMESPACES,
+    NETWORK_POLICIES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES, STATEFUL_SETS,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -41,6 +41,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         secret(map_of(object));
     } else if kind_is(&ENDPOINTS) {
         endpoints(object);
+    } else if kind_is(&NETWORK_POLICIES) {
+        network_policy(map_at(map_of(object), "spec"));
     } else if kind_is(&ENDPOINT_SLICES) {
         for port in items(map_of(object), "ports") {
             set(port, "name", json!(""));
@@ -71,6 +73,20 @@ fn set(map: &mut Map<String, Value>, key: &str, value: Value) {
 /// The maps in a list; everything else in it is validation's business.
 fn items<'v>(map: &'v mut Map<String, Value>, key: &str) -> impl Iterator<Item = &'v mut Map<String, Value>> {
     map.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+fn network_policy(spec: &mut Map<String, Value>) {
+    for rules in ["ingress", "egress"] {
+        for rule in items(spec, rules) {
+            items(rule, "ports").for_each(|port| set(port, "protocol", json!("TCP")));
+        }
+    }
+    // Whoever writes rules for what goes means them (k8s.io/kubernetes/pkg/apis/networking/v1/defaults.go).
+    let goes = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+    if spec.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        let types = if goes { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+        spec.insert("policyTypes".to_owned(), types);
+    }
 }
 
 fn deployment(spec: &mut Map<String, Value>) {

@@ -7,6 +7,7 @@ pub mod catalogue;
 pub mod defaults;
 pub mod fields;
 pub mod meta;
+pub mod network_policy;
 pub mod node_selector;
 pub mod openapi;
 pub mod quantity;

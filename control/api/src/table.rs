@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::catalogue::{
     CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    EVENTS, JOBS, Kind, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS,
-    SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
+    EVENTS, JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODES, PODS, REPLICA_SETS,
+    REPLICATION_CONTROLLERS, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
 };
 use crate::meta;
 
@@ -66,6 +66,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&CRON_JOBS, workload::CRON_JOB),
         (&JOBS, workload::JOB),
         (&LEASES, const { &[NAME, text("Holder"), AGE] }),
+        (&NETWORK_POLICIES, const { &[NAME, text("Pod-Selector"), AGE] }),
         (&ENDPOINT_SLICES, const { &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE] }),
     ];
     table
@@ -113,6 +114,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         workload::job(object, now)
     } else if *kind == LEASES {
         vec![name, json!(object["spec"]["holderIdentity"].as_str().unwrap_or("")), age]
+    } else if *kind == NETWORK_POLICIES {
+        vec![name, json!(workload::selector(&object["spec"]["podSelector"])), age]
     } else if *kind == ENDPOINT_SLICES {
         core::endpoint_slice(object, now)
     } else {

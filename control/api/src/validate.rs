@@ -8,6 +8,7 @@ mod discovery;
 mod handlers;
 mod job;
 mod meta;
+mod network_policy;
 mod pod;
 mod pod_context;
 mod pod_support;
@@ -24,8 +25,8 @@ use serde_json::Value;
 
 use crate::catalogue::{
     CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    EVENTS, JOBS, Kind, LEASES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES,
-    STATEFUL_SETS,
+    EVENTS, JOBS, Kind, LEASES, NETWORK_POLICIES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS,
+    SERVICES, STATEFUL_SETS,
 };
 use crate::status::Cause;
 
@@ -116,6 +117,8 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         discovery::endpoints(errors, object);
     } else if *kind == ENDPOINT_SLICES {
         discovery::slice(errors, object);
+    } else if *kind == NETWORK_POLICIES {
+        network_policy::check(errors, &object["spec"]);
     } else if *kind == EVENTS {
         records::event(errors, object);
     } else if *kind == LEASES {

@@ -77,9 +77,16 @@ fn wide_cells(object: &Value) -> [Value; 3] {
         all.join(",")
     };
     let selector = Selector::of_workload(object).ok().flatten();
-    let selector =
-        selector.filter(|s| !s.is_everything()).map_or_else(|| "<none>".to_owned(), |s| s.to_string());
-    [json!(join("name")), json!(join("image")), json!(selector)]
+    [json!(join("name")), json!(join("image")), json!(written(selector))]
+}
+
+/// A label selector in one line.
+pub(super) fn selector(selector: &Value) -> String {
+    written(Selector::from_label_selector(Some(selector)).ok().flatten())
+}
+
+fn written(selector: Option<Selector>) -> String {
+    selector.filter(|s| !s.is_everything()).map_or_else(|| "<none>".to_owned(), |s| s.to_string())
 }
 
 pub(super) fn deployment(object: &Value, now: Timestamp) -> Vec<Value> {
