@@ -21,12 +21,13 @@ use crate::config::RunConfig;
 use crate::dataplane::{self, Dataplane, DataplaneConfig, PodLink, Tc};
 use crate::desired::{Desired, Topic};
 use crate::health_checks;
+use crate::look::Look;
 use crate::net::{self, Network, NodeRoute};
 use crate::node_object::{NodeFacts, NodeState};
 use crate::outbox::Outbox;
 use crate::pods::{self, ClusterDns, Pods};
 use crate::runtime::{Docker, Runtime};
-use crate::services::{LocalPods, Services, Wanted};
+use crate::services::{Board, LocalPods, Services, Wanted};
 use crate::session::{Joining, Session};
 
 /// How long the parts have to end. Containers and links stay.
@@ -88,7 +89,11 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
         tracing::info!(uplink = %mode.uplink, mode = mode.name(), why = mode.without_xdp, "uplink attached");
     }
     registry.register_collector(Box::new(dataplane::Uplinks::of(dataplane.modes())));
-    tasks.spawn("admin", admin::serve(tasks.clone(), listener, Arc::new(registry), health.clone()));
+    let (desired, board) = (Arc::<Desired>::default(), Board::default());
+    let look = Arc::new(Look::new(Arc::clone(&desired), Arc::clone(&board)));
+    let more = move |uri: &http::Uri| look.over_http(uri);
+    tasks
+        .spawn("admin", admin::serve_with(tasks.clone(), listener, Arc::new(registry), health.clone(), more));
     let outbox = Arc::new(Outbox::default());
     let docker = Arc::new(Docker::new(&config.docker_host, &config.node_name));
     let of_pods = pods::NodeFacts {
@@ -107,7 +112,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let parts = Arc::new(Parts {
         name: config.node_name.clone(),
         facts,
-        desired: Arc::default(),
+        desired,
         outbox,
         network,
         pods,
@@ -117,7 +122,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     });
     spawn_session(config, tasks, &parts, node);
     tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
-    tasks.spawn("services", Arc::clone(&parts).follow_services(dataplane, tasks.clone()));
+    tasks.spawn("services", Arc::clone(&parts).follow_services(dataplane, board, tasks.clone()));
     let desired = Arc::clone(&parts.desired);
     let checks = health_checks::run(tasks.clone(), desired, config.node_name.clone(), config.node_ip);
     tasks.spawn("health-checks", checks);
@@ -195,11 +200,11 @@ impl Parts {
     }
 
     /// Makes the kernel answer for the Services that there are. Nothing is taken away before a whole snapshot has come.
-    async fn follow_services(self: Arc<Self>, dataplane: Dataplane, tasks: Tasks) {
+    async fn follow_services(self: Arc<Self>, dataplane: Dataplane, board: Board, tasks: Tasks) {
         let mut changed = self.desired.subscribe(Topic::Services);
         let mut plugged = self.network.subscribe();
         let token = tasks.token();
-        let mut services = Services::new(dataplane, self.health.clone());
+        let mut services = Services::new(dataplane, self.health.clone(), board);
         loop {
             let (snapshot, complete) = self.desired.snapshot();
             let links = self.network.pods().await.into_iter();

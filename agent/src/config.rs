@@ -157,10 +157,30 @@ pub enum DataplaneCommand {
         /// The node's name.
         #[arg(long, env = "OARLOCK_NODE_NAME")]
         node_name: String,
+        /// As JSON, whose shape docs/observability.md describes.
+        #[arg(long)]
+        json: bool,
         /// Where the BPF file system is mounted.
         #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
         bpffs: PathBuf,
     },
+    /// Compare the kernel's tables with what the running agent wants, compiled anew, and name each difference. Exit code 1 if
+    /// there is one. Tables may change meanwhile: only what differs each time they are read counts.
+    Verify(VerifyConfig),
+}
+
+/// What `dataplane verify` needs to know.
+#[derive(Debug, Args)]
+pub struct VerifyConfig {
+    /// The node's name.
+    #[arg(long, env = "OARLOCK_NODE_NAME")]
+    pub node_name: String,
+    /// Where the agent answers over plain HTTP: its --metrics-bind-address. Of `oarlock-agent proxy` 127.0.0.1:10249.
+    #[arg(long, default_value = "127.0.0.1:10255")]
+    pub agent: SocketAddr,
+    /// Where the BPF file system is mounted.
+    #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
 }
 
 /// Commands about images.

@@ -12,7 +12,10 @@ mod dump;
 mod express;
 mod load;
 mod metrics;
+pub mod picture;
+mod read;
 mod sync;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -30,9 +33,11 @@ use attach::Links;
 use compile::Compiler;
 use sync::Tables;
 
-pub use compile::{Frontend, Frontends, HealthCheck, health_checks};
-pub use dump::dump;
+pub use compile::{Frontend, Frontends, HealthCheck, PortName, health_checks};
+pub use dump::text;
 pub use metrics::{Events, Uplinks};
+pub use read::{Kernel, dump, kernel};
+pub use verify::{Difference, Surroundings, compare, lasting, wanted};
 
 /// What the dataplane of a node needs to know.
 #[derive(Debug, Clone)]
@@ -243,6 +248,12 @@ impl Dataplane {
         })
     }
 
+    /// What it was opened with.
+    #[must_use]
+    pub const fn config(&self) -> &DataplaneConfig {
+        &self.config
+    }
+
     /// How each uplink is served.
     #[must_use]
     pub fn modes(&self) -> &[Mode] {
@@ -261,20 +272,7 @@ impl Dataplane {
             self.nodes = Some(snapshot.nodes.clone());
         }
         let cluster = self.cluster_cidr;
-        self.links.set(Settings {
-            node: self.config.node_ip.octets(),
-            cluster: cluster.map(|c| c.network().octets()).unwrap_or_default(),
-            mask: cluster.map(|c| c.netmask().octets()).unwrap_or_default(),
-            external_cluster_ip: u32::from(self.config.accept_external_cluster_ip),
-            namespace: self.namespace,
-            overlay: self.overlay.as_ref().map_or(0, |overlay| overlay.link),
-            overlay_address: self
-                .overlay
-                .as_ref()
-                .and_then(|overlay| overlay.address)
-                .unwrap_or(self.config.node_ip)
-                .octets(),
-        })?;
+        self.links.set(settings(&self.config, cluster, self.overlay.as_ref(), self.namespace))?;
         // Of what does not fit, as little would with the tables of before.
         let taken_over = self.links.take_over();
         self.abort_stale();
@@ -357,6 +355,24 @@ impl Dataplane {
     /// The counters cannot be read.
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, DataplaneError> {
         self.tables.counters()
+    }
+}
+
+/// What the programs are to know of the node.
+fn settings(
+    config: &DataplaneConfig,
+    cluster: Option<Ipv4Net>,
+    overlay: Option<&Overlay>,
+    namespace: u64,
+) -> Settings {
+    Settings {
+        node: config.node_ip.octets(),
+        cluster: cluster.map(|c| c.network().octets()).unwrap_or_default(),
+        mask: cluster.map(|c| c.netmask().octets()).unwrap_or_default(),
+        external_cluster_ip: u32::from(config.accept_external_cluster_ip),
+        namespace,
+        overlay: overlay.map_or(0, |overlay| overlay.link),
+        overlay_address: overlay.and_then(|overlay| overlay.address).unwrap_or(config.node_ip).octets(),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod dataplane;
 pub mod desired;
 mod health_checks;
 pub mod image;
+pub mod look;
 pub mod net;
 mod node_object;
 mod outbox;

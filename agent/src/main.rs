@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use oarlock_agent::config::{CheckConfig, Cli, Command, DataplaneCommand, ImageCommand};
+use oarlock_agent::config::{CheckConfig, Cli, Command, DataplaneCommand, ImageCommand, VerifyConfig};
 use oarlock_agent::dataplane::{self, Dataplane, DataplaneConfig};
+use oarlock_agent::look::{self, Counted};
 use oarlock_agent::{agent, check, image, net, proxy};
 use oarlock_daemon::logging;
 
@@ -46,9 +47,13 @@ fn run() -> anyhow::Result<ExitCode> {
             Command::Dataplane(DataplaneCommand::PreparePeer { iface, bpffs }) => {
                 dataplane::prepare_peer(&bpffs, &iface)?;
             }
-            Command::Dataplane(DataplaneCommand::Dump { node_name, bpffs }) => {
-                write!(std::io::stdout(), "{}", dataplane::dump(&bpffs, &node_name)?)?;
+            Command::Dataplane(DataplaneCommand::Dump { node_name, json, bpffs }) => {
+                let dump = dataplane::dump(&bpffs, &node_name)?;
+                let text =
+                    if json { serde_json::to_string_pretty(&dump)? + "\n" } else { dataplane::text(&dump) };
+                write!(std::io::stdout(), "{text}")?;
             }
+            Command::Dataplane(DataplaneCommand::Verify(config)) => return verify(&config).await,
             Command::Image(ImageCommand::Import { docker_host, files }) => {
                 for said in image::import(&docker_host, &files).await? {
                     writeln!(std::io::stdout(), "{}", said.trim())?;
@@ -81,6 +86,29 @@ async fn by_hand(config: DataplaneConfig) -> anyhow::Result<()> {
     dataplane::remove(&config)?;
     writeln!(std::io::stdout(), "{signal}: taken back.")?;
     Ok(())
+}
+
+/// Prints what differs; fails when anything does.
+async fn verify(config: &VerifyConfig) -> anyhow::Result<ExitCode> {
+    let found = look::verify(config.agent, &config.bpffs, &config.node_name).await?;
+    let mut out = std::io::stdout();
+    for difference in &found.differences {
+        writeln!(out, "{difference}")?;
+    }
+    if found.differences.is_empty() {
+        let Counted { frontends, backends, pods, nodes } = found.compared;
+        writeln!(
+            out,
+            "the kernel's tables are as wanted: {frontends} frontends, {backends} backends, {pods} pods, {nodes} nodes"
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let count = found.differences.len();
+    writeln!(
+        out,
+        "{count} differences; an agent that is started anew writes what differs, and traffic goes on"
+    )?;
+    Ok(ExitCode::FAILURE)
 }
 
 /// Prints what `check` found; fails when anything is missing.

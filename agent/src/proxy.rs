@@ -32,8 +32,9 @@ use crate::config::ProxyConfig;
 use crate::dataplane::{self, Dataplane, DataplaneConfig, Mode, Overlay, Tc};
 use crate::desired::{Desired, Snapshot, Topic};
 use crate::health_checks;
+use crate::look::Look;
 use crate::net;
-use crate::services::{LocalPods, Services, Wanted};
+use crate::services::{Board, LocalPods, Services, Wanted};
 use credentials::{Fingerprint, Source};
 use healthz::Healthz;
 use unsupported::Notices;
@@ -91,6 +92,7 @@ struct Proxy {
     /// The name of the link by which other nodes' pods are reached, if not by the uplinks.
     overlay: Option<String>,
     modes: Arc<Mutex<Vec<Mode>>>,
+    board: Board,
     healthz: Healthz,
     notices: Notices,
     /// Of how many Services something is not served.
@@ -139,7 +141,11 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
     registry.register("oarlock_proxy_unsupported_services", help, unsupported.clone());
     let starting = Healthz::starting(dataplane::is_pinned(&config.bpffs, &name));
     tasks.spawn("healthz", starting.clone().serve(tasks.clone(), healthz));
-    tasks.spawn("metrics", admin::serve(tasks.clone(), metrics, Arc::new(registry), health.clone()));
+    let board = Board::default();
+    let look = Look::new(Arc::clone(&desired), Arc::clone(&board));
+    let more = move |uri: &http::Uri| look.over_http(uri);
+    let admin = admin::serve_with(tasks.clone(), metrics, Arc::new(registry), health.clone(), more);
+    tasks.spawn("metrics", admin);
 
     let (sender, clients) = watch::channel(client);
     let token = tasks.token();
@@ -159,6 +165,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
         cluster_cidr: config.cluster_cidr,
         overlay: config.overlay.clone(),
         modes,
+        board,
         healthz: starting,
         notices: Notices::default(),
         unsupported,
@@ -243,7 +250,7 @@ impl Proxy {
                 }
                 *self.modes.lock() = dataplane.modes().to_vec();
                 tracing::info!(node = name, ip = %address, "Services are answered on this node");
-                *services = Some(Services::new(dataplane, self.health.clone()));
+                *services = Some(Services::new(dataplane, self.health.clone(), Arc::clone(&self.board)));
             }
             Err(why) => tracing::warn!(why, "the address of this node is not known"),
         }

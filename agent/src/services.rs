@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use oarlock_daemon::admin::Health;
+use parking_lot::Mutex;
 
-use crate::dataplane::{Changed, Dataplane, DataplaneError, Overlay, PodLink};
+use crate::dataplane::{Changed, Dataplane, DataplaneConfig, DataplaneError, Overlay, PodLink};
 use crate::desired::Snapshot;
 
 /// What the kernel is to answer for.
@@ -32,10 +33,23 @@ pub(crate) enum LocalPods {
     Foreign(BTreeSet<Ipv4Addr>),
 }
 
+/// What the kernel was last to answer for, for those who look.
+pub(crate) struct Told {
+    pub(crate) config: DataplaneConfig,
+    pub(crate) wanted: Arc<Wanted>,
+    /// Pods that are known until the next time although they may be gone.
+    pub(crate) leaving: BTreeSet<Ipv4Addr>,
+}
+
+/// Where that is written.
+pub(crate) type Board = Arc<Mutex<Option<Told>>>;
+
 /// The dataplane and where its health is told.
 pub(crate) struct Services {
     /// Away only while a thread works on it.
     dataplane: Option<Dataplane>,
+    config: DataplaneConfig,
+    board: Board,
     health: Health,
     is_well: bool,
     /// The pods that the tables lead to, if they are somebody else's and the tables were written.
@@ -43,14 +57,21 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    pub(crate) fn new(dataplane: Dataplane, health: Health) -> Self {
-        Self { dataplane: Some(dataplane), health, is_well: false, led_to: None }
+    pub(crate) fn new(dataplane: Dataplane, health: Health, board: Board) -> Self {
+        let config = dataplane.config().clone();
+        Self { dataplane: Some(dataplane), config, board, health, is_well: false, led_to: None }
     }
 
     /// Makes the kernel answer for what is wanted. False: the dataplane is lost, by a panic or the end of the process.
     pub(crate) async fn apply(&mut self, wanted: Wanted) -> bool {
         let Some(mut taken) = self.dataplane.take() else { return false };
         let mut led_to = self.led_to.take();
+        let wanted = Arc::new(wanted);
+        *self.board.lock() = Some(Told {
+            config: self.config.clone(),
+            wanted: Arc::clone(&wanted),
+            leaving: led_to.clone().unwrap_or_default(),
+        });
         let work = tokio::task::spawn_blocking(move || {
             let outcome = write(&mut taken, &wanted, &mut led_to);
             (taken, led_to, outcome)

@@ -63,6 +63,24 @@ impl Member {
     pub const fn new(service: u64, backend: u32, generation: u32) -> Self {
         Self { service, backend, generation }
     }
+
+    /// The number of the Service's port.
+    #[must_use]
+    pub const fn service(&self) -> u64 {
+        self.service
+    }
+
+    /// The backend's index.
+    #[must_use]
+    pub const fn backend(&self) -> u32 {
+        self.backend
+    }
+
+    /// The backend's generation.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
 }
 
 /// The data of a longest-prefix-match key: the Service's number in network order, then an IPv4 address.

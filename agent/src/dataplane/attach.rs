@@ -206,10 +206,7 @@ impl Links {
         for (ip, link) in pods {
             // A link that is not there yet rings the bell when it is.
             let Ok(number) = nix::net::if_::if_nametoindex(link.name.as_str()) else { continue };
-            let owner = link.ends.map_or_else(
-                || Owner::by_routes(flow::LOCAL_POD),
-                |ends| Owner { kind: flow::LOCAL_POD, link: number, ends },
-            );
+            let owner = owner(link, number);
             let known = self.pods.get(ip).map(|known| (known.1, known.2));
             if known == Some((number, owner)) {
                 continue;
@@ -310,6 +307,14 @@ impl Links {
         let link: FdLink = link.try_into().map_err(|e| failed(chain(&e)))?;
         pin(link, &self.hooks.pins.join(format!("link_{name}"))).map_err(failed)
     }
+}
+
+/// What the programs are to know of a pod whose link has this number.
+pub(super) fn owner(link: &PodLink, number: u32) -> Owner {
+    link.ends.map_or_else(
+        || Owner::by_routes(flow::LOCAL_POD),
+        |ends| Owner { kind: flow::LOCAL_POD, link: number, ends },
+    )
 }
 
 /// Takes the filters of all links away, where [`Tc::Clsact`] has put them. Links that are pinned go with their pins.

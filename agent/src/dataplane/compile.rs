@@ -5,6 +5,7 @@ mod endpoints;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -33,12 +34,43 @@ pub struct Frontend {
     pub outside: Vec<(Ipv4Addr, u16)>,
     /// A number of the Service's port, the same in every agent.
     pub service: u64,
+    /// Its name.
+    pub name: Arc<PortName>,
     /// Session affinity by client: its timeout in seconds; 0 without.
     pub affinity: u32,
     /// Whether clients outside are answered.
     pub external: bool,
     /// Of clients outside only those in these ranges; all where there is none.
     pub ranges: Vec<Ipv4Net>,
+}
+
+/// The name of a Service's port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortName {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// The port's name, or its number where it has none.
+    pub port: String,
+}
+
+impl PortName {
+    fn of(service: &Service, port: &ServicePort) -> Self {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let named = port.name.clone().filter(|name| !name.is_empty());
+        Self {
+            namespace: text(&service.metadata.namespace),
+            service: text(&service.metadata.name),
+            port: named.unwrap_or_else(|| port.port.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.namespace, self.service, self.port)
+    }
 }
 
 /// Which node it is that answers.
@@ -217,8 +249,12 @@ fn compile(service: &Service, slices: &[&Arc<EndpointSlice>], place: Place<'_>) 
     for port in spec.ports.iter().flatten() {
         let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
         let endpoints = Endpoints::of(port, slices);
-        let common =
-            Frontend { service: number(service, port), affinity: affinity(spec), ..Frontend::default() };
+        let common = Frontend {
+            service: number(service, port),
+            name: Arc::new(PortName::of(service, port)),
+            affinity: affinity(spec),
+            ..Frontend::default()
+        };
         let mut add = |ip: Ipv4Addr, number: i32, frontend: &Frontend| {
             if let Some(number) = u16::try_from(number).ok().filter(|n| *n != 0) {
                 let key = FrontendKey::new(ip.octets(), number, protocol);

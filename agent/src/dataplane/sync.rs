@@ -21,6 +21,7 @@ use super::blocks::Blocks;
 use super::compile::{Frontend, Peer};
 use super::load::Handles;
 use super::{Changed, DataplaneError};
+pub(super) use adopt::parse_range;
 use counted::Counted;
 
 /// Longer than any run of a program: after this nobody reads what was unpublished.

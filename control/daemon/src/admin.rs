@@ -56,8 +56,22 @@ impl Health {
 
 /// Serves until shutdown.
 pub async fn serve(tasks: Tasks, listener: TcpListener, registry: SharedRegistry, health: Health) {
+    serve_with(tasks, listener, registry, health, |_| None).await;
+}
+
+/// The same, with more that can be asked: what `more` does not know is answered as above.
+pub async fn serve_with(
+    tasks: Tasks,
+    listener: TcpListener,
+    registry: SharedRegistry,
+    health: Health,
+    more: impl Fn(&http::Uri) -> Option<Answer> + Send + Sync + 'static,
+) {
     let token = tasks.token();
-    let answer = move |method: &Method, uri: &http::Uri| answer(method, uri, &registry, &health);
+    let answer = move |method: &Method, uri: &http::Uri| {
+        let known = if *method == Method::GET { more(uri) } else { None };
+        known.unwrap_or_else(|| answer(method, uri, &registry, &health))
+    };
     plain_http::serve(tasks, token, listener, answer).await;
 }
 

@@ -101,8 +101,11 @@ impl Tables {
 
     fn read_ranges(&self, service: u64) -> Vec<Ipv4Net> {
         let keys = self.handles.source_ranges.keys().filter_map(Result::ok);
-        let mut ranges: Vec<Ipv4Net> =
-            keys.filter_map(|key| parse(&key)).filter(|(of, _)| *of == service).map(|(_, net)| net).collect();
+        let mut ranges: Vec<Ipv4Net> = keys
+            .filter_map(|key| parse_range(&key))
+            .filter(|(of, _)| *of == service)
+            .map(|(_, net)| net)
+            .collect();
         ranges.sort_unstable();
         ranges
     }
@@ -115,7 +118,7 @@ impl Tables {
         }
         let ranges: Vec<_> = self.handles.source_ranges.keys().filter_map(Result::ok).collect();
         for key in &ranges {
-            if parse(key).is_none_or(|range| !self.ranges.contains(&range)) {
+            if parse_range(key).is_none_or(|range| !self.ranges.contains(&range)) {
                 self.handles
                     .source_ranges
                     .remove(key)
@@ -132,7 +135,8 @@ fn first_generation() -> u32 {
     (now.as_millis() & u128::from(u32::MAX)) as u32
 }
 
-fn parse(key: &Key<SourceRange>) -> Option<(u64, Ipv4Net)> {
+/// The Service and the range that a key is of.
+pub(in super::super) fn parse_range(key: &Key<SourceRange>) -> Option<(u64, Ipv4Net)> {
     let data = key.data();
     let service = u64::from_be_bytes(data[..8].try_into().ok()?);
     let address: [u8; 4] = data[8..].try_into().ok()?;

@@ -1,0 +1,184 @@
+//! What a node's tables say, in a form that is the same for the kernel's and for those that are wanted: what
+//! `oarlock-agent dataplane dump --json` prints and `verify` compares. docs/observability.md describes it; fields are only added.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use ipnet::Ipv4Net;
+use oarlock_ebpf::flow::{Owner, Settings, TCP, UDP};
+use serde::{Deserialize, Serialize};
+
+/// The tables that the agent writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Picture {
+    /// The version of the tables' layout.
+    pub layout_version: u32,
+    /// What the programs know of the node.
+    pub node: NodePicture,
+    /// Where Services are answered, sorted.
+    pub frontends: Vec<FrontendPicture>,
+    /// The pods of this node, sorted.
+    pub pods: Vec<PodPicture>,
+    /// The addresses of all nodes, sorted.
+    pub nodes: Vec<Ipv4Addr>,
+    /// Pods that may be known for a while although they are gone. Never in the kernel's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<Ipv4Addr>,
+}
+
+/// What the programs know of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePicture {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The range of all pods; what pods send elsewhere is masqueraded.
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// Whether ClusterIPs are answered for clients outside.
+    pub external_cluster_ips: bool,
+    /// The cookie of the node's network namespace.
+    pub namespace_cookie: u64,
+    /// By which link pods of other nodes are reached, if not by the uplinks.
+    pub overlay: Option<OverlayPicture>,
+}
+
+impl Default for NodePicture {
+    fn default() -> Self {
+        Self::of(&Settings::default())
+    }
+}
+
+/// By which link pods of other nodes are reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayPicture {
+    /// The link's number.
+    pub link: u32,
+    /// The node's address there.
+    pub address: Ipv4Addr,
+}
+
+/// Where a Service is answered, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrontendPicture {
+    /// The address that clients know.
+    pub address: Ipv4Addr,
+    /// The port that clients know.
+    pub port: u16,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// The number of the Service's port: 16 hexadecimal digits.
+    pub service: String,
+    /// `namespace/name:port`. The kernel does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// For how long a client keeps its backend; 0: not at all.
+    pub affinity_seconds: u32,
+    /// Whether clients outside are answered.
+    pub external: bool,
+    /// Of clients outside only these; all where there is none.
+    pub source_ranges: Vec<Ipv4Net>,
+    /// Who answers clients of this node, in the order of the slots.
+    pub inside: Vec<SocketAddrV4>,
+    /// Who answers clients outside.
+    pub outside: Vec<SocketAddrV4>,
+}
+
+/// A pod of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodPicture {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The number of the node's end of its link; 0: it is reached by the node's routes.
+    pub link: u32,
+    /// The hardware addresses of the pod's end and of the node's.
+    pub ends: Option<[String; 2]>,
+}
+
+impl NodePicture {
+    /// What these settings say.
+    pub(super) fn of(settings: &Settings) -> Self {
+        let overlay = OverlayPicture { link: settings.overlay, address: settings.overlay_address.into() };
+        let known = settings.mask != [0; 4];
+        let cidr = Ipv4Net::with_netmask(settings.cluster.into(), settings.mask.into()).ok();
+        Self {
+            address: settings.node.into(),
+            cluster_cidr: cidr.filter(|_| known),
+            external_cluster_ips: settings.external_cluster_ip != 0,
+            namespace_cookie: settings.namespace,
+            overlay: Some(overlay).filter(|overlay| overlay.link != 0),
+        }
+    }
+}
+
+impl FrontendPicture {
+    /// `TCP 10.96.0.10:80`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{} {}:{}", self.protocol, self.address, self.port)
+    }
+}
+
+impl PodPicture {
+    /// What the programs know of a pod.
+    pub(super) fn of(address: Ipv4Addr, owner: &Owner) -> Self {
+        let (pod, node) = owner.ends.split_at(6);
+        let ends = (owner.link != 0).then(|| [mac(pod), mac(node)]);
+        Self { address, link: owner.link, ends }
+    }
+}
+
+fn mac(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
+
+/// A protocol's name.
+pub(super) fn protocol(number: u8) -> String {
+    match number {
+        TCP => "TCP".to_owned(),
+        UDP => "UDP".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The number of a Service's port as text.
+pub(super) fn service(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+/// The tables as they are, with what passes: what `dump` shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dump {
+    /// What the agent has written.
+    #[serde(flatten)]
+    pub tables: Picture,
+    /// Translated flows, by the packet as it comes; those of replies left out.
+    pub flows: Vec<FlowPicture>,
+    /// Events since the programs were first loaded, by reason.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A translated flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowPicture {
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// Who sends.
+    pub source: SocketAddrV4,
+    /// To whom it believes to send.
+    pub destination: SocketAddrV4,
+    /// Whom its receiver sees.
+    pub translated_source: SocketAddrV4,
+    /// To whom it goes.
+    pub translated_destination: SocketAddrV4,
+    /// Whether it leaves the cluster with the node's address, instead of going to a backend.
+    pub masqueraded: bool,
+    /// Whether either side has ended it.
+    pub closing: bool,
+    /// When a packet was seen last, in seconds since boot.
+    pub seen_seconds_after_boot: u32,
+}

@@ -1,0 +1,150 @@
+//! What a running agent answers to those who look at its dataplane: what it wants the tables to be. Over the admin endpoint,
+//! below `/dataplane`, to `oarlock-agent dataplane verify` on the same node.
+//!
+//! In: a path. Out: JSON, or a refusal. Nothing here changes anything.
+
+mod ask;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::StatusCode;
+use oarlock_daemon::plain_http::{self, Answer};
+
+use crate::dataplane::picture::Picture;
+use crate::dataplane::{self, Difference, Surroundings};
+use crate::desired::Desired;
+use crate::net;
+use crate::services::{Board, LocalPods};
+
+/// How often tables are read before something is called a difference, and how long it is between two readings.
+const READINGS: usize = 4;
+const PAUSE: Duration = Duration::from_millis(750);
+
+/// Why there is no answer: an HTTP status code, and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: StatusCode,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    fn new(code: StatusCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// What is known of a running agent.
+pub(crate) struct Look {
+    desired: Arc<Desired>,
+    board: Board,
+}
+
+impl Look {
+    pub(crate) fn new(desired: Arc<Desired>, board: Board) -> Self {
+        Self { desired, board }
+    }
+
+    /// The answer to a request of the admin endpoint, if it is for us.
+    pub(crate) fn over_http(&self, uri: &http::Uri) -> Option<Answer> {
+        let path = uri.path().strip_prefix("/dataplane/")?;
+        Some(match self.answer(path) {
+            Ok(json) => plain_http::typed(StatusCode::OK, "application/json", json),
+            Err(refusal) => plain_http::text(refusal.code, refusal.message + "\n"),
+        })
+    }
+
+    /// The answer to a question.
+    fn answer(&self, path: &str) -> Result<String, Refusal> {
+        let answer = match path {
+            "wanted" => serde_json::to_string(&self.wanted()?),
+            _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "try /dataplane/wanted")),
+        };
+        answer.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+    }
+
+    /// The tables that are wanted, compiled anew from the objects as they are now.
+    fn wanted(&self) -> Result<Picture, Refusal> {
+        let unknown = |what: &str| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, what);
+        let (snapshot, complete) = self.desired.snapshot();
+        if !complete {
+            return Err(unknown(
+                "the agent has not been told all Services yet: nothing is wanted for certain",
+            ));
+        }
+        let board = self.board.lock();
+        let told = board.as_ref().ok_or_else(|| unknown("the agent has not written its tables yet"))?;
+        let namespace = net::own_cookie().map_err(|e| unknown(&e.to_string()))?;
+        let nobody = (BTreeMap::new(), BTreeSet::new());
+        let pods = match &told.wanted.pods {
+            LocalPods::Linked(linked) => (linked, &nobody.1),
+            LocalPods::Foreign(foreign) => (&nobody.0, foreign),
+        };
+        let around = Surroundings {
+            cluster_cidr: told.wanted.cluster_cidr,
+            overlay: told.wanted.overlay.as_ref(),
+            namespace,
+            pods,
+        };
+        let leaving: Vec<Ipv4Addr> = told.leaving.iter().copied().collect();
+        Ok(Picture { leaving, ..dataplane::wanted(&told.config, &snapshot, around) })
+    }
+}
+
+/// What was found by comparing.
+#[derive(Debug)]
+pub struct Found {
+    /// What differs.
+    pub differences: Vec<Difference>,
+    /// How much was compared.
+    pub compared: Counted,
+}
+
+/// How much there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Addresses and ports at which Services are answered.
+    pub frontends: usize,
+    /// Those who answer.
+    pub backends: usize,
+    /// Pods of this node.
+    pub pods: usize,
+    /// Nodes of the cluster.
+    pub nodes: usize,
+}
+
+/// Compares the kernel's tables with what the agent at this address wants.
+///
+/// # Errors
+/// The agent does not answer, or the tables cannot be read.
+pub async fn verify(agent: SocketAddr, bpffs: &Path, node_name: &str) -> anyhow::Result<Found> {
+    let mut readings = Vec::new();
+    loop {
+        let json = ask::get(agent, "/dataplane/wanted").await?;
+        let wanted: Picture = serde_json::from_str(&json).with_context(|| {
+            format!("what the agent at {agent} wants cannot be understood: is it of another version?")
+        })?;
+        let kernel = dataplane::kernel(bpffs, node_name)?;
+        readings.push(dataplane::compare(&kernel, &wanted));
+        let differences = dataplane::lasting(&readings);
+        if differences.is_empty() || readings.len() == READINGS {
+            return Ok(Found { differences, compared: counted(&wanted) });
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn counted(picture: &Picture) -> Counted {
+    let backends: BTreeSet<_> =
+        picture.frontends.iter().flat_map(|f| f.inside.iter().chain(&f.outside)).collect();
+    Counted {
+        frontends: picture.frontends.len(),
+        backends: backends.len(),
+        pods: picture.pods.len(),
+        nodes: picture.nodes.len(),
+    }
+}
