@@ -21,7 +21,7 @@ use crate::config::RunConfig;
 use crate::dataplane::{self, Dataplane, DataplaneConfig, PodLink, Tc};
 use crate::desired::{Desired, Topic};
 use crate::health_checks;
-use crate::look::Look;
+use crate::look::{self, Look};
 use crate::net::{self, Network, NodeRoute};
 use crate::node_object::{NodeFacts, NodeState};
 use crate::outbox::Outbox;
@@ -90,6 +90,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     }
     registry.register_collector(Box::new(dataplane::Uplinks::of(dataplane.modes())));
     let (desired, board) = (Arc::<Desired>::default(), Board::default());
+    registry.register_collector(Box::new(look::Counters::of(&board)));
     let look = Arc::new(Look::new(Arc::clone(&desired), Arc::clone(&board)));
     let more = move |uri: &http::Uri| look.over_http(uri);
     tasks
@@ -145,6 +146,7 @@ async fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig>
         xdp: config.xdp,
         tc: Tc::of_kernel(),
         accept_external_cluster_ip: config.accept_external_cluster_ip,
+        count_backends: config.count_backends,
         masquerade: true,
     })
 }

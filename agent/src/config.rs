@@ -84,6 +84,9 @@ pub struct RunConfig {
     /// Where the BPF file system is mounted; programs and maps are pinned under <bpffs>/oarlock/<node name>.
     #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
+    /// Count packets, bytes and connections by backend too, not by Service alone: metrics of thousands of endpoints are many.
+    #[arg(long, env = "OARLOCK_COUNT_BACKENDS")]
+    pub count_backends: bool,
     /// Answer ClusterIPs for clients from outside the cluster that route them to this node.
     #[arg(long, env = "OARLOCK_ACCEPT_EXTERNAL_CLUSTER_IP")]
     pub accept_external_cluster_ip: bool,

@@ -15,11 +15,13 @@ mod metrics;
 pub mod picture;
 mod read;
 mod sync;
+mod traffic;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::util::KernelVersion;
 use ipnet::Ipv4Net;
@@ -37,6 +39,7 @@ pub use compile::{Frontend, Frontends, HealthCheck, PortName, health_checks};
 pub use dump::text;
 pub use metrics::{Events, Uplinks};
 pub use read::{Kernel, dump, kernel};
+pub use traffic::{Directory, Traffic};
 pub use verify::{Difference, Surroundings, compare, lasting, wanted};
 
 /// What the dataplane of a node needs to know.
@@ -58,6 +61,8 @@ pub struct DataplaneConfig {
     pub tc: Tc,
     /// Whether ClusterIPs are answered for clients from outside.
     pub accept_external_cluster_ip: bool,
+    /// Whether packets are counted by backend too, not by Service alone.
+    pub count_backends: bool,
     /// Whether what pods begin leaves the cluster with the node's address. Not where somebody else runs the pods' network.
     pub masquerade: bool,
 }
@@ -230,7 +235,7 @@ impl Dataplane {
             .map_err(|e| DataplaneError::kernel("tell the node's network namespace from those of pods", e))?;
         let (tables, mut links) = load::load(&config)?;
         let modes = config.uplinks.iter().map(|uplink| links.accelerate(uplink, config.xdp)).collect();
-        let tables = Tables::adopt(tables)?;
+        let tables = Tables::adopt(tables, config.count_backends)?;
         let compiler = Compiler::new(&config.node_name, config.node_ip);
         // Of what an earlier agent left, nothing is known to be wanted still.
         let due = tables.frontends().collect();
@@ -252,6 +257,12 @@ impl Dataplane {
     #[must_use]
     pub const fn config(&self) -> &DataplaneConfig {
         &self.config
+    }
+
+    /// Whose counters are whose.
+    #[must_use]
+    pub fn directory(&self) -> Arc<Directory> {
+        self.tables.directory()
     }
 
     /// How each uplink is served.

@@ -4,6 +4,7 @@
 //! In: a path. Out: JSON, or a refusal. Nothing here changes anything.
 
 mod ask;
+mod metrics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,6 +21,8 @@ use crate::dataplane::{self, Difference, Surroundings};
 use crate::desired::Desired;
 use crate::net;
 use crate::services::{Board, LocalPods};
+
+pub(crate) use metrics::Counters;
 
 /// How often tables are read before something is called a difference, and how long it is between two readings.
 const READINGS: usize = 4;

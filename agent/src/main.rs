@@ -40,6 +40,7 @@ fn run() -> anyhow::Result<ExitCode> {
                     xdp,
                     tc: dataplane::Tc::of_kernel(),
                     accept_external_cluster_ip: false,
+                    count_backends: false,
                     masquerade: true,
                 };
                 by_hand(config).await?;

@@ -32,7 +32,7 @@ use crate::config::ProxyConfig;
 use crate::dataplane::{self, Dataplane, DataplaneConfig, Mode, Overlay, Tc};
 use crate::desired::{Desired, Snapshot, Topic};
 use crate::health_checks;
-use crate::look::Look;
+use crate::look::{self, Look};
 use crate::net;
 use crate::services::{Board, LocalPods, Services, Wanted};
 use credentials::{Fingerprint, Source};
@@ -121,6 +121,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
         xdp: config.xdp,
         tc: Tc::of_kernel(),
         accept_external_cluster_ip: config.accept_external_cluster_ip,
+        count_backends: config.count_backends,
         masquerade: false,
     };
     let healthz = listen(config.healthz_bind_address, "--healthz-bind-address").await?;
@@ -142,6 +143,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
     let starting = Healthz::starting(dataplane::is_pinned(&config.bpffs, &name));
     tasks.spawn("healthz", starting.clone().serve(tasks.clone(), healthz));
     let board = Board::default();
+    registry.register_collector(Box::new(look::Counters::of(&board)));
     let look = Look::new(Arc::clone(&desired), Arc::clone(&board));
     let more = move |uri: &http::Uri| look.over_http(uri);
     let admin = admin::serve_with(tasks.clone(), metrics, Arc::new(registry), health.clone(), more);

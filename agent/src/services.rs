@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use oarlock_daemon::admin::Health;
 use parking_lot::Mutex;
 
-use crate::dataplane::{Changed, Dataplane, DataplaneConfig, DataplaneError, Overlay, PodLink};
+use crate::dataplane::{Changed, Dataplane, DataplaneConfig, DataplaneError, Directory, Overlay, PodLink};
 use crate::desired::Snapshot;
 
 /// What the kernel is to answer for.
@@ -37,6 +37,7 @@ pub(crate) enum LocalPods {
 pub(crate) struct Told {
     pub(crate) config: DataplaneConfig,
     pub(crate) wanted: Arc<Wanted>,
+    pub(crate) directory: Arc<Directory>,
     /// Pods that are known until the next time although they may be gone.
     pub(crate) leaving: BTreeSet<Ipv4Addr>,
 }
@@ -49,6 +50,7 @@ pub(crate) struct Services {
     /// Away only while a thread works on it.
     dataplane: Option<Dataplane>,
     config: DataplaneConfig,
+    directory: Arc<Directory>,
     board: Board,
     health: Health,
     is_well: bool,
@@ -58,8 +60,8 @@ pub(crate) struct Services {
 
 impl Services {
     pub(crate) fn new(dataplane: Dataplane, health: Health, board: Board) -> Self {
-        let config = dataplane.config().clone();
-        Self { dataplane: Some(dataplane), config, board, health, is_well: false, led_to: None }
+        let (config, directory) = (dataplane.config().clone(), dataplane.directory());
+        Self { dataplane: Some(dataplane), config, directory, board, health, is_well: false, led_to: None }
     }
 
     /// Makes the kernel answer for what is wanted. False: the dataplane is lost, by a panic or the end of the process.
@@ -70,6 +72,7 @@ impl Services {
         *self.board.lock() = Some(Told {
             config: self.config.clone(),
             wanted: Arc::clone(&wanted),
+            directory: Arc::clone(&self.directory),
             leaving: led_to.clone().unwrap_or_default(),
         });
         let work = tokio::task::spawn_blocking(move || {

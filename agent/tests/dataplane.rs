@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use oarlock_agent::dataplane::{Acceleration, Dataplane, DataplaneConfig, PodLink, Tc, Uplink};
+use oarlock_agent::dataplane::{Acceleration, Dataplane, DataplaneConfig, PodLink, Tc, Traffic, Uplink};
 use oarlock_agent::desired::Snapshot;
+use oarlock_ebpf::count::ServiceCounts;
 use serde_json::json;
 
 /// A cgroup and a folder of pins of its own; both are removed at the end.
@@ -38,6 +39,7 @@ impl Node {
             xdp: Acceleration::Disabled,
             tc: Tc::of_kernel(),
             accept_external_cluster_ip: false,
+            count_backends: false,
             masquerade: true,
         };
         Self { config, cgroup }
@@ -287,6 +289,46 @@ direct.send(b'direct'); print(direct.recv(9).decode())
     let aborted = "Software caused connection abort";
     assert_eq!(said.collect::<Vec<_>>(), [aborted, "x", aborted, "x", "direct"]);
     assert!(client.wait().unwrap().success());
+}
+
+fn counted(dataplane: &Dataplane) -> (ServiceCounts, Vec<(String, [u64; 2])>) {
+    let traffic = Traffic::of(dataplane.config(), &dataplane.directory()).unwrap();
+    let [(name, counts)] = traffic.services.into_iter().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!(name.to_string(), "d/web:p");
+    let backends = traffic.backends.iter().map(|(peer, counts)| (peer.to_string(), counts.begun));
+    (counts, backends.collect())
+}
+
+/// All frontends of a Service's port count as one, over restarts, and its backends where that is asked for.
+#[test]
+fn connections_are_counted_by_service_and_by_backend() {
+    let mut node = Node::new("counted");
+    node.config.count_backends = true;
+    let mut dataplane = node.open();
+    let port = server("a");
+    dataplane.sync(&snapshot("TCP", &[port])).unwrap();
+    node.run(&format!("{ASK} {VIP} 80; {ASK} {VIP} 80; {ASK} 127.0.0.1 30080"));
+    let backend = format!("127.0.0.1:{port}");
+    let three = ServiceCounts { begun: [3, 0], ..ServiceCounts::default() };
+    assert_eq!(counted(&dataplane), (three, vec![(backend.clone(), [3, 0])]));
+    drop(dataplane);
+    dataplane = node.open();
+    dataplane.sync(&snapshot("TCP", &[port])).unwrap();
+    assert_eq!(counted(&dataplane), (three, vec![(backend, [3, 0])]), "another agent counts on");
+    dataplane.sync(&snapshot("TCP", &[])).unwrap();
+    node.run(&format!("{ASK} {VIP} 80"));
+    let refused = ServiceCounts { dropped: [1, 0, 0, 0], ..three };
+    assert_eq!(counted(&dataplane), (refused, vec![]));
+    drop(dataplane);
+    node.config.count_backends = false;
+    dataplane = node.open();
+    dataplane.sync(&snapshot("TCP", &[port])).unwrap();
+    node.run(&format!("{ASK} {VIP} 80"));
+    let four = ServiceCounts { begun: [4, 0], ..refused };
+    assert_eq!(counted(&dataplane), (four, vec![]), "backends are not counted any more, Services are");
+    dataplane.sync(&Snapshot::default()).unwrap();
+    dataplane.sync(&snapshot("TCP", &[port])).unwrap();
+    assert_eq!(counted(&dataplane).0, ServiceCounts::default(), "a Service made anew begins with nothing");
 }
 
 /// The program on a link, as its pin says: another one after it was replaced.

@@ -9,7 +9,7 @@ use oarlock_ebpf::flow::LOCAL_POD;
 use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
-use crate::{flows, frame, maps, nat, neighbours};
+use crate::{count, flows, frame, maps, nat, neighbours};
 
 /// Up to tc and the stack.
 const UP: u32 = xdp_action::XDP_PASS;
@@ -34,6 +34,7 @@ pub fn uplink_express(ctx: XdpContext) -> u32 {
     }
     let Some(neighbours) = neighbours::of(&ctx, &frame, &entry.to, uplink) else { return UP };
     frame.write(&entry.to, neighbours);
+    count::packet(&entry, &frame.packet.flow, 1, u64::from(frame.length));
     maps::count(Reason::Express);
     xdp_action::XDP_TX
 }

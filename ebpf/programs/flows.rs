@@ -7,6 +7,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
 use oarlock_ebpf::affinity::AffinityKey;
+use oarlock_ebpf::count::{OUTSIDE, Whose};
 use oarlock_ebpf::flow::{
     ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, Settings, TCP, Translation,
     candidate, has_closed, pair,
@@ -17,7 +18,7 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::choose::{self, Choice};
 use crate::packet::Packet;
-use crate::{maps, nat, way};
+use crate::{count, maps, nat, way};
 
 /// The entry of the packet's flow, its clock advanced. A new flow on an old entry counts only while the backend is the same.
 #[inline(always)]
@@ -27,7 +28,7 @@ pub fn present(packet: &Packet) -> Option<Translation> {
     // that flow is advanced: harmless.
     let found = unsafe { *entry };
     let fresh = may_begin(packet);
-    if fresh && found.has_backend() && !nat::is_current(found.backend, found.generation) {
+    if fresh && found.has_backend() && !is_current(&found) {
         return None;
     }
     // Another connection of the client's port may have taken the way back.
@@ -53,6 +54,12 @@ pub fn present(packet: &Packet) -> Option<Translation> {
         unsafe { (*other).seen |= CLOSING };
     }
     Some(found)
+}
+
+/// Whether the flow's backend is still who it was when it was chosen.
+#[inline(always)]
+fn is_current(entry: &Translation) -> bool {
+    Whose::of(entry).is_some_and(|whose| nat::is_current(whose.backend(), entry.generation))
 }
 
 /// What becomes of a packet that may be the first of a flow.
@@ -82,6 +89,7 @@ pub fn begin(ctx: *mut c_void, packet: &Packet, uplink: u32) -> Begun {
     }
     if line.flags & SOURCE_RANGES != 0 && !maps::is_in_range(line.service, flow.source) {
         maps::count(Reason::Denied);
+        count::dropped(line.counted, Reason::Denied);
         return Begun::Denied;
     }
     let client = AffinityKey::outside(flow.source, line.service);
@@ -91,13 +99,23 @@ pub fn begin(ctx: *mut c_void, packet: &Packet, uplink: u32) -> Begun {
         Err(reason) => {
             // Of a Service without endpoints the stack has no socket either, and says so with RST or ICMP.
             maps::count(reason);
+            count::dropped(line.counted, reason);
             return Begun::Nothing;
         }
     };
     let leaves = flow.to(backend.address(), backend.port());
     maps::count(Reason::Translated);
-    let entry = reach(ctx, flow, leaves, settings, uplink, (index, backend.generation()));
-    entry.map_or(Begun::Nothing, Begun::To)
+    let whose = Whose::new(index, line.counted);
+    match reach(ctx, flow, leaves, settings, uplink, (whose.word(), backend.generation())) {
+        Some(entry) => {
+            count::begun(whose, OUTSIDE);
+            Begun::To(entry)
+        }
+        None => {
+            count::dropped(line.counted, Reason::NoPort);
+            Begun::Nothing
+        }
+    }
 }
 
 /// The way to a backend: one of this node, a pod or the node itself, sees the client, others this node.

@@ -18,7 +18,7 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
 use crate::packet::{self, Packet};
-use crate::{flows, icmp, maps, nat};
+use crate::{count, flows, icmp, maps, nat};
 
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -105,7 +105,10 @@ fn answer(ctx: &TcContext, packet: &Packet) -> Option<i32> {
 
 #[inline(always)]
 fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
+    let (packets, bytes) = packet::size(ctx);
+    count::packet(entry, &packet.flow, packets, bytes);
     if packet::write(ctx, packet, &entry.to).is_err() {
+        count::lost(entry);
         return bad();
     }
     leave(ctx, entry, packet.ttl)

@@ -11,6 +11,7 @@
 )]
 
 mod choose;
+mod count;
 mod express;
 mod flows;
 mod forward;

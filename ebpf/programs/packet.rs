@@ -152,6 +152,15 @@ pub fn is_ours(ctx: &TcContext) -> bool {
     unsafe { (*skb).pkt_type == PACKET_HOST }
 }
 
+/// How many packets of the wire it is, which the stack may have joined, and how many bytes of IP.
+#[inline(always)]
+pub fn size(ctx: &TcContext) -> (u64, u64) {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    // SAFETY: the kernel passes a valid context.
+    let (length, segments) = unsafe { ((*skb).len, (*skb).gso_segs) };
+    (u64::from(segments.max(1)), u64::from(length.saturating_sub(IP as u32)))
+}
+
 /// The link that the packet is on.
 #[inline(always)]
 pub fn link(ctx: &TcContext) -> u32 {

@@ -12,11 +12,12 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use oarlock_ebpf::affinity::AffinityKey;
+use oarlock_ebpf::count::{INSIDE, Whose};
 use oarlock_ebpf::layout::{Believed, FrontendKey, SocketKey};
 use oarlock_ebpf::reason::Reason;
 
 use crate::choose::{self, Choice};
-use crate::{maps, nat};
+use crate::{count, maps, nat};
 
 const GO_ON: i32 = 1;
 const REFUSE: i32 = 0;
@@ -131,10 +132,11 @@ fn translate(
     };
     let client = AffinityKey::inside(namespace, line.service);
     let range = maps::published(&line.inside);
-    let (_, backend) = match choose::backend(service, line, range, &client, choice) {
+    let (index, backend) = match choose::backend(service, line, range, &client, choice) {
         Ok(chosen) => chosen,
         Err(reason) => {
             maps::count(reason);
+            count::dropped(line.counted, reason);
             if reason != Reason::NoEndpoints {
                 return GO_ON;
             }
@@ -147,6 +149,7 @@ fn translate(
     maps::remember(&SocketKey::new(cookie(ctx), to, to_port), &Believed::new(address, port));
     set(ctx, (to, to_port));
     maps::count(Reason::Translated);
+    count::begun(Whose::new(index, line.counted), INSIDE);
     GO_ON
 }
 

@@ -115,9 +115,9 @@ pub struct Translation {
     pub to: Flow,
     /// The link by which it leaves; 0 leaves that to the routes.
     pub link: u32,
-    /// The backend's index, [`REPLY`] or [`MASQUERADED`].
+    /// Whose it is ([`crate::count::Whose`]), [`REPLY`] or [`MASQUERADED`].
     pub backend: u32,
-    /// The backend's generation when it was chosen.
+    /// The backend's generation when it was chosen; of a reply, whose it is.
     pub generation: u32,
     /// When a packet was seen last, in seconds since boot. The top bit says that the connection is closing.
     pub seen: u32,
@@ -138,7 +138,8 @@ impl Translation {
 /// In [`Translation::seen`]: a FIN or RST was seen.
 pub const CLOSING: u32 = 1 << 31;
 
-/// The two entries of a connection: (key, value) of its packets, then of the replies.
+/// The two entries of a connection: (key, value) of its packets, then of the replies. `backend` is [`Translation::backend`] of the
+/// packets, and the generation.
 #[must_use]
 pub const fn pair(
     original: Flow,
@@ -149,8 +150,9 @@ pub const fn pair(
 ) -> [(Flow, Translation); 2] {
     let there =
         Translation { to: leaves, link: links.0, backend: backend.0, generation: backend.1, seen: now };
+    let whose = if there.has_backend() { backend.0 } else { 0 };
     let back =
-        Translation { to: original.reversed(), link: links.1, backend: REPLY, generation: 0, seen: now };
+        Translation { to: original.reversed(), link: links.1, backend: REPLY, generation: whose, seen: now };
     [(original, there), (leaves.reversed(), back)]
 }
 

@@ -103,7 +103,8 @@ impl SlotRange {
 /// | 16..24 | a number of the Service's port that its frontends share |
 /// | 24..28 | session affinity: its timeout in seconds; 0 none |
 /// | 28..32 | [`EXTERNAL`], [`SOURCE_RANGES`] |
-/// | 32..64 | zero |
+/// | 32..36 | the number under which the Service's port is counted; 0: it is not |
+/// | 36..64 | zero |
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
 pub struct ServiceLine {
@@ -117,7 +118,9 @@ pub struct ServiceLine {
     pub affinity: u32,
     /// [`EXTERNAL`], [`SOURCE_RANGES`].
     pub flags: u32,
-    reserved: [u64; 4],
+    /// The number under which the Service's port is counted; 0: it is not.
+    pub counted: u32,
+    reserved: [u32; 7],
 }
 
 /// In [`ServiceLine::flags`]: clients outside are answered.
@@ -129,7 +132,13 @@ impl ServiceLine {
     /// A line.
     #[must_use]
     pub const fn new(inside: SlotRange, outside: SlotRange, service: u64, affinity: u32, flags: u32) -> Self {
-        Self { inside, outside, service, affinity, flags, reserved: [0; 4] }
+        Self { inside, outside, service, affinity, flags, counted: 0, reserved: [0; 7] }
+    }
+
+    /// The same, counted under this number.
+    #[must_use]
+    pub const fn counted_as(self, counted: u32) -> Self {
+        Self { counted, ..self }
     }
 }
 

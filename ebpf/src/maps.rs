@@ -16,6 +16,11 @@ pub const SOCKETS: &str = "SOCKETS";
 /// Events by [`crate::reason::Reason`]. Per-CPU array of u64.
 pub const COUNTERS: &str = "COUNTERS";
 
+/// [`crate::count::ServiceCounts`] by the number under which a Service's port is counted. Per-CPU array.
+pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
+/// [`crate::count::BackendCounts`] by index of [`BACKENDS`]; of one element where backends are not counted. Per-CPU array.
+pub const BACKEND_COUNTS: &str = "BACKEND_COUNTS";
+
 /// [`crate::affinity::AffinityKey`] to [`crate::affinity::Affinity`]. LRU hash.
 pub const AFFINITY: &str = "AFFINITY";
 /// [`crate::affinity::Member`] to 1. Hash.

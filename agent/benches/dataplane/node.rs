@@ -31,6 +31,7 @@ impl Node {
             xdp: Acceleration::Disabled,
             tc: Tc::of_kernel(),
             accept_external_cluster_ip: false,
+            count_backends: false,
             masquerade: true,
         };
         let cgroup = root.join("oarlock").join(&config.node_name);

@@ -8,6 +8,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use etherparse::PacketBuilder;
+use oarlock_ebpf::count::Whose;
 use oarlock_ebpf::flow::{Flow, REPLY, Settings, TCP, Translation};
 use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
@@ -19,6 +20,8 @@ pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 const NODE: [u8; 4] = [172, 30, 77, 11];
 const PORT: u16 = 30_080;
+/// Under which the Service is counted.
+const NUMBER: u32 = 1;
 /// How many packets are sent for each figure of a round.
 const PACKETS: usize = 20_000;
 /// Clients and backends that the flows are between.
@@ -62,7 +65,7 @@ impl Node {
             slots.set(index, index, 0).unwrap();
         }
         let range = SlotRange::new(1, u16::try_from(BACKENDS).unwrap(), 1);
-        lines.set(1, ServiceLine::new(range, range, 1, 0, EXTERNAL), 0).unwrap();
+        lines.set(1, ServiceLine::new(range, range, 1, 0, EXTERNAL).counted_as(NUMBER), 0).unwrap();
         frontends.insert(FrontendKey::new(NODE, PORT, TCP), 1, 0).unwrap();
         for name in ["uplink_express", "peer_pass"] {
             xdp(&mut ebpf, name).load().unwrap();
@@ -78,8 +81,10 @@ impl Node {
     /// Established connections, half of the flows there and half back.
     fn enter(&mut self, flows: &[(Flow, Flow)]) {
         for (flow, to) in flows {
-            let backend = if flow.destination_port() == PORT { 1 } else { REPLY };
-            let entry = Translation { to: *to, link: self.uplink, backend, generation: 1, seen: 1 };
+            let whose = Whose::new(1, NUMBER).word();
+            let (backend, generation) =
+                if flow.destination_port() == PORT { (whose, 1) } else { (REPLY, whose) };
+            let entry = Translation { to: *to, link: self.uplink, backend, generation, seen: 1 };
             self.tcp.insert(flow, entry, 0).unwrap();
         }
     }

@@ -38,6 +38,9 @@ pub struct ProxyConfig {
     /// The range of all pods: their datagrams to each other then take no room in the table of flows.
     #[arg(long, env = "OARLOCK_CLUSTER_CIDR")]
     pub cluster_cidr: Option<Ipv4Net>,
+    /// Count packets, bytes and connections by backend too, not by Service alone: metrics of thousands of endpoints are many.
+    #[arg(long, env = "OARLOCK_COUNT_BACKENDS")]
+    pub count_backends: bool,
     /// Answer ClusterIPs for clients from outside the cluster that route them to this node.
     #[arg(long, env = "OARLOCK_ACCEPT_EXTERNAL_CLUSTER_IP")]
     pub accept_external_cluster_ip: bool,

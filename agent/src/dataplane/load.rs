@@ -9,6 +9,7 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 use oarlock_ebpf::affinity::{Member, SourceRange};
+use oarlock_ebpf::count::{BackendCounts, ServiceCounts};
 use oarlock_ebpf::flow::{Flow, Translation};
 use oarlock_ebpf::layout::{Backend, Believed, FrontendKey, ServiceLine, SocketKey};
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
@@ -17,7 +18,7 @@ use super::attach::{Hooks, LinkMaps, Links};
 use super::{DataplaneConfig, DataplaneError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 17] = [
     maps::FRONTENDS,
     maps::SERVICE_TABLE,
     maps::SLOTS,
@@ -25,6 +26,8 @@ const MAPS: [&str; 15] = [
     maps::ROUND_ROBIN,
     maps::SOCKETS,
     maps::COUNTERS,
+    maps::SERVICE_COUNTS,
+    maps::BACKEND_COUNTS,
     maps::AFFINITY,
     maps::MEMBERS,
     maps::SOURCE_RANGES,
@@ -53,6 +56,8 @@ pub(super) struct Handles {
     pub(super) source_ranges: LpmTrie<MapData, SourceRange, u32>,
     pub(super) sockets: HashMap<MapData, SocketKey, Believed>,
     pub(super) counters: PerCpuArray<MapData, u64>,
+    pub(super) service_counts: PerCpuArray<MapData, ServiceCounts>,
+    pub(super) backend_counts: PerCpuArray<MapData, BackendCounts>,
 }
 
 /// Where all of a node is pinned. A dot is not allowed in names of the BPF file system (kernel/bpf/inode.c, bpf_lookup), but
@@ -86,6 +91,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
     for name in MAPS {
         loader.map_pin_path(name, pins.join(name));
     }
+    count_backends(&mut loader, &pins, config.count_backends);
     let mut ebpf =
         loader.load(object()?).map_err(|e| DataplaneError::kernel("load the BPF object", chain(&e)))?;
     let (cgroup, cgroup_path) = open_cgroup(&config.cgroup)?;
@@ -107,6 +113,21 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         overlay: None,
     };
     Ok((handles, Links::open(ebpf, of_links, hooks)?))
+}
+
+/// Backends are counted or not: their counters are as large as that takes. Another size than an earlier agent's begins anew.
+fn count_backends(loader: &mut EbpfLoader<'_>, pins: &Path, wanted: bool) {
+    let size = if wanted { maps::MAX_BACKENDS } else { 1 };
+    let pin = pins.join(maps::BACKEND_COUNTS);
+    let present = MapData::from_pin(&pin).and_then(|map| map.info()).map(|info| info.max_entries());
+    if present.is_ok_and(|present| present != size) {
+        // Programs of the earlier agent keep theirs for as long as they are.
+        let _ = fs::remove_file(&pin);
+    }
+    loader.map_max_entries(maps::BACKEND_COUNTS, size);
+    if wanted {
+        loader.override_global("COUNT_BACKENDS", &1_u32, true);
+    }
 }
 
 /// Where agents of other layouts have pinned theirs for this node.
@@ -174,6 +195,8 @@ fn handles(ebpf: &mut Ebpf) -> Result<Handles, DataplaneError> {
         source_ranges: handle(ebpf, maps::SOURCE_RANGES)?,
         sockets: handle(ebpf, maps::SOCKETS)?,
         counters: handle(ebpf, maps::COUNTERS)?,
+        service_counts: handle(ebpf, maps::SERVICE_COUNTS)?,
+        backend_counts: handle(ebpf, maps::BACKEND_COUNTS)?,
     })
 }
 

@@ -81,6 +81,8 @@ struct Services {
     members: BTreeSet<Member>,
     /// The numbers of Services whose lines ask for source ranges.
     ranged: BTreeSet<u64>,
+    /// Whose each number of counters is.
+    counted: BTreeMap<u32, u64>,
     flaws: Vec<Difference>,
 }
 
@@ -99,6 +101,7 @@ impl Services {
             ranges: of_services,
             members: BTreeSet::new(),
             ranged: BTreeSet::new(),
+            counted: BTreeMap::new(),
             flaws: Vec::new(),
         })
     }
@@ -145,6 +148,10 @@ impl Services {
         }
         if ranged {
             self.ranged.insert(line.service);
+        }
+        if line.counted != 0 && *self.counted.entry(line.counted).or_insert(line.service) != line.service {
+            let problem = format!("is counted under {}, which is another Service's", line.counted);
+            self.flaws.push(Difference::of(maps::SERVICE_TABLE, &picture, problem));
         }
         picture.inside = self.peers(line.inside, &line, &picture);
         picture.outside = self.peers(line.outside, &line, &picture);

@@ -3,10 +3,13 @@
 
 mod adopt;
 mod counted;
+mod numbers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aya::maps::PerCpuValues;
 use aya::maps::lpm_trie::Key;
 use ipnet::Ipv4Net;
 use oarlock_ebpf::affinity::{Member, source_range, source_range_bits};
@@ -20,9 +23,11 @@ use oarlock_ebpf::reason::Reason;
 use super::blocks::Blocks;
 use super::compile::{Frontend, Peer};
 use super::load::Handles;
+use super::traffic::Directory;
 use super::{Changed, DataplaneError};
 pub(super) use adopt::parse_range;
 use counted::Counted;
+use numbers::Numbers;
 
 /// Longer than any run of a program: after this nobody reads what was unpublished.
 const GRACE: Duration = Duration::from_secs(2);
@@ -39,6 +44,9 @@ pub(super) struct Tables {
     members: Counted<Member>,
     /// Who may ask which Service.
     ranges: Counted<(u64, Ipv4Net)>,
+    /// Under which number each Service's port is counted.
+    numbers: Numbers,
+    directory: Arc<Directory>,
     generation: u32,
     /// Backends of datagrams that no frontend has any more.
     gone: BTreeSet<Peer>,
@@ -67,10 +75,11 @@ impl Present {
         self.inside.iter().chain(outside).copied()
     }
 
-    fn is(&self, wanted: &Frontend) -> bool {
+    fn is(&self, wanted: &Frontend, counted: Option<u32>) -> bool {
         self.inside == wanted.inside
             && self.outside == wanted.outside
             && self.ranges == wanted.ranges
+            && counted == Some(self.line.counted)
             && (self.line.service, self.line.affinity, self.line.flags)
                 == (wanted.service, wanted.affinity, flags(wanted))
     }
@@ -115,7 +124,8 @@ impl Tables {
         let (come, go): (Vec<FrontendKey>, Vec<_>) = due.iter().partition(|key| wanted(key).is_some());
         for key in go.into_iter().chain(come) {
             let done = match wanted(&key) {
-                Some(frontend) if self.present.get(&key).is_some_and(|present| present.is(frontend)) => {
+                Some(frontend) if self.has(&key, frontend) => {
+                    self.tell_name(frontend);
                     Ok(())
                 }
                 Some(frontend) => self.publish(key, frontend).map(|()| changed.written += 1),
@@ -129,6 +139,33 @@ impl Tables {
         }
         changed.frontends = self.present.len();
         first.map(|()| changed)
+    }
+
+    fn has(&self, key: &FrontendKey, wanted: &Frontend) -> bool {
+        let counted = self.numbers.of(wanted.service);
+        self.present.get(key).is_some_and(|present| present.is(wanted, counted))
+    }
+
+    /// Says whose the counters under a Service's number are.
+    fn tell_name(&self, wanted: &Frontend) {
+        if let Some(number) = self.numbers.of(wanted.service) {
+            self.directory.service(number, Some(&wanted.name));
+        }
+    }
+
+    /// Whose counters are whose.
+    pub(super) fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory)
+    }
+
+    /// Under which number a Service's port is counted: from nothing, if it has not been.
+    fn count_as(&mut self, service: u64) -> u32 {
+        let (number, is_new) = self.numbers.hold(service);
+        if is_new && let Ok(zero) = zero() {
+            // What somebody has left there is not this one's; without it the count is too high, and nothing else is wrong.
+            let _ = self.handles.service_counts.set(number, zero, 0);
+        }
+        number
     }
 
     fn publish(&mut self, key: FrontendKey, wanted: &Frontend) -> Result<(), DataplaneError> {
@@ -165,9 +202,12 @@ impl Tables {
         } else {
             self.write_slots(&wanted.outside).inspect_err(|_| self.free(inside, &wanted.inside))?
         };
+        let number = self.count_as(wanted.service);
+        self.tell_name(wanted);
+        let line = ServiceLine::new(inside, outside, wanted.service, wanted.affinity, flags(wanted));
         let present = Present {
             index,
-            line: ServiceLine::new(inside, outside, wanted.service, wanted.affinity, flags(wanted)),
+            line: line.counted_as(number),
             inside: wanted.inside.clone(),
             outside: wanted.outside.clone(),
             ranges: wanted.ranges.clone(),
@@ -250,6 +290,7 @@ impl Tables {
             if held.users == 0 {
                 let index = held.index;
                 self.backends.remove(peer);
+                self.directory.backend(index, None);
                 self.retire(Retired::Backend(index));
             }
         }
@@ -292,6 +333,12 @@ impl Tables {
         let backend = Backend::new(peer.0.octets(), peer.1, generation);
         self.handles.backends.set(index, backend, 0).map_err(|e| failed("write", maps::BACKENDS, e))?;
         self.backends.insert(peer, Held { index, generation, users: 1 });
+        if self.directory.has_backends() {
+            if let Ok(zero) = zero() {
+                let _ = self.handles.backend_counts.set(index, zero, 0);
+            }
+            self.directory.backend(index, Some(peer));
+        }
         Ok(index)
     }
 
@@ -308,6 +355,9 @@ impl Tables {
                 let done = self.handles.source_ranges.remove(&key);
                 done.map_err(|e| failed("clean", maps::SOURCE_RANGES, e))?;
             }
+        }
+        if let Some(number) = self.numbers.release(old.line.service) {
+            self.directory.service(number, None);
         }
         self.free(old.line.inside, &old.inside);
         if !old.shares() {
@@ -345,6 +395,12 @@ impl Tables {
         };
         Reason::ALL.iter().map(sum).collect()
     }
+}
+
+/// Nothing, of each CPU.
+fn zero<V: aya::Pod + Default>() -> Result<PerCpuValues<V>, std::io::Error> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    PerCpuValues::try_from(vec![V::default(); cpus])
 }
 
 fn range_key(service: u64, range: &Ipv4Net) -> Key<oarlock_ebpf::affinity::SourceRange> {

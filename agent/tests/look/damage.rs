@@ -21,12 +21,14 @@ use serde_json::json;
 
 use crate::{Node, put_node, put_service, put_slice};
 
-/// One Service with everything, two backends, another node.
+/// One Service with everything, two backends; another Service without any, another node.
 fn cluster() -> Snapshot {
     let mut snapshot = Snapshot::default();
     let spec = json!({"type": "LoadBalancer", "clusterIP": "127.96.0.1", "sessionAffinity": "ClientIP",
         "ports": [{"name": "p", "port": 80, "protocol": "TCP"}], "loadBalancerSourceRanges": ["198.51.100.0/24"]});
     put_service(&mut snapshot, "web", spec, &["127.0.2.1"]);
+    let spec = json!({"clusterIP": "127.96.0.2", "ports": [{"name": "p", "port": 80, "protocol": "TCP"}]});
+    put_service(&mut snapshot, "other", spec, &[]);
     let endpoint =
         |last: u8| json!({"addresses": [format!("127.244.0.{last}")], "conditions": {"ready": true}});
     put_slice(&mut snapshot, "web-1", "web", vec![endpoint(1), endpoint(2)]);
@@ -79,10 +81,21 @@ fn each_damaged_table_is_named_with_the_service_and_a_new_agent_mends_it() {
     frontends.remove(&stranger).unwrap();
 
     let changed = ServiceLine::new(line.inside, line.outside, line.service, 5, line.flags);
+    let changed = changed.counted_as(line.counted);
     lines.set(index, changed, 0).unwrap();
     let expected = format!("SERVICE_TABLE: {of} has an affinity in seconds of 5, should have 10800");
     assert_eq!(node.said(&snapshot), [expected]);
     lines.set(index, line, 0).unwrap();
+
+    let index_of_other = frontends.get(&FrontendKey::new([127, 96, 0, 2], 80, 6), 0).unwrap();
+    let other = lines.get(&index_of_other, 0).unwrap();
+    lines.set(index_of_other, other.counted_as(line.counted), 0).unwrap();
+    let expected = format!(
+        "SERVICE_TABLE: TCP 127.96.0.2:80 of d/other:p is counted under {}, which is another Service's",
+        line.counted
+    );
+    assert_eq!(node.said(&snapshot), [expected]);
+    lines.set(index_of_other, other, 0).unwrap();
 
     slots.set(first, slots.get(&(first + 1), 0).unwrap(), 0).unwrap();
     let said = node.said(&snapshot);
@@ -196,7 +209,7 @@ async fn what_changes_while_it_is_read_is_no_difference_and_what_stays_is() {
     for _ in 0..20 {
         let found = look::verify(agent, &bpffs, &node.config.node_name).await.unwrap();
         assert_eq!(found.differences, []);
-        assert_eq!((found.compared.frontends, found.compared.nodes), (2, 1));
+        assert_eq!((found.compared.frontends, found.compared.nodes), (3, 1));
     }
     let mut addresses: HashMap<_, [u8; 4], Owner> = open(&node, maps::ADDRESSES, Map::HashMap);
     addresses.remove(&[127, 30, 78, 2]).unwrap();
@@ -211,7 +224,7 @@ async fn what_changes_while_it_is_read_is_no_difference_and_what_stays_is() {
     addresses.insert([127, 30, 78, 2], Owner::by_routes(NODE), 0).unwrap();
     let said = tokio::task::block_in_place(verify);
     let text = String::from_utf8(said.stdout).unwrap();
-    assert!(text.starts_with("the kernel's tables are as wanted: 2 frontends,"), "{text}");
+    assert!(text.starts_with("the kernel's tables are as wanted: 3 frontends,"), "{text}");
     assert!(said.status.success());
     tasks.shut_down();
     tasks.finish(std::time::Duration::from_secs(5)).await.unwrap();

@@ -36,6 +36,7 @@ impl Node {
             xdp: Acceleration::Disabled,
             tc: Tc::of_kernel(),
             accept_external_cluster_ip: false,
+            count_backends: false,
             masquerade: true,
         };
         Self { config }

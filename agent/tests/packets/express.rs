@@ -3,10 +3,13 @@
 use std::process::Command;
 
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use oarlock_ebpf::count::ServiceCounts;
 use oarlock_ebpf::layout::{EXTERNAL, ServiceLine, SlotRange};
+use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
 use proptest::prelude::*;
 
+use super::counts::counts;
 use super::frames::*;
 
 /// Verdicts of XDP: up to tc, back by the link.
@@ -97,6 +100,29 @@ fn tc_goes_on_with_what_xdp_began() {
     let (verdict, there) = uplink.node.run("uplink_ingress", &asked);
     assert_eq!((verdict, ends(&there)), (GO_ON, ((CLIENT, 40000), (POD, 8080))));
     assert_eq!(uplink.node.counted(Reason::Translated), 1, "one connection");
+}
+
+/// XDP counts what it sends, tc what XDP leaves to it.
+#[test]
+fn a_packet_that_meets_two_programs_is_counted_once() {
+    let mut uplink = Uplinked::new();
+    let table = uplink.node.map(maps::SERVICE_COUNTS);
+    let near = SlotRange::new(1, 1, 1);
+    let line = |range| ServiceLine::new(range, range, 8, 0, EXTERNAL).counted_as(3);
+    uplink.node.publish((NODE_1, 30084), TCP, line(near));
+    for flags in [SYN, ACK] {
+        let asked = tcp((CLIENT, 40000), (NODE_1, 30084), flags, b"");
+        assert_eq!(uplink.run(&to_us(asked.clone())).0, UP);
+        assert_eq!(uplink.node.run("uplink_ingress", &asked).0, GO_ON);
+    }
+    let once = ServiceCounts { packets: [2, 0], bytes: [80, 0], begun: [0, 1], dropped: [0; 4] };
+    assert_eq!(counts(&table, 3), once);
+    uplink.node.publish((NODE_1, 30084), TCP, line(SlotRange::new(2, 1, 1)));
+    let (verdict, there) = uplink.run(&to_us(tcp((CLIENT, 40001), (NODE_1, 30084), SYN, b"")));
+    assert_eq!(verdict, BACK);
+    assert_eq!(uplink.run(&to_us(tcp((FAR_POD, 8080), ends(&there).0, SYN_ACK, b"data"))).0, BACK);
+    let both = ServiceCounts { packets: [3, 1], bytes: [120, 44], begun: [0, 2], dropped: [0; 4] };
+    assert_eq!(counts(&table, 3), both);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, ServiceLine, SlotRang
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
 
 /// The loopback's: tests of tc run as if a frame had come by it.
 pub(super) const RECEIVER: [u8; 6] = [0; 6];
@@ -39,13 +39,18 @@ pub(super) struct Node {
     pub(super) ebpf: Ebpf,
     frontends: HashMap<MapData, FrontendKey, u32>,
     lines: Array<MapData, ServiceLine>,
+    pub(super) backends: Array<MapData, Backend>,
     counters: PerCpuArray<MapData, u64>,
     pub(super) addresses: HashMap<MapData, [u8; 4], Owner>,
 }
 
 impl Node {
     pub(super) fn new(external_cluster_ip: bool) -> Self {
-        let mut ebpf = Ebpf::load(OBJECT).expect("needs root and `cargo xtask build`");
+        Self::of(Ebpf::load(OBJECT).expect("needs root and `cargo xtask build`"), external_cluster_ip)
+    }
+
+    /// The same of programs that were loaded otherwise.
+    pub(super) fn of(mut ebpf: Ebpf, external_cluster_ip: bool) -> Self {
         let mut settings: Array<_, Settings> = map(&mut ebpf, maps::SETTINGS);
         let of_node = Settings {
             node: NODE_1,
@@ -88,7 +93,7 @@ impl Node {
         let program: &mut Xdp = ebpf.program_mut("uplink_express").unwrap().try_into().unwrap();
         program.load().unwrap();
         let counters = map(&mut ebpf, maps::COUNTERS);
-        Self { ebpf, frontends, lines, counters, addresses }
+        Self { ebpf, frontends, lines, backends, counters, addresses }
     }
 
     /// One Service more.

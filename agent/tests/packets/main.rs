@@ -7,6 +7,7 @@
     reason = "helpers of tests panic, as tests do"
 )]
 
+mod counts;
 mod errors;
 mod express;
 mod frames;

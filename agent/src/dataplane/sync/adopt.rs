@@ -1,6 +1,8 @@
 //! What an earlier agent has written, read back. What does not fit together is the trace of a crash: dropped, written anew.
 
 use aya::maps::lpm_trie::Key;
+use std::sync::Arc;
+
 use ipnet::Ipv4Net;
 use oarlock_ebpf::affinity::{SourceRange, source_range_bits};
 use oarlock_ebpf::layout::{FrontendKey, SlotRange};
@@ -9,11 +11,12 @@ use oarlock_ebpf::maps::{self, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS};
 use super::super::DataplaneError;
 use super::super::compile::Peer;
 use super::super::load::Handles;
-use super::{Blocks, Counted, Held, Present, Tables, failed};
+use super::super::traffic::Directory;
+use super::{Blocks, Counted, Held, Numbers, Present, Tables, failed};
 
 impl Tables {
     /// Reads back what an earlier agent has written.
-    pub(in super::super) fn adopt(handles: Handles) -> Result<Self, DataplaneError> {
+    pub(in super::super) fn adopt(handles: Handles, count_backends: bool) -> Result<Self, DataplaneError> {
         let mut tables = Self {
             handles,
             present: std::collections::BTreeMap::new(),
@@ -23,6 +26,8 @@ impl Tables {
             backend_indexes: Blocks::new(MAX_BACKENDS),
             members: Counted::default(),
             ranges: Counted::default(),
+            numbers: Numbers::default(),
+            directory: Arc::new(Directory::new(count_backends)),
             generation: first_generation(),
             gone: std::collections::BTreeSet::new(),
             retired: Vec::new(),
@@ -72,6 +77,7 @@ impl Tables {
             });
             if held.users == 0 {
                 self.backend_indexes.claim(*index, 1);
+                self.directory.backend(*index, Some(*peer));
             }
             held.users += 1;
         }
@@ -84,6 +90,7 @@ impl Tables {
         for range in &present.ranges {
             self.ranges.add((line.service, *range));
         }
+        self.numbers.adopt(line.service, line.counted);
         self.present.insert(key, present);
         Some(())
     }
