@@ -9,6 +9,7 @@ mod clsact;
 mod collect;
 mod compile;
 mod dump;
+mod events;
 mod express;
 mod load;
 mod metrics;
@@ -37,6 +38,7 @@ use sync::Tables;
 
 pub use compile::{Frontend, Frontends, HealthCheck, PortName, health_checks};
 pub use dump::text;
+pub use events::Watcher;
 pub use metrics::{Events, Uplinks};
 pub use read::{Kernel, dump, kernel};
 pub use traffic::{Directory, Traffic};

@@ -1,10 +1,12 @@
-//! What a running agent answers to those who look at its dataplane: what it wants the tables to be. Over the admin endpoint,
+//! What a running agent answers to those who look at its dataplane: what it wants the tables to be, and what
+//! happens. Over the admin endpoint,
 //! below `/dataplane`, to `oarlock-agent dataplane verify` on the same node.
 //!
 //! In: a path. Out: JSON, or a refusal. Nothing here changes anything.
 
 mod ask;
 mod metrics;
+mod recent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,14 +17,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::StatusCode;
 use oarlock_daemon::plain_http::{self, Answer};
+use parking_lot::Mutex;
 
 use crate::dataplane::picture::Picture;
-use crate::dataplane::{self, Difference, Surroundings};
+use crate::dataplane::{self, DataplaneConfig, DataplaneError, Difference, Directory, Surroundings};
 use crate::desired::Desired;
 use crate::net;
 use crate::services::{Board, LocalPods};
 
 pub(crate) use metrics::Counters;
+pub use recent::Events;
+use recent::Recent;
 
 /// How often tables are read before something is called a difference, and how long it is between two readings.
 const READINGS: usize = 4;
@@ -45,29 +50,51 @@ impl Refusal {
 pub(crate) struct Look {
     desired: Arc<Desired>,
     board: Board,
+    recent: Mutex<Recent>,
 }
 
 impl Look {
     pub(crate) fn new(desired: Arc<Desired>, board: Board) -> Self {
-        Self { desired, board }
+        Self { desired, board, recent: Mutex::default() }
     }
 
     /// The answer to a request of the admin endpoint, if it is for us.
     pub(crate) fn over_http(&self, uri: &http::Uri) -> Option<Answer> {
         let path = uri.path().strip_prefix("/dataplane/")?;
-        Some(match self.answer(path) {
+        Some(match self.answer(path, uri.query().unwrap_or_default()) {
             Ok(json) => plain_http::typed(StatusCode::OK, "application/json", json),
             Err(refusal) => plain_http::text(refusal.code, refusal.message + "\n"),
         })
     }
 
     /// The answer to a question.
-    fn answer(&self, path: &str) -> Result<String, Refusal> {
+    pub(crate) fn answer(&self, path: &str, query: &str) -> Result<String, Refusal> {
+        let parameters = Parameters(query);
         let answer = match path {
             "wanted" => serde_json::to_string(&self.wanted()?),
-            _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "try /dataplane/wanted")),
+            "events" => serde_json::to_string(&self.events(parameters.number("since")?)?),
+            _ => {
+                return Err(Refusal::new(
+                    StatusCode::NOT_FOUND,
+                    "try /dataplane/wanted or /dataplane/events",
+                ));
+            }
         };
         answer.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+    }
+
+    /// What happened since a number, and makes the programs tell for some seconds more.
+    fn events(&self, since: Option<u64>) -> Result<Events, Refusal> {
+        let (config, directory) = self.known()?;
+        let unavailable = |e: DataplaneError| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, e.to_string());
+        self.recent.lock().since(since, &config, &directory).map_err(unavailable)
+    }
+
+    /// The dataplane that is written.
+    fn known(&self) -> Result<(DataplaneConfig, Arc<Directory>), Refusal> {
+        let board = self.board.lock();
+        let told = board.as_ref().ok_or_else(not_yet)?;
+        Ok((told.config.clone(), Arc::clone(&told.directory)))
     }
 
     /// The tables that are wanted, compiled anew from the objects as they are now.
@@ -80,7 +107,7 @@ impl Look {
             ));
         }
         let board = self.board.lock();
-        let told = board.as_ref().ok_or_else(|| unknown("the agent has not written its tables yet"))?;
+        let told = board.as_ref().ok_or_else(not_yet)?;
         let namespace = net::own_cookie().map_err(|e| unknown(&e.to_string()))?;
         let nobody = (BTreeMap::new(), BTreeSet::new());
         let pods = match &told.wanted.pods {
@@ -95,6 +122,25 @@ impl Look {
         };
         let leaving: Vec<Ipv4Addr> = told.leaving.iter().copied().collect();
         Ok(Picture { leaving, ..dataplane::wanted(&told.config, &snapshot, around) })
+    }
+}
+
+fn not_yet() -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the agent has not written its tables yet")
+}
+
+/// What comes after the question mark.
+struct Parameters<'q>(&'q str);
+
+impl Parameters<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.filter(|(each, _)| *each == name).map(|(_, value)| value).next_back()
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
+        let bad = |_| Refusal::new(StatusCode::BAD_REQUEST, format!("{name} has to be a number"));
+        self.text(name).map(|text| text.parse().map_err(bad)).transpose()
     }
 }
 

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use oarlock_agent::dataplane::{Acceleration, Dataplane, DataplaneConfig, PodLink, Tc, Traffic, Uplink};
+use oarlock_agent::dataplane::{
+    Acceleration, Dataplane, DataplaneConfig, PodLink, Tc, Traffic, Uplink, Watcher,
+};
 use oarlock_agent::desired::Snapshot;
 use oarlock_ebpf::count::ServiceCounts;
 use serde_json::json;
@@ -329,6 +331,39 @@ fn connections_are_counted_by_service_and_by_backend() {
     dataplane.sync(&Snapshot::default()).unwrap();
     dataplane.sync(&snapshot("TCP", &[port])).unwrap();
     assert_eq!(counted(&dataplane).0, ServiceCounts::default(), "a Service made anew begins with nothing");
+}
+
+#[test]
+fn who_looks_is_told_of_each_connection_and_nobody_else_is() {
+    let node = Node::new("events");
+    let mut dataplane = node.open();
+    let port = server("a");
+    dataplane.sync(&snapshot("TCP", &[port])).unwrap();
+    let directory = dataplane.directory();
+    let mut watcher = Watcher::open(&node.config).unwrap();
+    let ask = format!("{ASK} {VIP} 80");
+    node.run(&ask);
+    assert_eq!(watcher.take(&directory), [], "nobody has looked");
+    watcher.watch(std::time::Duration::from_secs(60)).unwrap();
+    node.run(&ask);
+    dataplane.sync(&snapshot("TCP", &[])).unwrap();
+    node.run(&ask);
+    let [connected, refused] = watcher.take(&directory).try_into().unwrap();
+    assert_eq!((connected.what.as_str(), connected.hook.as_str()), ("translated", "socket"));
+    assert_eq!(connected.destination.to_string(), format!("{VIP}:80"));
+    assert_eq!(connected.translated_destination.unwrap().to_string(), format!("127.0.0.1:{port}"));
+    assert_eq!(connected.service.as_deref(), Some("d/web:p"));
+    assert_eq!(connected.namespace_cookie, Some(oarlock_agent::net::own_cookie().unwrap()));
+    assert!(jiff::Timestamp::now().duration_since(connected.at).as_secs() < 30, "{connected:?}");
+    assert!(refused.what == "no_endpoints" && refused.is_loss() && refused.at >= connected.at, "{refused:?}");
+    watcher.watch(std::time::Duration::ZERO).unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(1200);
+    while std::time::Instant::now() < end {
+        node.run(&ask);
+    }
+    watcher.take(&directory);
+    node.run(&ask);
+    assert_eq!(watcher.take(&directory), [], "it ends by itself");
 }
 
 /// The program on a link, as its pin says: another one after it was replaced.

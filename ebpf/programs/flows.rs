@@ -18,7 +18,7 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::choose::{self, Choice};
 use crate::packet::Packet;
-use crate::{count, maps, nat, way};
+use crate::{count, maps, nat, watch, way};
 
 /// The entry of the packet's flow, its clock advanced. A new flow on an old entry counts only while the backend is the same.
 #[inline(always)]
@@ -90,6 +90,7 @@ pub fn begin(ctx: *mut c_void, packet: &Packet, uplink: u32) -> Begun {
     if line.flags & SOURCE_RANGES != 0 && !maps::is_in_range(line.service, flow.source) {
         maps::count(Reason::Denied);
         count::dropped(line.counted, Reason::Denied);
+        watch::lost(&packet.seen(line.counted), Reason::Denied);
         return Begun::Denied;
     }
     let client = AffinityKey::outside(flow.source, line.service);
@@ -100,6 +101,7 @@ pub fn begin(ctx: *mut c_void, packet: &Packet, uplink: u32) -> Begun {
             // Of a Service without endpoints the stack has no socket either, and says so with RST or ICMP.
             maps::count(reason);
             count::dropped(line.counted, reason);
+            watch::lost(&packet.seen(line.counted), reason);
             return Begun::Nothing;
         }
     };
@@ -109,10 +111,12 @@ pub fn begin(ctx: *mut c_void, packet: &Packet, uplink: u32) -> Begun {
     match reach(ctx, flow, leaves, settings, uplink, (whose.word(), backend.generation())) {
         Some(entry) => {
             count::begun(whose, OUTSIDE);
+            watch::begun(&packet.seen(line.counted), &entry.to, Reason::Translated);
             Begun::To(entry)
         }
         None => {
             count::dropped(line.counted, Reason::NoPort);
+            watch::lost(&packet.seen(line.counted), Reason::NoPort);
             Begun::Nothing
         }
     }

@@ -18,7 +18,7 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
 use crate::packet::{self, Packet};
-use crate::{count, flows, icmp, maps, nat};
+use crate::{count, flows, icmp, maps, nat, watch};
 
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -89,10 +89,14 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
     match flows::claim(&packet.flow, packet.flow, settings.node, (0, 0), (MASQUERADED, 0)) {
         Some(entry) => {
             maps::count(Reason::Masqueraded);
+            watch::begun(&packet.seen(0), &entry.to, Reason::Masqueraded);
             translate(&ctx, &packet, &entry)
         }
         // With a pod's address it could not be answered anyway.
-        None => TC_ACT_SHOT,
+        None => {
+            watch::lost(&packet.seen(0), Reason::NoPort);
+            TC_ACT_SHOT
+        }
     }
 }
 
@@ -109,6 +113,7 @@ fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
     count::packet(entry, &packet.flow, packets, bytes);
     if packet::write(ctx, packet, &entry.to).is_err() {
         count::lost(entry);
+        watch::lost(&packet.seen(0), Reason::BadPacket);
         return bad();
     }
     leave(ctx, entry, packet.ttl)

@@ -4,6 +4,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use oarlock_ebpf::checksum::{Difference, is_partial};
+use oarlock_ebpf::event::XDP;
 use oarlock_ebpf::flow::{Flow, TCP, UDP};
 use oarlock_ebpf::fragment::Part;
 
@@ -89,7 +90,7 @@ pub fn read(ctx: &XdpContext) -> Option<Frame> {
     let source = (header.source, u16::from_be_bytes(header.source_port));
     let destination = (header.destination, u16::from_be_bytes(header.destination_port));
     let flow = Flow::new(source, destination, header.protocol);
-    let packet = Packet { flow, flags, transport: TRANSPORT, ttl: header.ttl, part: Part::Whole };
+    let packet = Packet { flow, flags, transport: TRANSPORT, ttl: header.ttl, part: Part::Whole, hook: XDP };
     Some(Frame { packet, headers, checksum, length: u16::from_be_bytes(header.length) })
 }
 

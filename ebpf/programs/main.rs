@@ -22,6 +22,7 @@ mod nat;
 mod neighbours;
 mod packet;
 mod sock;
+mod watch;
 mod way;
 
 #[panic_handler]

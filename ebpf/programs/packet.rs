@@ -5,10 +5,12 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
+use oarlock_ebpf::event::TC as TC_HOOK;
 use oarlock_ebpf::flow::{Flow, TCP, UDP};
 use oarlock_ebpf::fragment::{Datagram, Part};
 
 use crate::nat;
+use crate::watch::Seen;
 
 /// Where the IP header is.
 pub const IP: usize = 14;
@@ -28,6 +30,16 @@ pub struct Packet {
     pub ttl: u8,
     /// Of its datagram.
     pub part: Part,
+    /// Where it is met: see [`oarlock_ebpf::event::Event::hook`].
+    pub hook: u32,
+}
+
+impl Packet {
+    /// What who looks is told of it, as one of a Service's port that is counted under this number.
+    #[inline(always)]
+    pub fn seen(&self, service: u32) -> Seen<'_> {
+        Seen { hook: self.hook, flow: &self.flow, service, namespace: 0 }
+    }
 }
 
 /// The header of an IPv4 packet, options left out.
@@ -78,7 +90,7 @@ pub fn read(ctx: &TcContext, header: &[u8; 20]) -> Option<Packet> {
     if part == Part::First {
         nat::remember_ports(&Datagram::of(header), ports);
     }
-    Some(Packet { flow: flow(header, ports), flags, transport, ttl: header[8], part })
+    Some(Packet { flow: flow(header, ports), flags, transport, ttl: header[8], part, hook: TC_HOOK })
 }
 
 /// Makes the packet one of another flow, checksums included.

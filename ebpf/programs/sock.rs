@@ -13,11 +13,14 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::count::{INSIDE, Whose};
+use oarlock_ebpf::event::SOCKET;
+use oarlock_ebpf::flow::Flow;
 use oarlock_ebpf::layout::{Believed, FrontendKey, SocketKey};
 use oarlock_ebpf::reason::Reason;
 
 use crate::choose::{self, Choice};
-use crate::{count, maps, nat};
+use crate::watch::Seen;
+use crate::{count, maps, nat, watch};
 
 const GO_ON: i32 = 1;
 const REFUSE: i32 = 0;
@@ -130,6 +133,8 @@ fn translate(
         maps::count(Reason::BadTable);
         return GO_ON;
     };
+    let asked = Flow::new(([0; 4], 0), (address, port), protocol);
+    let seen = Seen { hook: SOCKET, flow: &asked, service: line.counted, namespace };
     let client = AffinityKey::inside(namespace, line.service);
     let range = maps::published(&line.inside);
     let (index, backend) = match choose::backend(service, line, range, &client, choice) {
@@ -137,6 +142,7 @@ fn translate(
         Err(reason) => {
             maps::count(reason);
             count::dropped(line.counted, reason);
+            watch::lost(&seen, reason);
             if reason != Reason::NoEndpoints {
                 return GO_ON;
             }
@@ -150,6 +156,7 @@ fn translate(
     set(ctx, (to, to_port));
     maps::count(Reason::Translated);
     count::begun(Whose::new(index, line.counted), INSIDE);
+    watch::begun(&seen, &asked.to(to, to_port), Reason::Translated);
     GO_ON
 }
 

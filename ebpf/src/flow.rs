@@ -49,6 +49,9 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// None.
+    pub const NONE: Self = Self::new(([0; 4], 0), ([0; 4], 0), 0);
+
     /// A flow from one address and port to another.
     #[must_use]
     pub const fn new(source: ([u8; 4], u16), destination: ([u8; 4], u16), protocol: u8) -> Self {

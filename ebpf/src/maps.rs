@@ -21,6 +21,11 @@ pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
 /// [`crate::count::BackendCounts`] by index of [`BACKENDS`]; of one element where backends are not counted. Per-CPU array.
 pub const BACKEND_COUNTS: &str = "BACKEND_COUNTS";
 
+/// Until when somebody looks at [`EVENTS`], in seconds since boot, at index 0; 0: nobody does. Array of u32.
+pub const WATCH: &str = "WATCH";
+/// [`crate::event::Event`]s. Ring buffer.
+pub const EVENTS: &str = "EVENTS";
+
 /// [`crate::affinity::AffinityKey`] to [`crate::affinity::Affinity`]. LRU hash.
 pub const AFFINITY: &str = "AFFINITY";
 /// [`crate::affinity::Member`] to 1. Hash.
@@ -59,3 +64,5 @@ pub const MAX_ADDRESSES: u32 = 65_536;
 pub const MAX_FLOWS: u32 = 131_072;
 /// Datagrams in fragments whose ports are remembered.
 pub const MAX_FRAGMENTS: u32 = 8192;
+/// Bytes of the ring buffer of events: four thousand of them, a power of two of pages.
+pub const EVENT_BYTES: u32 = 1 << 18;

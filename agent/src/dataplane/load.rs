@@ -18,7 +18,7 @@ use super::attach::{Hooks, LinkMaps, Links};
 use super::{DataplaneConfig, DataplaneError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 19] = [
     maps::FRONTENDS,
     maps::SERVICE_TABLE,
     maps::SLOTS,
@@ -28,6 +28,8 @@ const MAPS: [&str; 17] = [
     maps::COUNTERS,
     maps::SERVICE_COUNTS,
     maps::BACKEND_COUNTS,
+    maps::WATCH,
+    maps::EVENTS,
     maps::AFFINITY,
     maps::MEMBERS,
     maps::SOURCE_RANGES,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ipnet::Ipv4Net;
+use jiff::Timestamp;
 use oarlock_ebpf::flow::{Owner, Settings, TCP, UDP};
 use serde::{Deserialize, Serialize};
 
@@ -181,4 +182,38 @@ pub struct FlowPicture {
     pub closing: bool,
     /// When a packet was seen last, in seconds since boot.
     pub seen_seconds_after_boot: u32,
+}
+
+/// Something that happened to a connection or a datagram.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventPicture {
+    /// When.
+    pub at: Timestamp,
+    /// A reason of the metrics: `translated`, `masqueraded`, or why it went nowhere.
+    pub what: String,
+    /// `socket`, `xdp` or `tc`.
+    pub hook: String,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// Who sends. Of a socket that is not known yet.
+    pub source: Option<SocketAddrV4>,
+    /// To whom.
+    pub destination: SocketAddrV4,
+    /// Whom its receiver sees, where it goes on.
+    pub translated_source: Option<SocketAddrV4>,
+    /// To whom it goes, where it does.
+    pub translated_destination: Option<SocketAddrV4>,
+    /// The Service's `namespace/name:port`.
+    pub service: Option<String>,
+    /// Of a socket the cookie of its network namespace.
+    pub namespace_cookie: Option<u64>,
+}
+
+impl EventPicture {
+    /// Whether it went nowhere.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        self.translated_destination.is_none()
+    }
 }

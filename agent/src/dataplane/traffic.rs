@@ -29,6 +29,11 @@ impl Directory {
         Self { services: Mutex::default(), backends: count_backends.then(Mutex::default) }
     }
 
+    /// Whose a number is.
+    pub(super) fn name(&self, number: u32) -> Option<Arc<PortName>> {
+        self.services.lock().get(&number).cloned()
+    }
+
     pub(super) fn has_backends(&self) -> bool {
         self.backends.is_some()
     }

@@ -1,10 +1,13 @@
 //! What is counted of each Service's port and of each backend: every translated packet once, wherever it is translated.
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use oarlock_ebpf::count::{BackendCounts, ServiceCounts};
+use oarlock_ebpf::event::{self, Event};
+use oarlock_ebpf::flow::Flow;
 use oarlock_ebpf::layout::{Backend, EXTERNAL, SOURCE_RANGES, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
+use oarlock_ebpf::reason::Reason;
 
 use super::frames::*;
 
@@ -91,4 +94,37 @@ fn backends_are_counted_where_that_is_asked_for_and_never_under_who_came_after()
     node.run("uplink_ingress", &tcp((CLIENT, 40000), BALANCED, ACK, b"x"));
     node.run("uplink_ingress", &tcp((FAR_POD, 8080), ends(&there).0, ACK, b"x"));
     assert_eq!(of(2), [2, 1, 81, 40, 0, 1], "the index is another one's by now");
+}
+
+#[test]
+fn who_looks_is_told_of_new_flows_and_drops_and_not_of_each_packet() {
+    let mut node = Node::new(false);
+    let mut events: RingBuf<MapData> = node.map(maps::EVENTS);
+    let mut watch: Array<MapData, u32> = node.map(maps::WATCH);
+    let mut told = move || {
+        let mut told = Vec::new();
+        while let Some(item) = events.next() {
+            let event: Event = bytemuck::pod_read_unaligned(&item);
+            told.push((event.what, event.hook, event.service, event.flow, event.to));
+        }
+        told
+    };
+    node.publish(BALANCED, TCP, line(HERE, EXTERNAL));
+    node.run("uplink_ingress", &tcp((CLIENT, 39999), BALANCED, SYN, b""));
+    assert_eq!(told(), [], "nobody looks");
+    watch.set(0, u32::MAX, 0).unwrap();
+    for flags in [SYN, ACK, ACK] {
+        node.run("uplink_ingress", &tcp((CLIENT, 40000), BALANCED, flags, b""));
+    }
+    node.publish(BALANCED, TCP, line(HERE, EXTERNAL | SOURCE_RANGES));
+    node.run("uplink_ingress", &tcp((CLIENT, 40001), BALANCED, SYN, b""));
+    node.run("uplink_egress", &tcp((POD, 41000), (OUTSIDE, 443), SYN, b""));
+    let asked = |port| Flow::new((CLIENT, port), BALANCED, TCP);
+    let [begun, denied, masqueraded] = told().try_into().unwrap();
+    assert_eq!(
+        begun,
+        (Reason::Translated as u32, event::TC, NUMBER, asked(40000), asked(40000).to(POD, 8080))
+    );
+    assert_eq!(denied, (Reason::Denied as u32, event::TC, NUMBER, asked(40001), Flow::NONE));
+    assert_eq!((masqueraded.0, masqueraded.3.source, masqueraded.4.source), (4, POD, NODE_1));
 }
