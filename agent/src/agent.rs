@@ -167,7 +167,7 @@ fn spawn_session(config: &RunConfig, tasks: &Tasks, parts: &Arc<Parts>, node: wa
         health: parts.health.clone(),
         cluster: parts.cluster.clone(),
         node,
-        logs: Arc::clone(&parts.pods) as Arc<dyn crate::session::streams::LogSource>,
+        streams: Arc::clone(&parts.pods) as Arc<dyn crate::session::streams::StreamSource>,
         tasks: tasks.clone(),
     };
     tasks.spawn("session", session.run());

@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 
-pub use netns::own_cookie;
+pub use netns::{dial_loopback, own_cookie};
 pub use pod_veth::Network;
 pub use routes::NodeRoute;
 pub use sockets::abort_udp;

@@ -11,6 +11,7 @@ mod images;
 mod logs;
 mod probe;
 pub(crate) mod report;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod worker;

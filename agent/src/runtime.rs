@@ -8,12 +8,14 @@ mod docker;
 pub(crate) mod fake;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
+use tokio::io::AsyncWrite;
 
 pub use docker::Docker;
 
@@ -185,6 +187,8 @@ pub struct ContainerSpec {
     pub tty: bool,
     /// Keeps standard input open.
     pub stdin: bool,
+    /// Standard input ends with the first who was attached to it.
+    pub stdin_once: bool,
 }
 
 /// A path of the host inside a container.
@@ -297,6 +301,47 @@ impl RuntimeError {
     }
 }
 
+/// Which streams of a command or a container are wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What is sent.
+    pub stdin: bool,
+    /// What it writes to standard output.
+    pub stdout: bool,
+    /// What it writes to standard error; with a terminal there is only one output.
+    pub stderr: bool,
+    /// It has a terminal.
+    pub tty: bool,
+}
+
+/// What has a terminal and an exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Session {
+    /// A command in a container.
+    Command(String),
+    /// A container's first process.
+    Container(String),
+}
+
+/// The streams of a command or a container.
+pub struct Talk {
+    /// Whose they are.
+    pub session: Session,
+    /// Standard input; shut down, it ends.
+    pub input: Pin<Box<dyn AsyncWrite + Send>>,
+    /// What it writes.
+    pub output: BoxStream<'static, Result<Written, RuntimeError>>,
+}
+
+/// What a process wrote, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// To standard output, or to its terminal.
+    Out(Bytes),
+    /// To standard error.
+    Err(Bytes),
+}
+
 /// Pieces of a log.
 pub type LogStream = BoxStream<'static, Result<Bytes, RuntimeError>>;
 
@@ -324,6 +369,14 @@ pub trait Runtime: Send + Sync + 'static {
         command: &[String],
         timeout: Duration,
     ) -> Result<ExecOutcome, RuntimeError>;
+    /// Starts a command in a container whose streams are used as it runs.
+    async fn talk(&self, id: &str, command: &[String], wanted: Wanted) -> Result<Talk, RuntimeError>;
+    /// Joins the streams of a container's first process.
+    async fn attach(&self, id: &str, wanted: Wanted) -> Result<Talk, RuntimeError>;
+    /// Says how large a terminal is: columns and rows.
+    async fn resize(&self, session: &Session, columns: u16, rows: u16) -> Result<(), RuntimeError>;
+    /// The exit code of a command; none while it runs.
+    async fn exit_code(&self, session: &Session) -> Result<Option<i64>, RuntimeError>;
     /// A log.
     async fn logs(&self, id: &str, options: &LogOptions) -> Result<LogStream, RuntimeError>;
     /// The uids of pods to which something happened, as it happens. Ends with an error when the runtime goes away.

@@ -42,7 +42,7 @@ pub(crate) struct Session {
     pub(crate) cluster: watch::Sender<Option<Welcome>>,
     /// The JSON of this node's object, as of now.
     pub(crate) node: watch::Receiver<bytes::Bytes>,
-    pub(crate) logs: Arc<dyn streams::LogSource>,
+    pub(crate) streams: Arc<dyn streams::StreamSource>,
     pub(crate) tasks: oarlock_daemon::Tasks,
 }
 
@@ -78,7 +78,7 @@ impl Session {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let streams =
-            streams::serve(client.clone(), &self.joining.node_name, Arc::clone(&self.logs), &self.tasks);
+            streams::serve(client.clone(), &self.joining.node_name, Arc::clone(&self.streams), &self.tasks);
         tokio::select! {
             ended = self.talk(client, backoff) => ended,
             ended = streams => ended,

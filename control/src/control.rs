@@ -113,7 +113,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
 
     let server = Arc::new(Server {
         registry,
-        logs: nodes,
+        nodes,
         health,
         metrics: Arc::new(metrics),
         requests,

@@ -14,6 +14,8 @@ mod path;
 mod query;
 mod resource;
 mod respond;
+mod spdy;
+mod streams;
 mod watch;
 
 use std::convert::Infallible;
@@ -47,7 +49,7 @@ use respond::Body;
 use crate::metrics::{RequestLabels, Requests};
 use crate::registry::Registry;
 
-pub use logs::{LogSource, LogStream};
+pub use streams::NodeStreams;
 
 /// The largest request body: an object of the store's limit, with room for its envelope.
 const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -64,8 +66,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub struct Server {
     /// The verbs.
     pub registry: Arc<Registry>,
-    /// Who reads logs.
-    pub logs: Arc<dyn LogSource>,
+    /// Who opens streams on nodes.
+    pub nodes: Arc<dyn NodeStreams>,
     /// What `/readyz` says.
     pub health: Health,
     /// What `/metrics` says.
@@ -223,14 +225,15 @@ impl Server {
         let body = read(body).await?;
         let request = resource::Request {
             registry: &self.registry,
-            logs: &*self.logs,
+            nodes: &self.nodes,
+            head,
             method: &head.method,
             path: resource,
             query,
             accept,
             content_type: body::content_type(&head.headers),
             body,
-            shutdown: tasks.token(),
+            tasks,
         };
         request.answer().await
     }

@@ -13,17 +13,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use oarlock_api::node::Welcome;
 use oarlock_api::node::join_server::JoinServer;
 use oarlock_api::node::node_server::NodeServer;
-use oarlock_api::node::{LogRequest, Welcome};
+use oarlock_api::node::stream_open::Request;
 use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
+use oarlock_daemon::mux::Stream;
 use oarlock_daemon::pki::{Ca, CertifiedKey, peer_identity};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
-use crate::http::{LogSource, LogStream};
+use crate::http::NodeStreams;
 use crate::registry::Registry;
 
 pub use events::{Event, Events};
@@ -92,9 +94,9 @@ impl Nodes {
 }
 
 #[async_trait]
-impl LogSource for Nodes {
-    async fn open_log(&self, node: &str, request: LogRequest) -> Result<LogStream, Status> {
-        self.streams.open_log(node, request).await
+impl NodeStreams for Nodes {
+    async fn open(&self, node: &str, request: Request) -> Result<Stream, Status> {
+        self.streams.open(node, request).await
     }
 }
 

@@ -93,6 +93,7 @@ pub(crate) fn container(
         read_only_root: security.and_then(|s| s.read_only_root_filesystem).unwrap_or(false),
         tty: definition.tty.unwrap_or(false),
         stdin: definition.stdin.unwrap_or(false),
+        stdin_once: definition.stdin_once.unwrap_or(false),
         cgroup_parent: setting.cgroup_parent,
     })
 }

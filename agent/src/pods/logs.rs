@@ -1,35 +1,42 @@
 //! Logs of containers, as `kubectl logs` asks for them.
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use jiff::{SignedDuration, Timestamp};
 use oarlock_api::node::LogRequest;
+use oarlock_daemon::mux::{STDOUT, Stream};
 
 use super::Pods;
 use crate::plan::Observed;
 use crate::runtime::{LogOptions, Runtime, RuntimeError};
-use crate::session::streams::{LogSource, StreamError};
+use crate::session::streams::StreamError;
 
 /// How much of a log stands for a termination message: 80 lines, 2 KiB (kubelet's `MaxContainerTerminationMessageLogLines`).
 const TAIL_LINES: u64 = 80;
 const TAIL_BYTES: usize = 2048;
 
-fn refused(code: u16, message: String) -> StreamError {
+pub(super) fn refused(code: u16, message: String) -> StreamError {
     StreamError { code, message }
 }
 
-fn broken(error: &RuntimeError) -> StreamError {
+pub(super) fn broken(error: &RuntimeError) -> StreamError {
     refused(if error.is_away() { 503 } else { 500 }, error.to_string())
 }
 
-#[async_trait]
-impl LogSource for Pods {
-    async fn open(
-        &self,
-        request: LogRequest,
-    ) -> Result<BoxStream<'static, Result<Bytes, StreamError>>, StreamError> {
+impl Pods {
+    pub(super) async fn log(&self, request: LogRequest, stream: &Stream) -> Result<(), StreamError> {
+        let mut log = self.open_log(request).await?;
+        let sender = stream.sender();
+        while let Some(piece) = log.next().await {
+            if sender.send(STDOUT, piece?).await.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn open_log(&self, request: LogRequest) -> Result<Pieces, StreamError> {
         let runtime = &self.shared.runtime;
         let found = runtime.pod(&request.uid).await.map_err(|e| broken(&e))?;
         let observed = Observed::new(found);

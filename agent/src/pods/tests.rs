@@ -9,7 +9,6 @@ use futures_util::StreamExt as _;
 use oarlock_api::node::LogRequest;
 use serde_json::json;
 
-use crate::session::streams::LogSource as _;
 use harness::Node;
 
 const IMAGE: &str = harness::IMAGE;
@@ -143,7 +142,7 @@ async fn a_log_is_followed_until_the_container_ends() {
     node.until(&pod, "started", |s| s["containerStatuses"][0]["containerID"].is_string()).await;
     let request =
         LogRequest { uid: harness::uid(&pod), container: "c".into(), follow: true, ..LogRequest::default() };
-    let mut log = node.pods.open(request).await.unwrap();
+    let mut log = node.pods.open_log(request).await.unwrap();
     let mut text = Vec::new();
     while let Some(piece) = log.next().await {
         text.extend_from_slice(&piece.unwrap());

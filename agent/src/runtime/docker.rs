@@ -9,31 +9,34 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
-use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, EventMessage, HostConfig, HostConfigLogConfig, Mount,
     MountType,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
+    AttachContainerOptions, CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
     ImportImageOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    ResizeContainerTTYOptionsBuilder, StartContainerOptions,
 };
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use super::{
-    Container, ContainerSpec, ExecOutcome, Image, LogOptions, LogStream, Runtime, RuntimeError, State,
-    Version, label,
+    Container, ContainerSpec, ExecOutcome, Image, LogOptions, LogStream, Runtime, RuntimeError, Session,
+    State, Talk, Version, Wanted, Written, label,
 };
 
 /// Seconds that a request may take to be answered.
 const TIMEOUT: u64 = 120;
 /// How much of a command's output is kept (kubelet keeps 10 KiB of a probe's).
 const MAX_OUTPUT: usize = 10 * 1024;
+/// How much of a command's output is read at once.
+const OUTPUT_CAPACITY: usize = 64 * 1024;
 
 /// A dockerd, seen by one node.
 #[derive(Debug)]
@@ -196,6 +199,71 @@ impl Runtime for Docker {
         tokio::time::timeout(timeout, run).await.unwrap_or(Err(RuntimeError::TimedOut(timeout)))
     }
 
+    async fn talk(&self, id: &str, command: &[String], wanted: Wanted) -> Result<Talk, RuntimeError> {
+        let what = format!("run a command in container {id}");
+        let client = self.client().await?;
+        let options = CreateExecOptions {
+            attach_stdin: Some(wanted.stdin),
+            attach_stdout: Some(wanted.stdout),
+            attach_stderr: Some(wanted.stderr && !wanted.tty),
+            tty: Some(wanted.tty),
+            cmd: Some(command.to_vec()),
+            ..CreateExecOptions::default()
+        };
+        let exec = client.create_exec(id, options).await.map_err(|e| failure(&what, e))?;
+        let options =
+            StartExecOptions { detach: false, tty: wanted.tty, output_capacity: Some(OUTPUT_CAPACITY) };
+        match client.start_exec(&exec.id, Some(options)).await.map_err(|e| failure(&what, e))? {
+            StartExecResults::Attached { output, input } => {
+                Ok(Talk { session: Session::Command(exec.id), input, output: written(output, what) })
+            }
+            StartExecResults::Detached => {
+                Err(RuntimeError::Refused { what, message: "the runtime detached it".to_owned() })
+            }
+        }
+    }
+
+    async fn attach(&self, id: &str, wanted: Wanted) -> Result<Talk, RuntimeError> {
+        let what = format!("attach to container {id}");
+        let options = AttachContainerOptions {
+            stream: true,
+            stdin: wanted.stdin,
+            stdout: wanted.stdout,
+            stderr: wanted.stderr,
+            ..AttachContainerOptions::default()
+        };
+        let attached = self.client().await?.attach_container(id, Some(options)).await;
+        let attached = attached.map_err(|e| failure(&what, e))?;
+        let session = Session::Container(id.to_owned());
+        Ok(Talk { session, input: attached.input, output: written(attached.output, what) })
+    }
+
+    async fn resize(&self, session: &Session, columns: u16, rows: u16) -> Result<(), RuntimeError> {
+        let client = self.client().await?;
+        let resized = match session {
+            Session::Command(id) => {
+                client.resize_exec(id, ResizeExecOptions { height: rows, width: columns }).await
+            }
+            Session::Container(id) => {
+                let options = ResizeContainerTTYOptionsBuilder::new().h(rows.into()).w(columns.into());
+                client.resize_container_tty(id, options.build()).await
+            }
+        };
+        resized.map_err(|e| failure("change the size of a terminal", e))
+    }
+
+    async fn exit_code(&self, session: &Session) -> Result<Option<i64>, RuntimeError> {
+        let client = self.client().await?;
+        let what = "ask how a command ended";
+        match session {
+            Session::Command(id) => {
+                let found = client.inspect_exec(id).await.map_err(|e| failure(what, e))?;
+                Ok(found.exit_code.filter(|_| found.running != Some(true)))
+            }
+            Session::Container(_) => Ok(None),
+        }
+    }
+
     async fn logs(&self, id: &str, options: &LogOptions) -> Result<LogStream, RuntimeError> {
         let since = options.since.map_or(0, |t| i32::try_from(t.as_second()).unwrap_or(i32::MAX));
         let mut query = LogsOptionsBuilder::new()
@@ -309,9 +377,23 @@ fn body(spec: &ContainerSpec, node: &str) -> ContainerCreateBody {
         labels: Some(labels),
         tty: Some(spec.tty),
         open_stdin: Some(spec.stdin),
+        stdin_once: Some(spec.stdin_once),
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }
+}
+
+fn written(
+    output: impl Stream<Item = Result<LogOutput, Error>> + Send + 'static,
+    what: String,
+) -> BoxStream<'static, Result<Written, RuntimeError>> {
+    let piece = |piece| match piece {
+        LogOutput::StdErr { message } => Written::Err(message),
+        LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => {
+            Written::Out(message)
+        }
+    };
+    output.map_ok(piece).map_err(move |e| failure(&what, e)).boxed()
 }
 
 fn container(found: ContainerInspectResponse) -> Option<Container> {

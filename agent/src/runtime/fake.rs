@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    Container, ContainerSpec, ExecOutcome, Image, LogOptions, LogStream, Runtime, RuntimeError, State,
-    Version,
+    Container, ContainerSpec, ExecOutcome, Image, LogOptions, LogStream, Runtime, RuntimeError, Session,
+    State, Talk, Version, Wanted, Written,
 };
 
 /// The fake. Images named `missing...` are not there and cannot be fetched.
@@ -152,6 +152,37 @@ impl Runtime for Fake {
         _timeout: Duration,
     ) -> Result<ExecOutcome, RuntimeError> {
         self.call("exec", |_| ExecOutcome { code: 0, output: String::new() })
+    }
+
+    async fn talk(&self, _id: &str, command: &[String], _wanted: Wanted) -> Result<Talk, RuntimeError> {
+        let said = Bytes::from(command.join(" "));
+        let id = command.first().cloned().unwrap_or_default();
+        self.call("talk", |_| Talk {
+            session: Session::Command(id),
+            input: Box::pin(tokio::io::sink()),
+            output: stream::iter([Ok(Written::Out(said.clone())), Ok(Written::Err(said))]).boxed(),
+        })
+    }
+
+    async fn attach(&self, id: &str, _wanted: Wanted) -> Result<Talk, RuntimeError> {
+        let said = Bytes::from(format!("output of {id}"));
+        self.call("attach", |_| Talk {
+            session: Session::Container(id.to_owned()),
+            input: Box::pin(tokio::io::sink()),
+            output: stream::iter([Ok(Written::Out(said))]).boxed(),
+        })
+    }
+
+    async fn resize(&self, _session: &Session, _columns: u16, _rows: u16) -> Result<(), RuntimeError> {
+        self.call("resize", |_| ())
+    }
+
+    /// Commands end with the number that they consist of.
+    async fn exit_code(&self, session: &Session) -> Result<Option<i64>, RuntimeError> {
+        self.call("exit_code", |_| match session {
+            Session::Command(id) => Some(id.parse().unwrap_or(0)),
+            Session::Container(_) => None,
+        })
     }
 
     async fn logs(&self, id: &str, _options: &LogOptions) -> Result<LogStream, RuntimeError> {

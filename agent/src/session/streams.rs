@@ -1,33 +1,25 @@
 //! The second channel: streams that the control plane opens towards this node, many over one connection.
 //!
-//! Each stream may send only as many bytes as the control plane granted it, so that a slow reader of one log holds up
-//! nobody else and no memory grows.
+//! In: what is to be opened. Out: streams handed to whoever can serve them, each in a job of its own that ends with the stream,
+//! with the connection, and with the agent.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
 use oarlock_api::node::node_client::NodeClient;
 use oarlock_api::node::stream_frame::Frame;
 use oarlock_api::node::stream_open::Request;
-use oarlock_api::node::{LogRequest, StreamClose, StreamFrame, StreamHello, StreamOpen};
+use oarlock_api::node::{StreamFrame, StreamHello};
 use oarlock_daemon::Tasks;
-use tokio::sync::{Semaphore, mpsc};
+use oarlock_daemon::mux::{Mux, Stream};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 /// Frames on their way into the connection, of all streams together.
 const IN_FLIGHT: usize = 64;
-/// The largest piece of a stream in one frame.
-const MAX_PIECE: usize = 64 * 1024;
 /// Streams served at once.
 const MAX_STREAMS: usize = 256;
-/// The channel number of standard output, as in Kubernetes' WebSocket protocol.
-const STDOUT: u32 = 1;
 
 /// Why a stream cannot be opened or broke: an HTTP status code as kube-apiserver would answer it, and a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,144 +28,102 @@ pub(crate) struct StreamError {
     pub(crate) message: String,
 }
 
-/// Who can read the logs of this node's containers.
+/// Who can serve streams on this node.
 #[async_trait]
-pub(crate) trait LogSource: Send + Sync {
-    /// Opens a log.
-    async fn open(
-        &self,
-        request: LogRequest,
-    ) -> Result<BoxStream<'static, Result<Bytes, StreamError>>, StreamError>;
+pub(crate) trait StreamSource: Send + Sync {
+    /// Serves one to its end. Dropped when the other side has ended it.
+    async fn serve(&self, request: Request, stream: &Stream) -> Result<(), StreamError>;
 }
 
 /// Serves streams until the connection ends. The future is bound to the connection: dropping it ends every stream.
 pub(super) async fn serve(
     mut client: NodeClient<Channel>,
     node_name: &str,
-    logs: Arc<dyn LogSource>,
+    source: Arc<dyn StreamSource>,
     tasks: &Tasks,
 ) -> anyhow::Result<()> {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     let hello = Frame::Hello(StreamHello { node_name: node_name.to_owned() });
     sender.send(StreamFrame { id: 0, channel: 0, frame: Some(hello) }).await?;
     let mut downward = client.streams(ReceiverStream::new(receiver)).await?.into_inner();
-    let mut open = Open { streams: BTreeMap::new(), all: CancellationToken::new() };
+    let connection = Connection(Mux::new(tasks, sender));
     while let Some(frame) = downward.message().await? {
-        let id = frame.id;
-        match frame.frame {
-            Some(Frame::Open(request)) => open.start(id, request, &logs, &sender, tasks).await?,
-            Some(Frame::Window(bytes)) => open.grant(id, bytes),
-            Some(Frame::Close(_)) => open.end(id),
-            Some(Frame::Data(_) | Frame::Hello(_)) | None => tracing::debug!(id, "frame without use ignored"),
-        }
+        let Some((stream, open)) = connection.0.deliver(frame) else { continue };
+        let (source, open_now) = (Arc::clone(&source), connection.0.count());
+        tasks.job("stream", one(source, stream, open.request, open_now));
     }
     Ok(())
 }
 
-/// The streams that are open on one connection.
-struct Open {
-    streams: BTreeMap<u64, Granted>,
-    all: CancellationToken,
-}
+/// Ends every stream when the connection ends.
+struct Connection(Mux);
 
-struct Granted {
-    window: Arc<Semaphore>,
-    token: CancellationToken,
-}
-
-impl Drop for Open {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.all.cancel();
+        self.0.end();
     }
 }
 
-impl Open {
-    async fn start(
-        &mut self,
-        id: u64,
-        request: StreamOpen,
-        logs: &Arc<dyn LogSource>,
-        sender: &mpsc::Sender<StreamFrame>,
-        tasks: &Tasks,
-    ) -> anyhow::Result<()> {
-        self.streams.retain(|_, stream| !stream.token.is_cancelled());
-        let refusal = match request.request {
-            _ if self.streams.len() >= MAX_STREAMS => Some((429, "too many streams are open on this node")),
-            None => Some((501, "the agent does not know this kind of stream; update the agent")),
-            Some(Request::Log(log)) => {
-                let (window, token) = (Arc::new(Semaphore::new(0)), self.all.child_token());
-                self.streams.insert(id, Granted { window: Arc::clone(&window), token: token.clone() });
-                let (logs, sender) = (Arc::clone(logs), sender.clone());
-                tasks.job("stream/log", async move {
-                    tokio::select! {
-                        () = token.cancelled() => {}
-                        () = send_log(id, log, logs, sender, window) => token.cancel(),
-                    }
-                });
-                None
-            }
+async fn one(source: Arc<dyn StreamSource>, stream: Stream, request: Option<Request>, open_now: usize) {
+    let served = async {
+        if open_now > MAX_STREAMS {
+            let message = "too many streams are open on this node".to_owned();
+            return Err(StreamError { code: 429, message });
+        }
+        let unknown = || StreamError {
+            code: 501,
+            message: "the agent does not know this kind of stream; update the agent".to_owned(),
         };
-        if let Some((code, message)) = refusal {
-            sender.send(close(id, code, message.to_owned())).await?;
-        }
-        Ok(())
-    }
-
-    fn grant(&self, id: u64, bytes: u32) {
-        if let Some(stream) = self.streams.get(&id) {
-            let room = Semaphore::MAX_PERMITS - stream.window.available_permits();
-            stream.window.add_permits((bytes as usize).min(room));
-        }
-    }
-
-    fn end(&mut self, id: u64) {
-        if let Some(stream) = self.streams.remove(&id) {
-            stream.token.cancel();
-        }
-    }
-}
-
-async fn send_log(
-    id: u64,
-    request: LogRequest,
-    logs: Arc<dyn LogSource>,
-    sender: mpsc::Sender<StreamFrame>,
-    window: Arc<Semaphore>,
-) {
-    let end = match logs.open(request).await {
-        Err(error) => close(id, error.code, error.message),
-        Ok(mut pieces) => loop {
-            match pieces.next().await {
-                None => break close(id, 0, String::new()),
-                Some(Err(error)) => break close(id, error.code, error.message),
-                Some(Ok(piece)) => {
-                    if send_piece(id, piece, &sender, &window).await.is_none() {
-                        return;
-                    }
-                }
-            }
-        },
+        source.serve(request.ok_or_else(unknown)?, &stream).await
     };
-    // The connection may be gone; then nobody waits for the end either.
-    let _ = sender.send(end).await;
-}
-
-async fn send_piece(
-    id: u64,
-    mut piece: Bytes,
-    sender: &mpsc::Sender<StreamFrame>,
-    window: &Semaphore,
-) -> Option<()> {
-    while !piece.is_empty() {
-        let part = piece.split_to(piece.len().min(MAX_PIECE));
-        let wanted = u32::try_from(part.len()).ok()?;
-        window.acquire_many(wanted).await.ok()?.forget();
-        let frame = StreamFrame { id, channel: STDOUT, frame: Some(Frame::Data(part)) };
-        sender.send(frame).await.ok()?;
+    let end = tokio::select! {
+        _ = stream.closed() => return,
+        end = served => end,
+    };
+    match end {
+        Ok(()) => stream.finish(0, "").await,
+        Err(error) => stream.finish(error.code, &error.message).await,
     }
-    Some(())
 }
 
-fn close(id: u64, code: u16, message: String) -> StreamFrame {
-    StreamFrame { id, channel: 0, frame: Some(Frame::Close(StreamClose { code: i32::from(code), message })) }
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use oarlock_api::node::LogRequest;
+    use oarlock_daemon::mux::{Piece, STDOUT, local};
+
+    use super::*;
+
+    struct Endless(mpsc::Sender<()>);
+
+    #[async_trait]
+    impl StreamSource for Endless {
+        async fn serve(&self, _: Request, stream: &Stream) -> Result<(), StreamError> {
+            let _ended = self.0.clone();
+            while stream.sender().send(STDOUT, "x".into()).await.is_some() {}
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_with_its_reader_and_one_too_many_is_refused() {
+        let tasks = Tasks::new();
+        let (control, mut opened) = local(&tasks);
+        let (alive, mut gone) = mpsc::channel(1);
+        let source = Arc::new(Endless(alive));
+        let reader = control.open(Request::Log(LogRequest::default())).await.unwrap();
+        let (stream, open) = opened.recv().await.unwrap();
+        tasks.job("one", one(source.clone(), stream, open.request, 1));
+        assert!(matches!(reader.read(&[STDOUT]).await, Some(Piece::Data(STDOUT, _))));
+        drop(reader);
+        drop(source.clone());
+
+        let refused = control.open(Request::Log(LogRequest::default())).await.unwrap();
+        let (stream, open) = opened.recv().await.unwrap();
+        one(source, stream, open.request, MAX_STREAMS + 1).await;
+        assert_eq!(refused.closed().await.code, 429);
+        let ended = tokio::time::timeout(Duration::from_secs(5), gone.recv()).await;
+        assert_eq!(ended, Ok(None), "nobody serves it any more");
+    }
 }

@@ -130,6 +130,11 @@ const fn status(kind: &'static str) -> Subresource {
     Subresource { name: "status", kind, group_version: None, verbs: STATUS_VERBS }
 }
 
+/// A connection to a pod: no object, but a protocol that the request is upgraded to.
+const fn connect(name: &'static str, kind: &'static str) -> Subresource {
+    Subresource { name, kind, group_version: None, verbs: &["create", "get"] }
+}
+
 const SCALE: Subresource = Subresource {
     name: "scale",
     kind: "Scale",
@@ -169,7 +174,9 @@ pub static NODES: Kind =
 pub static PODS: Kind = Kind {
     categories: &["all"],
     subresources: &[
+        connect("attach", "PodAttachOptions"),
         Subresource { name: "binding", kind: "Binding", group_version: None, verbs: &["create"] },
+        connect("exec", "PodExecOptions"),
         Subresource { name: "log", kind: "Pod", group_version: None, verbs: &["get"] },
         status("Pod"),
     ],

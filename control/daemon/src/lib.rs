@@ -8,6 +8,7 @@ pub mod admin;
 pub mod files;
 pub mod logging;
 pub mod metrics;
+pub mod mux;
 pub mod pki;
 pub mod plain_http;
 mod shutdown;

@@ -1,33 +1,24 @@
 //! `pods/log`: which container, then the bytes as the node sends them.
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::Response;
 use oarlock_api::catalogue::PODS;
 use oarlock_api::meta;
 use oarlock_api::node::LogRequest;
+use oarlock_api::node::stream_open::Request;
 use oarlock_api::status::Status;
+use oarlock_daemon::mux::{Piece, STDOUT};
 use serde_json::Value;
-use tokio::sync::mpsc;
 
 use super::query::Query;
 use super::respond::{self, Body};
+use super::streams::{NodeStreams, failure};
 use crate::registry::Registry;
-
-/// Pieces of a log; a failure is the last of them.
-pub type LogStream = mpsc::Receiver<Result<Bytes, Status>>;
-
-/// Who can read logs on nodes.
-#[async_trait]
-pub trait LogSource: Send + Sync {
-    /// Opens a log on a node.
-    async fn open_log(&self, node: &str, request: LogRequest) -> Result<LogStream, Status>;
-}
 
 /// Answers `GET pods/<name>/log`.
 pub(super) async fn log(
     registry: &Registry,
-    source: &dyn LogSource,
+    nodes: &dyn NodeStreams,
     namespace: &str,
     name: &str,
     query: &Query,
@@ -53,19 +44,19 @@ pub(super) async fn log(
         limit_bytes: number("limitBytes")?,
         since_time: query.get("sinceTime").unwrap_or("").to_owned(),
     };
-    let mut pieces = source.open_log(&node, request).await?;
+    let stream = nodes.open(&node, Request::Log(request)).await?;
     // A failure before the first byte is an answer of its own; one after it can only end the stream.
-    let first = match pieces.recv().await {
-        None => Bytes::new(),
-        Some(first) => first?,
+    let first = match stream.read(&[STDOUT]).await {
+        Some(Piece::Data(_, first)) => first,
+        Some(Piece::End(_)) | None => match stream.closed().await {
+            close if close.code == 0 => Bytes::new(),
+            close => return Err(failure(&close)),
+        },
     };
-    let rest = futures_util::stream::unfold(pieces, |mut pieces| async move {
-        match pieces.recv().await? {
-            Ok(piece) => Some((piece, pieces)),
-            Err(status) => {
-                tracing::debug!(%status, "a log ended early");
-                None
-            }
+    let rest = futures_util::stream::unfold(stream, |stream| async move {
+        match stream.read(&[STDOUT]).await {
+            Some(Piece::Data(_, piece)) => Some((piece, stream)),
+            Some(Piece::End(_)) | None => None,
         }
     });
     let all = futures_util::StreamExt::chain(futures_util::stream::iter([first]), rest);
@@ -78,7 +69,7 @@ fn names(pod: &Value, field: &str) -> Vec<String> {
 }
 
 /// The container that is asked for; the only one when none is.
-fn container(pod: &Value, asked: Option<&str>) -> Result<String, Status> {
+pub(super) fn container(pod: &Value, asked: Option<&str>) -> Result<String, Status> {
     let (init, main) = (names(pod, "initContainers"), names(pod, "containers"));
     let name = meta::name(pod);
     match asked {

@@ -44,6 +44,11 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
+    /// Every value of a parameter that is given several times.
+    pub(super) fn all(&self, name: &str) -> Vec<String> {
+        self.pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
+    }
+
     /// A switch: `true`, `1`, or the bare name.
     pub(super) fn flag(&self, name: &str) -> bool {
         let given = self.pairs.iter().find(|(key, _)| key == name);

@@ -7,8 +7,8 @@ use http::{Method, Response, StatusCode};
 use oarlock_api::catalogue::{Kind, PODS};
 use oarlock_api::meta;
 use oarlock_api::status::Status;
+use oarlock_daemon::Tasks;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::body::{self, Decoded, Expected};
 use super::encode::{self, Include};
@@ -17,6 +17,7 @@ use super::negotiate::{self, Form};
 use super::path::Resource;
 use super::query::Query;
 use super::respond::{self, Body};
+use super::streams::{self, NodeStreams};
 use super::{list, logs, watch};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
@@ -24,14 +25,15 @@ use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
 /// A request about objects, with everything that it carries.
 pub(super) struct Request<'r> {
     pub(super) registry: &'r Arc<Registry>,
-    pub(super) logs: &'r dyn logs::LogSource,
+    pub(super) nodes: &'r Arc<dyn NodeStreams>,
+    pub(super) head: &'r http::request::Parts,
     pub(super) method: &'r Method,
     pub(super) path: Resource<'r>,
     pub(super) query: Query,
     pub(super) accept: Option<&'r str>,
     pub(super) content_type: &'r str,
     pub(super) body: Bytes,
-    pub(super) shutdown: CancellationToken,
+    pub(super) tasks: &'r Tasks,
 }
 
 impl Request<'_> {
@@ -44,7 +46,10 @@ impl Request<'_> {
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_resource());
         }
-        if path.subresource != Some("log") {
+        if !path
+            .subresource
+            .is_some_and(|sub| matches!(sub, "log" | "exec" | "attach" | "portforward" | "proxy"))
+        {
             // Before anything is written: an answer that cannot be given must not hide that it was.
             self.form()?;
         }
@@ -74,8 +79,7 @@ impl Request<'_> {
                 let scope = self.scope(kind)?;
                 if self.path.watch || self.query.flag("watch") {
                     let form = self.form()?;
-                    return watch::watch(self.registry, scope, &self.query, form, self.shutdown.clone())
-                        .await;
+                    return watch::watch(self.registry, scope, &self.query, form, self.tasks.token()).await;
                 }
                 list::list(self.registry, &scope, &self.query, self.form()?).await
             }
@@ -102,7 +106,7 @@ impl Request<'_> {
                 let only = format!("metadata.name={name}");
                 scope.fields = oarlock_api::selector::FieldSelector::parse(&only)
                     .map_err(|e| Status::bad_request(e.to_string()))?;
-                watch::watch(self.registry, scope, &self.query, self.form()?, self.shutdown.clone()).await
+                watch::watch(self.registry, scope, &self.query, self.form()?, self.tasks.token()).await
             }
             Method::GET => {
                 let value = self.registry.get(kind, namespace, name).await?;
@@ -127,7 +131,11 @@ impl Request<'_> {
         let namespace = self.namespace(kind)?;
         match (sub, self.method) {
             ("log", &Method::GET) if *kind == PODS => {
-                logs::log(self.registry, self.logs, namespace, name, &self.query).await
+                logs::log(self.registry, &**self.nodes, namespace, name, &self.query).await
+            }
+            ("exec" | "attach" | "portforward", &Method::GET | &Method::POST) if *kind == PODS => {
+                let pod = self.registry.get(kind, namespace, name).await?;
+                streams::connect(self.nodes, self.tasks, self.head, &pod, sub, &self.query).await
             }
             ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, name).await,
             ("status", &Method::GET) => {

@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use http_body_util::Full;
-use oarlock_api::node::LogRequest;
+use oarlock_api::node::stream_open::Request;
+use oarlock_daemon::mux::{STDOUT, Stream};
 use serde_json::Value;
 
 use super::*;
@@ -12,16 +13,29 @@ mod fuzz;
 mod lists;
 mod watches;
 
-struct OneLine;
+/// A node that serves streams in memory.
+struct OneNode(oarlock_daemon::mux::Mux);
 
 #[async_trait]
-impl LogSource for OneLine {
-    async fn open_log(&self, node: &str, request: LogRequest) -> Result<LogStream, Status> {
-        let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        let line = format!("{node} {} {}\n", request.container, request.tail_lines.unwrap_or(-1));
-        sender.send(Ok(line.into())).await.map_err(Status::internal)?;
-        Ok(receiver)
+impl NodeStreams for OneNode {
+    async fn open(&self, node: &str, request: Request) -> Result<Stream, Status> {
+        assert_eq!(node, "n1");
+        self.0.open(request).await.ok_or_else(|| Status::unavailable("the node is away"))
     }
+}
+
+/// Logs are one line that says what was asked for.
+fn one_line(tasks: &Tasks) -> OneNode {
+    let (mux, mut opened) = oarlock_daemon::mux::local(tasks);
+    tasks.job("one-line", async move {
+        while let Some((stream, open)) = opened.recv().await {
+            let Some(Request::Log(request)) = open.request else { continue };
+            let line = format!("{} {}\n", request.container, request.tail_lines.unwrap_or(-1));
+            stream.sender().send(STDOUT, line.into()).await.unwrap();
+            stream.finish(0, "").await;
+        }
+    });
+    OneNode(mux)
 }
 
 struct Api {
@@ -55,7 +69,7 @@ async fn api() -> Api {
     requests.register(&mut metrics);
     let server = Server {
         registry: Arc::clone(&fixture.registry),
-        logs: Arc::new(OneLine),
+        nodes: Arc::new(one_line(&fixture.tasks)),
         health: Health::default(),
         metrics: Arc::new(metrics),
         requests,
@@ -67,7 +81,7 @@ async fn api() -> Api {
 
 impl Api {
     async fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Response<Body> {
-        let mut request = Request::builder().method(method).uri(path);
+        let mut request = http::Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -292,7 +306,7 @@ async fn subresources_have_verbs_of_their_own() {
         "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}});
     assert_eq!(api.patch(&one("status"), "merge", started).await.code, 200);
     let log = api.get(&one("log?tailLines=3")).await;
-    assert_eq!((log.code, &*log.body), (200, &b"n1 c 3\n"[..]));
+    assert_eq!((log.code, &*log.body), (200, &b"c 3\n"[..]));
     assert_eq!(api.get(&one("scale")).await.code, 404);
     assert_eq!(api.get("/api/v1/nodes/none/status").await.code, 404);
 }

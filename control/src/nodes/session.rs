@@ -78,7 +78,8 @@ impl Node for Service {
     ) -> Result<Response<Self::StreamsStream>, Status> {
         let node = caller(&request)?;
         let receiver = self.0.streams.connect(&self.0.tasks, node, request.into_inner());
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let frames = futures_util::StreamExt::map(ReceiverStream::new(receiver), Ok);
+        Ok(Response::new(Box::pin(frames)))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<JoinResponse>, Status> {

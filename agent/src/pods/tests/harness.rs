@@ -22,7 +22,6 @@ use crate::net::{NetError, PodNetRequest, PodNetResult, PodNetwork};
 use crate::outbox::Outbox;
 use crate::pods::{NodeFacts, Pods};
 use crate::runtime::{Container, Docker, Runtime};
-use crate::session::streams::LogSource as _;
 
 pub(super) const IMAGE: &str = "oarlock-test/busybox:1";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -235,7 +234,7 @@ impl Node {
     }
 
     pub(super) async fn log(&self, pod: &Pod, request: LogRequest) -> String {
-        let mut log = self.pods.open(LogRequest { uid: uid(pod), ..request }).await.unwrap();
+        let mut log = self.pods.open_log(LogRequest { uid: uid(pod), ..request }).await.unwrap();
         let mut text = Vec::new();
         while let Some(piece) = log.next().await {
             text.extend_from_slice(&piece.unwrap());

@@ -199,10 +199,11 @@ pub struct SnapshotEnd {}
 pub struct StreamFrame {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    /// 0 stdin, 1 stdout, 2 stderr, 3 error, 4 resize: as in the WebSocket v5 protocol of Kubernetes.
+    /// 0 stdin, 1 stdout, 2 stderr, 3 error (a JSON-encoded v1.Status), 4 resize (JSON {"Width":w,"Height":h}): as in the WebSocket
+    /// v5 protocol of Kubernetes. A frame of channel 4 replaces one that was not taken yet and counts against no window.
     #[prost(uint32, tag = "6")]
     pub channel: u32,
-    #[prost(oneof = "stream_frame::Frame", tags = "2, 3, 4, 5, 7")]
+    #[prost(oneof = "stream_frame::Frame", tags = "2, 3, 4, 5, 7, 8")]
     pub frame: ::core::option::Option<stream_frame::Frame>,
 }
 /// Nested message and enum types in `StreamFrame`.
@@ -223,6 +224,9 @@ pub mod stream_frame {
         /// agent -> control, first frame, id 0
         #[prost(message, tag = "7")]
         Hello(super::StreamHello),
+        /// nothing follows on `channel`; the others go on
+        #[prost(message, tag = "8")]
+        Eof(super::StreamEof),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -232,7 +236,7 @@ pub struct StreamHello {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamOpen {
-    #[prost(oneof = "stream_open::Request", tags = "1")]
+    #[prost(oneof = "stream_open::Request", tags = "1, 2, 3, 4")]
     pub request: ::core::option::Option<stream_open::Request>,
 }
 /// Nested message and enum types in `StreamOpen`.
@@ -241,7 +245,67 @@ pub mod stream_open {
     pub enum Request {
         #[prost(message, tag = "1")]
         Log(super::LogRequest),
+        #[prost(message, tag = "2")]
+        Exec(super::ExecRequest),
+        #[prost(message, tag = "3")]
+        Attach(super::AttachRequest),
+        #[prost(message, tag = "4")]
+        Dial(super::DialRequest),
     }
+}
+/// Runs a command in a container. How it ended is a v1.Status on channel 3, after all output.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub pod: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "5")]
+    pub command: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "6")]
+    pub stdin: bool,
+    #[prost(bool, tag = "7")]
+    pub stdout: bool,
+    #[prost(bool, tag = "8")]
+    pub stderr: bool,
+    #[prost(bool, tag = "9")]
+    pub tty: bool,
+}
+/// Joins the streams of a container's first process.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttachRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub pod: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub stdin: bool,
+    #[prost(bool, tag = "6")]
+    pub stdout: bool,
+    #[prost(bool, tag = "7")]
+    pub stderr: bool,
+    #[prost(bool, tag = "8")]
+    pub tty: bool,
+}
+/// A TCP connection to a port of a pod, on its loopback: channel 0 towards the pod, 1 from it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DialRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub pod: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub port: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogRequest {
@@ -269,6 +333,8 @@ pub struct LogRequest {
     #[prost(string, tag = "11")]
     pub since_time: ::prost::alloc::string::String,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamEof {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamClose {
     /// HTTP status code of the failure as Kubernetes would answer it; 0 means a clean end.
@@ -689,7 +755,7 @@ pub mod node_client {
                 .insert(GrpcMethod::new("oarlock.node.v1.Node", "Session"));
             self.inner.streaming(req, path, codec).await
         }
-        /// One stream a node: multiplexes logs (and later exec, attach and port-forward), opened by the agent.
+        /// One stream a node: multiplexes logs, exec, attach and connections into pods, opened by the agent.
         pub async fn streams(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::StreamFrame>,
@@ -768,7 +834,7 @@ pub mod node_server {
             >
             + std::marker::Send
             + 'static;
-        /// One stream a node: multiplexes logs (and later exec, attach and port-forward), opened by the agent.
+        /// One stream a node: multiplexes logs, exec, attach and connections into pods, opened by the agent.
         async fn streams(
             &self,
             request: tonic::Request<tonic::Streaming<super::StreamFrame>>,

@@ -156,6 +156,13 @@ impl Maker<'_> {
             operation.query.extend(LOG);
             operation.answer = None;
         }
+        if sub.kind.ends_with("Options") {
+            // A connection, whatever the method: nothing of ours goes over it.
+            operation.id =
+                operation.id.replacen(word_of(verb), &format!("connect{}", capitalised(operation.method)), 1);
+            (operation.action, operation.body, operation.answer) = ("connect", Body::None, None);
+            (operation.query, operation.codes) = (Vec::new(), &["200"]);
+        }
         Some(operation)
     }
 
@@ -209,6 +216,15 @@ impl Maker<'_> {
         );
         let tag = format!("{group_word}_{}", self.kind.version);
         Some(Operation { method, action, kind: about, id, tag, query, body, answer, codes })
+    }
+}
+
+/// What the name of an operation begins with.
+fn word_of(verb: &str) -> &str {
+    match verb {
+        "get" => "read",
+        "update" => "replace",
+        other => other,
     }
 }
 

@@ -1,0 +1,130 @@
+//! `kubectl exec`, `attach`, `cp` and `port-forward` on real nodes, by WebSockets and by SPDY. Needs root.
+
+use std::time::Duration;
+
+use oarlock_tests::cluster::{Cluster, Said, wait};
+
+const SOON: Duration = Duration::from_secs(30);
+/// Both ways that kubectl knows (1.31 and later take WebSockets, the ones before SPDY).
+const WAYS: [&str; 2] = [
+    "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true KUBECTL_PORT_FORWARD_WEBSOCKETS=true",
+    "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false KUBECTL_PORT_FORWARD_WEBSOCKETS=false",
+];
+
+const POD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: two}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: web, image: "oarlock/web:0.1.0"}
+  - {name: tool, image: "oarlock/toolbox:0.1.0", command: [sleep, "100000"]}
+"#;
+
+#[test]
+fn streams_reach_into_pods_by_both_protocols() {
+    let cluster = Cluster::up("embedded", "native");
+    cluster.kubectl(&format!("apply -f - <<'END'{POD}END"));
+    cluster.kubectl("wait --for=condition=Ready --timeout=60s pod/two");
+    for way in WAYS {
+        commands_run_and_say_how_they_ended(&cluster, way);
+        input_ends_and_large_streams_arrive_whole(&cluster, way);
+        what_cannot_be_is_said(&cluster, way);
+        containers_are_attached_to(&cluster, way);
+        either_side_may_die(&cluster, way);
+    }
+    cluster.down();
+}
+
+/// A shell command in which `k` is kubectl, bounded.
+fn run(cluster: &Cluster, way: &str, command: &str) -> Said {
+    cluster.shell(&format!("export {way}; k() {{ timeout 60 kubectl \"$@\"; }}; {command}"))
+}
+
+fn says(cluster: &Cluster, way: &str, command: &str, wanted: &str) {
+    let said = run(cluster, way, command);
+    assert_eq!(said.text.trim_end(), wanted, "{way} {command}");
+}
+
+fn commands_run_and_say_how_they_ended(cluster: &Cluster, way: &str) {
+    says(cluster, way, "k exec two -c tool -- echo hello", "hello");
+    says(cluster, way, "k exec two -c tool -- sh -c 'echo out; echo err >&2' 2>/dev/null", "out");
+    says(cluster, way, "k exec two -c tool -- sh -c 'echo out; echo err >&2' 2>&1 >/dev/null", "err");
+    says(
+        cluster,
+        way,
+        "k exec two -c tool -- sh -c 'exit 3' 2>&1; echo $?",
+        "command terminated with exit code 3\n3",
+    );
+    let said = run(cluster, way, "k exec two -c tool -- no-such-command; echo $?");
+    assert!(said.text.contains("executable file not found") && said.text.contains("12"), "{said:?}");
+    // Without a name it is the first container, and kubectl says so.
+    let said = run(cluster, way, "k exec two -- no-such-command");
+    assert!(said.text.contains("Defaulted container \"web\" out of: web, tool"), "{said:?}");
+}
+
+fn input_ends_and_large_streams_arrive_whole(cluster: &Cluster, way: &str) {
+    says(cluster, way, "printf 'a\\nb\\n' | k exec -i two -c tool -- wc -l", "2");
+    // A command that does not read all that it is sent ends all the same.
+    says(cluster, way, "yes | k exec -i two -c tool -- head -n 1 2>/dev/null", "y");
+    let many = "head -c 20000000 /dev/urandom > $d/many";
+    let there_and_back = "k exec -i two -c tool -- cat < $d/many | cmp - $d/many && echo same";
+    says(cluster, way, &format!("d=$(mktemp -d); {many}; {there_and_back}; rm -r $d"), "same");
+    // A slow reader loses nothing.
+    says(cluster, way, "k exec two -c tool -- seq 300000 | (sleep 1; tail -n 1)", "300000");
+    says(
+        cluster,
+        way,
+        "d=$(mktemp -d); echo kept > $d/a; k cp $d/a two:/tmp/b -c tool && k cp two:/tmp/b $d/c -c tool >/dev/null && cat $d/c; rm -r $d",
+        "kept",
+    );
+    // With a terminal there is one output, and its size is the client's.
+    let inside = "kubectl exec -it two -c tool -- sh -c 'sleep 0.5; stty size; echo err >&2'";
+    let terminal = format!("sleep 5 | script -qec \"stty cols 90 rows 30; {inside}\" /dev/null");
+    let said = run(cluster, way, &terminal);
+    assert!(said.text.contains("30 90") && said.text.contains("err"), "{said:?}");
+}
+
+fn what_cannot_be_is_said(cluster: &Cluster, way: &str) {
+    let said = run(cluster, way, "k exec two -c nobody -- true");
+    assert!(!said.well && said.text.contains("container nobody is not valid for pod two"), "{said:?}");
+    let said = run(cluster, way, "k exec nobody -- true");
+    assert!(!said.well && said.text.contains("pods \"nobody\" not found"), "{said:?}");
+    let path = "/api/v1/namespaces/default/pods/two/exec?command=true&stdout=true&container=tool";
+    let said = run(cluster, way, &format!("k get --raw '{path}'"));
+    assert!(!said.well && said.text.contains("Upgrade request required"), "{said:?}");
+}
+
+fn containers_are_attached_to(cluster: &Cluster, way: &str) {
+    let make = "k run -i --rm --quiet --restart=Never --image=oarlock/toolbox:0.1.0 brief";
+    // The input of `kubectl run -i` ends with the client's.
+    says(cluster, way, &format!("(sleep 3; echo fed) | {make} -- sh -c 'cat; sleep 0.2' 2>/dev/null"), "fed");
+    let said =
+        run(cluster, way, &format!("sleep 5 | {make} -- sh -c 'sleep 3; echo said; exit 4' 2>&1; echo $?"));
+    assert!(said.text.contains("said") && said.text.ends_with("4\n"), "{said:?}");
+}
+
+fn either_side_may_die(cluster: &Cluster, way: &str) {
+    // A client that is killed takes its command's input along: cat ends.
+    let runs = "kubectl exec two -c tool -- ps | grep -q '[m]ark-of-a-test'";
+    let start = "kubectl exec -i two -c tool -- sh -c 'cat >/dev/null; : mark-of-a-test' < /dev/zero & p=$!";
+    let seen = format!("for i in $(seq 50); do {runs} && break; sleep 0.1; done; {runs} && echo seen");
+    let said = run(cluster, way, &format!("{start}; {seen}; kill -9 $p"));
+    assert!(said.text.contains("seen"), "{said:?}");
+    wait("the command of a dead client has ended", SOON, || {
+        let said = run(cluster, way, runs);
+        if said.well { Err(said.text) } else { Ok(()) }
+    });
+    // A container that dies ends its clients.
+    cluster.kubectl(
+        "run brief --image=oarlock/toolbox:0.1.0 --restart=Never --command -- sh -c 'while [ ! -f /stop ]; do sleep 0.2; done'",
+    );
+    cluster.kubectl("wait --for=condition=Ready --timeout=60s pod/brief");
+    let said = run(cluster, way, "k exec brief -- sh -c 'touch /stop; sleep 50'; echo code $?");
+    assert!(said.text.contains("code 137"), "{said:?}");
+    cluster.kubectl("wait --for=jsonpath='{.status.phase}'=Succeeded --timeout=30s pod/brief");
+    let said = run(cluster, way, "k exec brief -- true");
+    assert!(said.text.contains("cannot exec into a container in a completed pod"), "{said:?}");
+    cluster.kubectl("delete pod brief");
+}
