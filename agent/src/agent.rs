@@ -92,7 +92,8 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let (desired, board) = (Arc::<Desired>::default(), Board::default());
     registry.register_collector(Box::new(look::Counters::of(&board)));
     let look = Arc::new(Look::new(Arc::clone(&desired), Arc::clone(&board)));
-    let more = move |uri: &http::Uri| look.over_http(uri);
+    let answering = Arc::clone(&look);
+    let more = move |uri: &http::Uri| answering.over_http(uri);
     tasks
         .spawn("admin", admin::serve_with(tasks.clone(), listener, Arc::new(registry), health.clone(), more));
     let outbox = Arc::new(Outbox::default());
@@ -121,7 +122,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
         health,
         cluster: watch::Sender::new(None),
     });
-    spawn_session(config, tasks, &parts, node);
+    spawn_session(config, tasks, &parts, look, node);
     tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
     tasks.spawn("services", Arc::clone(&parts).follow_services(dataplane, board, tasks.clone()));
     let desired = Arc::clone(&parts.desired);
@@ -151,7 +152,13 @@ async fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig>
     })
 }
 
-fn spawn_session(config: &RunConfig, tasks: &Tasks, parts: &Arc<Parts>, node: watch::Receiver<Bytes>) {
+fn spawn_session(
+    config: &RunConfig,
+    tasks: &Tasks,
+    parts: &Arc<Parts>,
+    look: Arc<Look>,
+    node: watch::Receiver<Bytes>,
+) {
     let joining = Joining {
         node_name: config.node_name.clone(),
         server: config.server.clone(),
@@ -167,7 +174,7 @@ fn spawn_session(config: &RunConfig, tasks: &Tasks, parts: &Arc<Parts>, node: wa
         health: parts.health.clone(),
         cluster: parts.cluster.clone(),
         node,
-        streams: Arc::clone(&parts.pods) as Arc<dyn crate::session::streams::StreamSource>,
+        streams: Arc::new(look::Sources { pods: parts.pods.clone(), look }),
         tasks: tasks.clone(),
     };
     tasks.spawn("session", session.run());

@@ -11,11 +11,13 @@ mod compile;
 mod dump;
 mod events;
 mod express;
+mod fill;
 mod load;
 mod metrics;
 pub mod picture;
 mod read;
 mod sync;
+mod trace;
 mod traffic;
 mod verify;
 
@@ -39,9 +41,11 @@ use sync::Tables;
 pub use compile::{Frontend, Frontends, HealthCheck, PortName, health_checks};
 pub use dump::text;
 pub use events::Watcher;
+pub use fill::{Fill, fill};
 pub use metrics::{Events, Uplinks};
 pub use read::{Kernel, dump, kernel};
-pub use traffic::{Directory, Traffic};
+pub use trace::{Question, Step, Trace, trace};
+pub use traffic::{Directory, ServiceTraffic, Traffic};
 pub use verify::{Difference, Surroundings, compare, lasting, wanted};
 
 /// What the dataplane of a node needs to know.

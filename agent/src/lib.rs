@@ -15,6 +15,7 @@ pub mod net;
 mod node_object;
 mod outbox;
 mod plan;
+pub mod plugin;
 pub mod pods;
 pub mod proxy;
 pub mod runtime;

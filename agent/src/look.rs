@@ -7,6 +7,7 @@
 mod ask;
 mod metrics;
 mod recent;
+mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,7 +21,10 @@ use oarlock_daemon::plain_http::{self, Answer};
 use parking_lot::Mutex;
 
 use crate::dataplane::picture::Picture;
-use crate::dataplane::{self, DataplaneConfig, DataplaneError, Difference, Directory, Surroundings};
+use crate::dataplane::{
+    self, DataplaneConfig, DataplaneError, Difference, Directory, Fill, Question, ServiceTraffic,
+    Surroundings, Trace, Traffic,
+};
 use crate::desired::Desired;
 use crate::net;
 use crate::services::{Board, LocalPods};
@@ -28,6 +32,7 @@ use crate::services::{Board, LocalPods};
 pub(crate) use metrics::Counters;
 pub use recent::Events;
 use recent::Recent;
+pub(crate) use stream::Sources;
 
 /// How often tables are read before something is called a difference, and how long it is between two readings.
 const READINGS: usize = 4;
@@ -69,15 +74,16 @@ impl Look {
 
     /// The answer to a question.
     pub(crate) fn answer(&self, path: &str, query: &str) -> Result<String, Refusal> {
-        let parameters = Parameters(query);
+        let parameters = Parameters::of(query);
         let answer = match path {
             "wanted" => serde_json::to_string(&self.wanted()?),
             "events" => serde_json::to_string(&self.events(parameters.number("since")?)?),
+            "traffic" => serde_json::to_string(&self.traffic()?),
+            "maps" => serde_json::to_string(&self.maps()?),
+            "trace" => serde_json::to_string(&self.trace(&parameters)?),
             _ => {
-                return Err(Refusal::new(
-                    StatusCode::NOT_FOUND,
-                    "try /dataplane/wanted or /dataplane/events",
-                ));
+                let known = "there are wanted, events, traffic, maps and trace below /dataplane/";
+                return Err(Refusal::new(StatusCode::NOT_FOUND, known));
             }
         };
         answer.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
@@ -86,8 +92,38 @@ impl Look {
     /// What happened since a number, and makes the programs tell for some seconds more.
     fn events(&self, since: Option<u64>) -> Result<Events, Refusal> {
         let (config, directory) = self.known()?;
-        let unavailable = |e: DataplaneError| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, e.to_string());
-        self.recent.lock().since(since, &config, &directory).map_err(unavailable)
+        self.recent.lock().since(since, &config, &directory).map_err(|e| unavailable(&e))
+    }
+
+    /// What Services had that were ever used here.
+    fn traffic(&self) -> Result<Vec<ServiceTraffic>, Refusal> {
+        let (config, directory) = self.known()?;
+        let mut all = Traffic::of(&config, &directory).map_err(|e| unavailable(&e))?.of_services();
+        all.retain(|one| {
+            let counted = one.packets.iter().chain(&one.connections).chain(one.drops.values());
+            counted.sum::<u64>() != 0
+        });
+        Ok(all)
+    }
+
+    /// How full the maps are.
+    fn maps(&self) -> Result<Vec<Fill>, Refusal> {
+        let (config, _) = self.known()?;
+        let kernel = dataplane::kernel(&config.bpffs, &config.node_name).map_err(|e| unavailable(&e))?;
+        dataplane::fill(&config, &kernel.tables).map_err(|e| unavailable(&e))
+    }
+
+    /// The path that a packet would take here, by what the kernel has. Names come from what is wanted.
+    fn trace(&self, parameters: &Parameters) -> Result<Trace, Refusal> {
+        let question = parameters.question()?;
+        let (config, _) = self.known()?;
+        let mut kernel = dataplane::kernel(&config.bpffs, &config.node_name).map_err(|e| unavailable(&e))?;
+        let wanted = self.wanted()?.frontends.into_iter();
+        let names: BTreeMap<String, Option<String>> = wanted.map(|f| (f.service, f.name)).collect();
+        for frontend in &mut kernel.tables.frontends {
+            frontend.name = names.get(&frontend.service).cloned().flatten();
+        }
+        Ok(dataplane::trace(&kernel.tables, &question, config.masquerade))
     }
 
     /// The dataplane that is written.
@@ -129,13 +165,37 @@ fn not_yet() -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the agent has not written its tables yet")
 }
 
-/// What comes after the question mark.
-struct Parameters<'q>(&'q str);
+fn unavailable(error: &DataplaneError) -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
 
-impl Parameters<'_> {
+/// What comes after the question mark.
+struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    fn of(query: &str) -> Self {
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
     fn text(&self, name: &str) -> Option<&str> {
-        let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
-        pairs.filter(|(each, _)| *each == name).map(|(_, value)| value).next_back()
+        let mut named = self.0.iter().filter(|(each, _)| each == name);
+        named.next().map(|(_, value)| value.as_str())
+    }
+
+    fn question(&self) -> Result<Question, Refusal> {
+        let bad = |what: &str| {
+            Refusal::new(
+                StatusCode::BAD_REQUEST,
+                format!("{what}, for example ?from=10.244.0.5&to=10.96.0.10:80&protocol=TCP"),
+            )
+        };
+        let from = self.text("from").and_then(|text| text.parse().ok());
+        let to = self.text("to").and_then(|text| text.parse().ok());
+        Ok(Question {
+            from: from.ok_or_else(|| bad("from has to be an IPv4 address"))?,
+            to: to.ok_or_else(|| bad("to has to be an IPv4 address and a port"))?,
+            protocol: self.text("protocol").unwrap_or("TCP").to_uppercase(),
+        })
     }
 
     fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {

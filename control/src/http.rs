@@ -11,6 +11,7 @@ mod list;
 mod logs;
 mod negotiate;
 mod path;
+mod proxy;
 mod query;
 mod resource;
 mod respond;

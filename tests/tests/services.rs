@@ -41,8 +41,42 @@ fn clients_meet_a_services_addresses_and_policies() {
     a_narrow_way_to_a_client_is_found_out();
     a_pod_reaches_itself(&cluster);
     clients_keep_their_pod(&cluster);
+    the_plugin_shows_what_happens(&cluster);
     a_change_of_type_takes_what_it_had(&cluster);
     cluster.down();
+}
+
+/// `kubectl oarlock`, and `verify` on a node, on tables that all the tests before have used.
+fn the_plugin_shows_what_happens(cluster: &Cluster) {
+    let plugin = |words: &str| {
+        let said = cluster.shell(&format!("export PATH=$PATH:$PWD/target/debug; {words}"));
+        assert!(said.well, "{words}: {}", said.text);
+        said.text
+    };
+    let maps = plugin("kubectl oarlock maps");
+    assert!(maps.contains("node1   FRONTENDS") && maps.contains("node2   FLOWS_TCP"), "{maps}");
+    let trace = plugin(&format!("kubectl oarlock trace {CLIENT_IP} {}:30080", NODES[1]));
+    assert!(trace.contains("at node2\n") && trace.contains("is default/web:"), "{trace}");
+    let trace = plugin("kubectl oarlock trace pod/toolbox svc/web");
+    assert!(trace.contains("socket") && trace.contains("is default/web:"), "{trace}");
+
+    // Connections by the NodePort, begun while others look.
+    let curl = format!("nsenter --net=/run/netns/{CLIENT} curl -s -o /dev/null http://{}:30080/", NODES[0]);
+    let during = format!("(for turn in 1 2 3 4 5; do sleep 0.5; {curl}; done) &");
+    let services = plugin(&format!("{during} kubectl oarlock services --once --interval 3 -n default; wait"));
+    let is_web = |line: &&str| line.starts_with("default     web");
+    let web: Vec<&str> = services.lines().filter(is_web).flat_map(str::split_whitespace).collect();
+    assert!(web.len() >= 9 && web[3..8].iter().all(|rate| *rate != "0"), "{services}");
+    let flows = plugin(&format!("{during} kubectl oarlock flows --seconds 4; wait"));
+    let seen =
+        flows.lines().filter(|line| line.contains(" translated TCP ") && line.contains("(default/web:"));
+    assert!(seen.count() >= 3, "{flows}");
+    let drops = plugin(&format!("{during} kubectl oarlock flows --drops --node node1 --seconds 2; wait"));
+    assert!(!drops.contains("translated"), "{drops}");
+
+    let verify = "target/debug/oarlock-agent dataplane verify --node-name node1";
+    let verified = xtask(&["node", "1", "--", "sh", "-c", verify]);
+    assert!(verified.well && verified.text.contains("tables are as wanted"), "{}", verified.text);
 }
 
 fn asked(url: &str, more: &str) -> String {

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::{Map, MapData, PerCpuArray};
-use oarlock_ebpf::count::{BackendCounts, ServiceCounts};
+use oarlock_ebpf::count::{BackendCounts, DROPS, ServiceCounts};
 use oarlock_ebpf::maps;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::compile::{Peer, PortName};
 use super::load::{chain, pins};
@@ -64,7 +65,45 @@ pub struct Traffic {
     pub backends: BTreeMap<SocketAddrV4, BackendCounts>,
 }
 
+/// What a Service's port had, for those who ask over HTTP. Sums of nodes can be made of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceTraffic {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// The port's name, or its number.
+    pub port: String,
+    /// Translated packets to backends and back.
+    pub packets: [u64; 2],
+    /// Their bytes.
+    pub bytes: [u64; 2],
+    /// Connections of clients on the node and outside.
+    pub connections: [u64; 2],
+    /// What went nowhere, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
 impl Traffic {
+    /// What the Services had.
+    #[must_use]
+    pub fn of_services(&self) -> Vec<ServiceTraffic> {
+        let one = |(name, counts): (&Arc<PortName>, &ServiceCounts)| {
+            let drops = DROPS.iter().zip(counts.dropped).filter(|(_, count)| *count != 0);
+            ServiceTraffic {
+                namespace: name.namespace.clone(),
+                service: name.service.clone(),
+                port: name.port.clone(),
+                packets: counts.packets,
+                bytes: counts.bytes,
+                connections: counts.begun,
+                drops: drops.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+            }
+        };
+        self.services.iter().map(one).collect()
+    }
+
     /// Since the Services and backends became known to this node.
     ///
     /// # Errors

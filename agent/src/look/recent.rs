@@ -47,7 +47,7 @@ impl Recent {
         watcher.watch(PATIENCE)?;
         let come = watcher.take(directory);
         self.add(come);
-        Ok(self.from(number))
+        Ok(self.later_than(number))
     }
 
     fn add(&mut self, come: Vec<EventPicture>) {
@@ -57,7 +57,7 @@ impl Recent {
         self.kept.drain(..too_many);
     }
 
-    fn from(&self, number: Option<u64>) -> Events {
+    fn later_than(&self, number: Option<u64>) -> Events {
         let missed = number.map_or(0, |number| self.next.saturating_sub(number));
         let missed = usize::try_from(missed).unwrap_or(usize::MAX).min(self.kept.len());
         let events = self.kept.iter().skip(self.kept.len() - missed).cloned().collect();
@@ -88,12 +88,12 @@ mod tests {
     fn each_reader_sees_each_event_once_and_one_that_was_away_the_last_of_them() {
         let mut recent = Recent::default();
         recent.add((0..3).map(event).collect());
-        assert_eq!(recent.from(None), Events { next: 3, events: vec![] });
-        assert_eq!(recent.from(Some(2)), Events { next: 3, events: vec![event(2)] });
-        assert_eq!(recent.from(Some(3)).events, []);
+        assert_eq!(recent.later_than(None), Events { next: 3, events: vec![] });
+        assert_eq!(recent.later_than(Some(2)), Events { next: 3, events: vec![event(2)] });
+        assert_eq!(recent.later_than(Some(3)).events, []);
         recent.add((3..5000).map(event).collect());
-        let (late, events) = (recent.from(Some(0)), recent.from(Some(4999)).events);
+        let (late, events) = (recent.later_than(Some(0)), recent.later_than(Some(4999)).events);
         assert_eq!((late.next, late.events.len(), events), (5000, KEPT, vec![event(4999)]));
-        assert_eq!(recent.from(Some(9000)).events, [], "a number of an agent before this one");
+        assert_eq!(recent.later_than(Some(9000)).events, [], "a number of an agent before this one");
     }
 }

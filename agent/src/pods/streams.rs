@@ -38,6 +38,7 @@ impl StreamSource for Pods {
             Request::Exec(request) => self.exec(request, stream).await,
             Request::Attach(request) => self.attach(request, stream).await,
             Request::Dial(request) => self.dial(request, stream).await,
+            Request::Look(_) => Err(refused(501, "pods know nothing of the dataplane".to_owned())),
         }
     }
 }

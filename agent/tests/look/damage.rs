@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData};
-use oarlock_agent::dataplane::Dataplane;
+use oarlock_agent::dataplane::{self, Dataplane};
 use oarlock_agent::desired::Snapshot;
 use oarlock_agent::look;
 use oarlock_daemon::Tasks;
@@ -167,6 +167,24 @@ fn members_ranges_addresses_and_settings_are_compared_too() {
     settings.set(0, Settings { external_cluster_ip: 1, ..present }, 0).unwrap();
     let expected = "SETTINGS: whether ClusterIPs are answered for outsiders is true, should be false";
     assert_eq!(node.said(&snapshot), [expected]);
+}
+
+#[test]
+fn how_full_each_map_is_can_be_told() {
+    let node = Node::new("fill");
+    let _dataplane = synced(&node);
+    let kernel = dataplane::kernel(&node.config.bpffs, &node.config.node_name).unwrap();
+    let fills = dataplane::fill(&node.config, &kernel.tables).unwrap();
+    let of = |map: &str| fills.iter().find(|fill| fill.map == map).map(|fill| (fill.used, fill.capacity));
+    // Two backends, at two frontends that each have slots of their own; a third one has nobody.
+    assert_eq!(of(maps::FRONTENDS), Some((3, maps::MAX_SERVICES.into())));
+    assert_eq!(of(maps::SERVICE_TABLE), Some((3, maps::MAX_SERVICES.into())));
+    assert_eq!(of(maps::SLOTS), Some((4, maps::MAX_SLOTS.into())));
+    assert_eq!(of(maps::BACKENDS), Some((2, maps::MAX_BACKENDS.into())));
+    assert_eq!(of(maps::MEMBERS), Some((2, maps::MAX_MEMBERS.into())));
+    assert_eq!(of(maps::SOURCE_RANGES), Some((1, maps::MAX_SOURCE_RANGES.into())));
+    assert_eq!(of(maps::ADDRESSES), Some((1, maps::MAX_ADDRESSES.into())));
+    assert_eq!(of(maps::FLOWS_TCP), Some((0, maps::MAX_FLOWS.into())));
 }
 
 /// Serves what is wanted, as an agent does.

@@ -7,7 +7,7 @@ use oarlock_api::meta;
 use oarlock_api::node::LogRequest;
 use oarlock_api::node::stream_open::Request;
 use oarlock_api::status::Status;
-use oarlock_daemon::mux::{Piece, STDOUT};
+use oarlock_daemon::mux::{Piece, STDOUT, Stream};
 use serde_json::Value;
 
 use super::query::Query;
@@ -44,7 +44,11 @@ pub(super) async fn log(
         limit_bytes: number("limitBytes")?,
         since_time: query.get("sinceTime").unwrap_or("").to_owned(),
     };
-    let stream = nodes.open(&node, Request::Log(request)).await?;
+    answer("text/plain", nodes.open(&node, Request::Log(request)).await?).await
+}
+
+/// Answers with what comes from a node.
+pub(super) async fn answer(content_type: &'static str, stream: Stream) -> Result<Response<Body>, Status> {
     // A failure before the first byte is an answer of its own; one after it can only end the stream.
     let first = match stream.read(&[STDOUT]).await {
         Some(Piece::Data(_, first)) => first,
@@ -60,7 +64,7 @@ pub(super) async fn log(
         }
     });
     let all = futures_util::StreamExt::chain(futures_util::stream::iter([first]), rest);
-    Ok(respond::stream("text/plain", all))
+    Ok(respond::stream(content_type, all))
 }
 
 fn names(pod: &Value, field: &str) -> Vec<String> {

@@ -41,6 +41,8 @@ pub(super) struct Resource<'p> {
     pub(super) plural: &'p str,
     pub(super) name: Option<&'p str>,
     pub(super) subresource: Option<&'p str>,
+    /// What comes after the subresource `proxy`.
+    pub(super) below: Option<&'p str>,
     /// The old form `/api/v1/watch/...`.
     pub(super) watch: bool,
 }
@@ -63,6 +65,11 @@ pub(super) fn parse(path: &str) -> Target<'_> {
         ["apis", group] => Target::Group(group),
         ["api", version] => Target::Resources("", version),
         ["apis", group, version] => Target::Resources(group, version),
+        ["api", version, "nodes", name, "proxy", _, ..] if !name.is_empty() => {
+            let below = trimmed.splitn(7, '/').nth(6);
+            let proxy = Resource { version, plural: "nodes", name: Some(name), below, ..Resource::default() };
+            Target::Resource(Resource { subresource: Some("proxy"), ..proxy })
+        }
         ["api", version, rest @ ..] => resource("", version, rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
         _ => Target::Unknown,
@@ -138,6 +145,9 @@ mod tests {
         );
         assert_eq!(of("/api/v1/nodes/n/status").subresource, Some("status"));
         assert!(of("/api/v1/watch/namespaces/d/pods").watch);
+        let proxy = of("/api/v1/nodes/n/proxy/dataplane/events");
+        assert_eq!((proxy.plural, proxy.name, proxy.subresource), ("nodes", Some("n"), Some("proxy")));
+        assert_eq!(proxy.below, Some("dataplane/events"));
         let apps = of("/apis/apps/v1/namespaces/d/deployments/web/scale");
         assert_eq!((apps.group, apps.version, apps.plural), ("apps", "v1", "deployments"));
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
-use oarlock_api::catalogue::{Kind, PODS};
+use oarlock_api::catalogue::{Kind, NODES, PODS};
 use oarlock_api::meta;
 use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
@@ -18,7 +18,7 @@ use super::path::Resource;
 use super::query::Query;
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
-use super::{list, logs, watch};
+use super::{list, logs, proxy, watch};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
 
@@ -45,6 +45,9 @@ impl Request<'_> {
             catalogue.by_plural(path.group, path.version, path.plural).ok_or_else(Status::no_resource)?;
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_resource());
+        }
+        if let (Some(name), Some("proxy"), true) = (path.name, path.subresource, *kind == NODES) {
+            return proxy::proxy(self, name).await;
         }
         if !path
             .subresource

@@ -29,6 +29,12 @@ fn one_line(tasks: &Tasks) -> OneNode {
     let (mux, mut opened) = oarlock_daemon::mux::local(tasks);
     tasks.job("one-line", async move {
         while let Some((stream, open)) = opened.recv().await {
+            if let Some(Request::Look(look)) = &open.request {
+                let said = format!("{} {}", look.path, look.query);
+                stream.sender().send(STDOUT, said.into()).await.unwrap();
+                stream.finish(0, "").await;
+                continue;
+            }
             let Some(Request::Log(request)) = open.request else { continue };
             let line = format!("{} {}\n", request.container, request.tail_lines.unwrap_or(-1));
             stream.sender().send(STDOUT, line.into()).await.unwrap();
@@ -281,6 +287,20 @@ async fn unknown_fields_are_refused_warned_of_or_ignored_as_the_client_says() {
     let ignored = post("c", "Ignore").await;
     assert!(ignored.code == 201 && !ignored.headers.contains_key("warning"));
     assert_eq!(post("e", "Loudly").await.code, 422);
+}
+
+#[tokio::test]
+async fn a_nodes_dataplane_is_asked_through_the_nodes_own_session() {
+    let api = api().await;
+    let look = |path: &str| format!("/api/v1/nodes/n1/proxy/{path}");
+    let asked = look("dataplane/trace?to=10.96.0.1%3A443&from=n");
+    assert_eq!(api.get(&asked).await.code, 404, "there is no such node");
+    assert_eq!(api.post("/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await.code, 201);
+    let answer = api.get(&asked).await;
+    assert_eq!((answer.code, answer.content_type()), (200, "application/json"));
+    assert_eq!(&*answer.body, b"trace to=10.96.0.1%3A443&from=n");
+    assert_eq!(api.get(&look("stats/summary")).await.code, 404);
+    assert_eq!(api.send("POST", &look("dataplane/trace"), &[], "").await.code, 405);
 }
 
 #[tokio::test]

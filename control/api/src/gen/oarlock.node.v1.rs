@@ -236,7 +236,7 @@ pub struct StreamHello {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamOpen {
-    #[prost(oneof = "stream_open::Request", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "stream_open::Request", tags = "1, 2, 3, 4, 9")]
     pub request: ::core::option::Option<stream_open::Request>,
 }
 /// Nested message and enum types in `StreamOpen`.
@@ -251,7 +251,19 @@ pub mod stream_open {
         Attach(super::AttachRequest),
         #[prost(message, tag = "4")]
         Dial(super::DialRequest),
+        #[prost(message, tag = "9")]
+        Look(super::LookRequest),
     }
+}
+/// A question about the node's dataplane, answered with JSON on stdout: see docs/observability.md.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookRequest {
+    /// What comes after `/dataplane/` in a path: wanted, events, traffic, maps, trace.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// What comes after its question mark, as it was sent.
+    #[prost(string, tag = "2")]
+    pub query: ::prost::alloc::string::String,
 }
 /// Runs a command in a container. How it ended is a v1.Status on channel 3, after all output.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

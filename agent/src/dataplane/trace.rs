@@ -1,0 +1,295 @@
+//! The path that one packet would take, and why: computed from the tables, nothing is sent. Pure.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use serde::{Deserialize, Serialize};
+
+use super::picture::{FrontendPicture, Picture};
+
+/// A packet that might be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Who would send it.
+    pub from: Ipv4Addr,
+    /// To whom.
+    pub to: SocketAddrV4,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+}
+
+/// What would become of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// What each hook would do, in order.
+    pub steps: Vec<Step>,
+    /// `delivered` on this node, `forwarded` to another or out, `refused`, `dropped`, or `passed`: left to the node's stack.
+    pub verdict: String,
+}
+
+/// What a hook would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Where.
+    pub hook: String,
+    /// What, and why.
+    pub what: String,
+}
+
+const SOCKET: &str = "socket";
+const UPLINK: &str = "uplink in (XDP, tc)";
+const POD_LINK: &str = "pod's link (tc)";
+const OUT: &str = "uplink out (tc)";
+const ROUTES: &str = "node's routes";
+
+/// Of a node whose tables these are; it masquerades what pods begin, or leaves that to others.
+#[must_use]
+pub fn trace(tables: &Picture, question: &Question, masquerades: bool) -> Trace {
+    let mut path = Path { tables, question, masquerades, steps: Vec::new() };
+    let from = question.from;
+    let inside = from == tables.node.address || from.is_loopback() || path.is_pod(from);
+    let verdict = if inside { path.inside() } else { path.outside() };
+    Trace { steps: path.steps, verdict: verdict.to_owned() }
+}
+
+struct Path<'t> {
+    tables: &'t Picture,
+    question: &'t Question,
+    masquerades: bool,
+    steps: Vec<Step>,
+}
+
+impl<'t> Path<'t> {
+    fn step(&mut self, hook: &str, what: impl Into<String>) {
+        self.steps.push(Step { hook: hook.to_owned(), what: what.into() });
+    }
+
+    fn is_pod(&self, address: Ipv4Addr) -> bool {
+        self.tables.pods.iter().any(|pod| pod.address == address)
+    }
+
+    fn in_cluster(&self, address: Ipv4Addr) -> bool {
+        self.tables.node.cluster_cidr.is_some_and(|cidr| cidr.contains(&address))
+    }
+
+    fn frontend(&self) -> Option<&'t FrontendPicture> {
+        let Question { to, protocol, .. } = self.question;
+        self.tables
+            .frontends
+            .iter()
+            .find(|f| (f.address, f.port, &f.protocol) == (*to.ip(), to.port(), protocol))
+    }
+
+    /// A pod or process of this node: asked at its socket.
+    fn inside(&mut self) -> &'static str {
+        let (from, to) = (self.question.from, self.question.to);
+        let is_pod = self.is_pod(from);
+        let own_loopback = is_pod && to.ip().is_loopback();
+        let Some(frontend) = self.frontend().filter(|_| !own_loopback) else {
+            let why = if own_loopback {
+                format!("{to} is the pod's own loopback: nobody else's, not translated")
+            } else {
+                format!("{to} is no Service's: not translated")
+            };
+            self.step(SOCKET, why);
+            return if own_loopback { "delivered" } else { self.on(*to.ip(), is_pod) };
+        };
+        let service = name(frontend);
+        if frontend.inside.is_empty() {
+            self.step(
+                SOCKET,
+                format!("{to} is {service}, which has no endpoints for clients on this node: ECONNREFUSED"),
+            );
+            return "refused";
+        }
+        self.step(SOCKET, format!("{to} is {service}: becomes {}", choice(&frontend.inside, frontend)));
+        self.each(&frontend.inside, |path, ip| path.on(ip, is_pod))
+    }
+
+    /// Who comes by an uplink.
+    fn outside(&mut self) -> &'static str {
+        let (from, to) = (self.question.from, self.question.to);
+        let Some(frontend) = self.frontend() else {
+            self.step(UPLINK, format!("{to} is no Service's: not translated"));
+            if self.is_pod(*to.ip()) {
+                return self.hand_over(UPLINK, *to.ip());
+            }
+            self.step(ROUTES, "left to the node's stack");
+            return "passed";
+        };
+        let service = name(frontend);
+        if !frontend.external && !self.tables.node.external_cluster_ips {
+            let what =
+                format!("{to} is {service}, at an address that is not for clients outside: not translated");
+            self.step(UPLINK, what);
+            return "passed";
+        }
+        let ranges = &frontend.source_ranges;
+        if !ranges.is_empty() && !ranges.iter().any(|range| range.contains(&from)) {
+            self.step(UPLINK, format!("{to} is {service}; {from} is in none of its source ranges"));
+            return "dropped";
+        }
+        if frontend.outside.is_empty() {
+            let what =
+                format!("{to} is {service}, which has no endpoints for clients outside: the stack refuses");
+            self.step(UPLINK, what);
+            return "refused";
+        }
+        self.step(UPLINK, format!("{to} is {service}: becomes {}", choice(&frontend.outside, frontend)));
+        let node = self.tables.node.address;
+        self.each(&frontend.outside, |path, ip| {
+            if path.is_pod(ip) {
+                path.step(POD_LINK, format!("{ip} sees the client; its answers become {to}'s here"));
+                return path.hand_over(UPLINK, ip);
+            }
+            if ip == node {
+                path.step(
+                    OUT,
+                    "a process of this node sees the client; its answers become the Service's here",
+                );
+                return "delivered";
+            }
+            let what =
+                format!("{ip} is elsewhere: leaves as {node} with a port of ours, by the link it came by");
+            path.step(UPLINK, what);
+            "forwarded"
+        })
+    }
+
+    /// What becomes of each backend, told once where it is the same.
+    fn each(
+        &mut self,
+        backends: &[SocketAddrV4],
+        mut on: impl FnMut(&mut Self, Ipv4Addr) -> &'static str,
+    ) -> &'static str {
+        let mut ips: Vec<Ipv4Addr> = backends.iter().map(|backend| *backend.ip()).collect();
+        ips.dedup();
+        let verdicts: Vec<&'static str> = ips.into_iter().map(|ip| on(self, ip)).collect();
+        let first = verdicts.first().copied().unwrap_or("refused");
+        if verdicts.iter().all(|verdict| *verdict == first) { first } else { "delivered or forwarded" }
+    }
+
+    /// A packet of this node to an address that is final.
+    fn on(&mut self, to: Ipv4Addr, from_pod: bool) -> &'static str {
+        let node = self.tables.node.address;
+        if self.is_pod(to) && from_pod {
+            return self.hand_over(POD_LINK, to);
+        }
+        if self.is_pod(to) || to == node || to.is_loopback() {
+            let what = if self.is_pod(to) { "a pod of this node" } else { "this node" };
+            self.step(ROUTES, format!("{to} is {what}"));
+            return "delivered";
+        }
+        if self.in_cluster(to) || self.tables.nodes.contains(&to) {
+            let what = if self.in_cluster(to) { "a pod of another node" } else { "another node" };
+            let by = self.tables.node.overlay.as_ref().filter(|_| self.in_cluster(to));
+            let by = by.map_or(String::new(), |overlay| format!(", by the link {}", overlay.link));
+            self.step(ROUTES, format!("{to} is {what}{by}"));
+            return "forwarded";
+        }
+        if from_pod && self.masquerades {
+            self.step(OUT, format!("{to} is outside the cluster: leaves as {node}"));
+        } else {
+            self.step(ROUTES, format!("{to} is outside the cluster"));
+        }
+        "forwarded"
+    }
+
+    fn hand_over(&mut self, hook: &str, pod: Ipv4Addr) -> &'static str {
+        let known = self.tables.pods.iter().find(|known| known.address == pod);
+        match known.map(|known| known.link).filter(|link| *link != 0) {
+            Some(link) => {
+                self.step(hook, format!("{pod} is a pod of this node: straight into it, by link {link}"))
+            }
+            None => self.step(ROUTES, format!("{pod} is a pod of this node")),
+        }
+        "delivered"
+    }
+}
+
+fn name(frontend: &FrontendPicture) -> String {
+    frontend.name.clone().unwrap_or_else(|| format!("a Service ({})", frontend.service))
+}
+
+fn choice(backends: &[SocketAddrV4], frontend: &FrontendPicture) -> String {
+    let all = backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    match (backends.len(), frontend.affinity_seconds) {
+        (1, _) => all,
+        (count, 0) => format!("one of {count} in turn: {all}"),
+        (count, seconds) => format!("one of {count}, for each client the same for {seconds} s: {all}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn tables() -> Picture {
+        let frontend = |address: &str, port: u16, inside: &[&str], outside: &[&str], external: bool| {
+            json!({"address": address, "port": port, "protocol": "TCP", "service": "00ff", "name": "d/web:http",
+                "affinitySeconds": 0, "external": external, "sourceRanges": [], "inside": inside, "outside": outside})
+        };
+        let both = ["10.244.0.5:80", "10.244.1.5:80"];
+        let mut balanced = frontend("192.0.2.7", 80, &both, &both[..1], true);
+        balanced["sourceRanges"] = json!(["198.51.100.0/24"]);
+        serde_json::from_value(json!({"layoutVersion": 1, "nodes": ["172.30.77.11", "172.30.77.12"],
+            "node": {"address": "172.30.77.11", "clusterCidr": "10.244.0.0/16", "externalClusterIps": false,
+                     "namespaceCookie": 1, "overlay": null},
+            "pods": [{"address": "10.244.0.5", "link": 7, "ends": null}, {"address": "10.244.0.6", "link": 0, "ends": null}],
+            "frontends": [frontend("10.96.0.10", 80, &both, &both, false), frontend("10.96.0.11", 80, &[], &[], false),
+                          frontend("172.30.77.11", 30080, &both, &both, true), balanced]}))
+        .unwrap()
+    }
+
+    fn told(from: &str, to: &str) -> (Vec<String>, String) {
+        let question =
+            Question { from: from.parse().unwrap(), to: to.parse().unwrap(), protocol: "TCP".to_owned() };
+        let Trace { steps, verdict } = trace(&tables(), &question, true);
+        (steps.into_iter().map(|step| format!("{}: {}", step.hook, step.what)).collect(), verdict)
+    }
+
+    #[test]
+    fn clients_of_the_node_are_translated_at_their_sockets() {
+        let (steps, verdict) = told("10.244.0.6", "10.96.0.10:80");
+        let expected = [
+            "socket: 10.96.0.10:80 is d/web:http: becomes one of 2 in turn: 10.244.0.5:80 10.244.1.5:80",
+            "pod's link (tc): 10.244.0.5 is a pod of this node: straight into it, by link 7",
+            "node's routes: 10.244.1.5 is a pod of another node",
+        ];
+        assert_eq!(
+            (&steps[..], verdict.as_str()),
+            (&expected.map(str::to_owned)[..], "delivered or forwarded")
+        );
+        let (steps, verdict) = told("172.30.77.11", "10.96.0.11:80");
+        let refused = "socket: 10.96.0.11:80 is d/web:http, which has no endpoints for clients on this node: ECONNREFUSED";
+        assert_eq!((&steps[..], verdict.as_str()), (&[refused.to_owned()][..], "refused"));
+        assert_eq!(told("10.244.0.5", "127.0.0.1:30080").1, "delivered", "its own loopback");
+        let (steps, verdict) = told("10.244.0.5", "203.0.113.9:443");
+        assert_eq!(
+            (steps[1].as_str(), verdict.as_str()),
+            ("uplink out (tc): 203.0.113.9 is outside the cluster: leaves as 172.30.77.11", "forwarded")
+        );
+    }
+
+    #[test]
+    fn clients_outside_are_translated_at_the_uplink_if_they_may_be() {
+        let (steps, verdict) = told("172.30.77.200", "172.30.77.11:30080");
+        assert_eq!(verdict, "delivered or forwarded");
+        assert_eq!(
+            steps[1],
+            "pod's link (tc): 10.244.0.5 sees the client; its answers become 172.30.77.11:30080's here"
+        );
+        assert_eq!(
+            steps[3],
+            "uplink in (XDP, tc): 10.244.1.5 is elsewhere: leaves as 172.30.77.11 with a port of ours, by the link it came by"
+        );
+        assert_eq!(told("172.30.77.200", "10.96.0.10:80").1, "passed", "not for clients outside");
+        assert_eq!(told("172.30.77.200", "192.0.2.7:80").1, "dropped", "in none of the source ranges");
+        assert_eq!(
+            told("198.51.100.9", "192.0.2.7:80").1,
+            "delivered",
+            "the local policy knows the one here"
+        );
+        assert_eq!(told("172.30.77.200", "172.30.77.11:22").1, "passed");
+    }
+}
