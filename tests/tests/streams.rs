@@ -14,12 +14,17 @@ const WAYS: [&str; 2] = [
 const POD: &str = r#"
 apiVersion: v1
 kind: Pod
-metadata: {name: two}
+metadata: {name: two, labels: {app: two}}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
   - {name: web, image: "oarlock/web:0.1.0"}
   - {name: tool, image: "oarlock/toolbox:0.1.0", command: [sleep, "100000"]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: front}
+spec: {selector: {app: two}, ports: [{name: http, port: 8080, targetPort: 80}]}
 "#;
 
 #[test]
@@ -32,8 +37,10 @@ fn streams_reach_into_pods_by_both_protocols() {
         input_ends_and_large_streams_arrive_whole(&cluster, way);
         what_cannot_be_is_said(&cluster, way);
         containers_are_attached_to(&cluster, way);
+        ports_are_forwarded(&cluster, way);
         either_side_may_die(&cluster, way);
     }
+    requests_are_handed_on(&cluster);
     cluster.down();
 }
 
@@ -103,6 +110,45 @@ fn containers_are_attached_to(cluster: &Cluster, way: &str) {
     let said =
         run(cluster, way, &format!("sleep 5 | {make} -- sh -c 'sleep 3; echo said; exit 4' 2>&1; echo $?"));
     assert!(said.text.contains("said") && said.text.ends_with("4\n"), "{said:?}");
+}
+
+fn ports_are_forwarded(cluster: &Cluster, way: &str) {
+    // The port that kubectl took is in what it says.
+    let forward = "o=$(mktemp); kubectl port-forward pod/two :80 :81 > $o 2>&1 & p=$!; \
+        for i in $(seq 100); do [ $(grep -c 127.0.0.1 $o) = 2 ] && break; sleep 0.1; done; \
+        port() { grep -o \"127.0.0.1:[0-9]* -> $1\" $o | cut -d' ' -f1; }";
+    let ask = "seq 20 | xargs -P 8 -I{} curl -s -m 10 http://$(port 80)/healthz -o /dev/null -w '%{http_code}\\n' | sort | uniq -c";
+    let refused =
+        "curl -s -m 10 http://$(port 81)/ || echo refused; grep -o 'an error occurred forwarding.*' $o";
+    let end = "kill $p; rm $o";
+    let said = run(cluster, way, &format!("{forward}; {ask}; {refused}; {end}"));
+    assert!(said.text.contains("20 200\n") && said.text.contains("\nrefused\n"), "{said:?}");
+    assert!(said.text.contains("error forwarding port 81 to pod two, uid "), "{said:?}");
+    assert!(said.text.contains("connection refused"), "{said:?}");
+}
+
+fn requests_are_handed_on(cluster: &Cluster) {
+    let base = "/api/v1/namespaces/default";
+    for to in
+        ["pods/two/proxy/", "pods/http:two:80/proxy/", "services/front/proxy/", "services/front:http/proxy/"]
+    {
+        let said = cluster.kubectl(&format!("get --raw {base}/{to}"));
+        assert!(said.contains("pod: two"), "{to}: {said}");
+    }
+    let said = cluster.shell(&format!("kubectl get --raw {base}/pods/two:81/proxy/"));
+    assert!(!said.well && said.text.contains("connection refused"), "{said:?}");
+    let said = cluster.shell(&format!("kubectl get --raw {base}/services/front:9/proxy/"));
+    assert!(
+        !said.well && said.text.contains("no service port \"9\" found for service \"front\""),
+        "{said:?}"
+    );
+    // By `kubectl proxy`, as a browser would: without the last slash it is sent there.
+    let proxy = "o=$(mktemp); kubectl proxy --port=0 > $o & p=$!; for i in $(seq 100); do grep -q : $o && break; sleep 0.1; done; \
+        a=$(grep -o 127.0.0.1:.* $o)";
+    let ask =
+        format!("curl -s -L -m 10 http://$a{base}/services/front/proxy; curl -s -m 10 http://$a/version");
+    let said = cluster.shell(&format!("{proxy}; {ask}; kill $p; rm $o"));
+    assert!(said.text.contains("pod: two") && said.text.contains("gitVersion"), "{said:?}");
 }
 
 fn either_side_may_die(cluster: &Cluster, way: &str) {

@@ -135,6 +135,9 @@ const fn connect(name: &'static str, kind: &'static str) -> Subresource {
     Subresource { name, kind, group_version: None, verbs: &["create", "get"] }
 }
 
+/// Requests that are handed on, whatever they are.
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 const SCALE: Subresource = Subresource {
     name: "scale",
     kind: "Scale",
@@ -178,6 +181,8 @@ pub static PODS: Kind = Kind {
         Subresource { name: "binding", kind: "Binding", group_version: None, verbs: &["create"] },
         connect("exec", "PodExecOptions"),
         Subresource { name: "log", kind: "Pod", group_version: None, verbs: &["get"] },
+        connect("portforward", "PodPortForwardOptions"),
+        Subresource { verbs: PROXY_VERBS, ..connect("proxy", "PodProxyOptions") },
         status("Pod"),
     ],
     has_generation: true,
@@ -194,7 +199,10 @@ pub static REPLICATION_CONTROLLERS: Kind = Kind {
 pub static SERVICES: Kind = Kind {
     categories: &["all"],
     verbs: NO_COLLECTION,
-    subresources: &[status("Service")],
+    subresources: &[
+        Subresource { verbs: PROXY_VERBS, ..connect("proxy", "ServiceProxyOptions") },
+        status("Service"),
+    ],
     ..core("Service", "services", &["svc"])
 };
 /// core/v1 Endpoints.

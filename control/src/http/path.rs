@@ -82,6 +82,12 @@ fn resource<'p>(group: &'p str, version: &'p str, rest: &[&'p str]) -> Target<'p
         rest => (false, rest),
     };
     let base = Resource { group, version, watch, ..Resource::default() };
+    // What is below is for whom it is handed on to.
+    let rest = match rest {
+        ["namespaces", _, _, _, "proxy", ..] => rest.get(..5).unwrap_or_default(),
+        [_, _, "proxy", ..] => rest.get(..3).unwrap_or_default(),
+        rest => rest,
+    };
     if rest.iter().any(|part| part.is_empty()) {
         return Target::Unknown;
     }
@@ -138,6 +144,8 @@ mod tests {
                 ..core
             }
         );
+        let below = of("/api/v1/namespaces/d/pods/p:80/proxy/a//b/");
+        assert_eq!((below.name, below.subresource), (Some("p:80"), Some("proxy")));
         assert_eq!(of("/api/v1/namespaces/d"), Resource { plural: "namespaces", name: Some("d"), ..core });
         assert_eq!(
             of("/api/v1/namespaces/d/finalize"),

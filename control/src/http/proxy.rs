@@ -1,5 +1,7 @@
 //! `nodes/proxy`: what a node says of its dataplane. Nothing dials a node: the question takes the way of logs. Of what upstream's
-//! kubelets answer there nothing else is served.
+//! kubelets answer there nothing else is served. `pods` hands requests on to pods and Services.
+
+pub(super) mod pods;
 
 use http::{Method, Response};
 use oarlock_api::catalogue::NODES;

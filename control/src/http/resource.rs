@@ -140,6 +140,7 @@ impl Request<'_> {
                 let pod = self.registry.get(kind, namespace, name).await?;
                 streams::connect(self.nodes, self.tasks, self.head, &pod, sub, &self.query).await
             }
+            ("proxy", _) => proxy::pods::answer(self, kind, namespace, name).await,
             ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, name).await,
             ("status", &Method::GET) => {
                 let value = self.registry.get(kind, namespace, name).await?;

@@ -7,7 +7,7 @@ use futures_util::Stream;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use oarlock_api::status::Status;
 use serde_json::Value;
 
@@ -56,6 +56,15 @@ pub(super) fn stream(
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// A body that arrives; what breaks off ends early.
+pub(super) fn pieces(body: Incoming) -> Body {
+    let frames = futures_util::stream::unfold(body, |mut body| async move {
+        let frame = body.frame().await?.ok()?;
+        Some((Ok::<_, Infallible>(frame), body))
+    });
+    StreamBody::new(frames).boxed_unsync()
 }
 
 /// Adds `Warning: 299` headers, which kubectl prints.

@@ -5,6 +5,7 @@
 
 mod bridge;
 mod channels;
+mod forward;
 mod handshake;
 mod remote;
 
@@ -27,7 +28,8 @@ use tokio::sync::Semaphore;
 use super::logs;
 use super::query::Query;
 use super::respond::{self, Body};
-use handshake::Protocol;
+use forward::Forward;
+use handshake::{Protocol, Purpose};
 
 /// Upgraded connections at once.
 static OPEN: Semaphore = Semaphore::const_new(2000);
@@ -74,6 +76,12 @@ impl Wanted {
     }
 }
 
+/// The node of a pod that has one.
+pub(super) fn node_of(pod: &Value) -> Result<&str, Status> {
+    let node = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty());
+    node.ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", meta::name(pod))))
+}
+
 /// Answers a request to be connected to a pod.
 pub(super) async fn connect(
     nodes: &Arc<dyn NodeStreams>,
@@ -83,10 +91,20 @@ pub(super) async fn connect(
     sub: &str,
     query: &Query,
 ) -> Result<Response<Body>, Status> {
-    let node = pod["spec"]["nodeName"].as_str().unwrap_or("");
-    if node.is_empty() {
-        let name = meta::name(pod);
-        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+    let node = node_of(pod)?;
+    if sub == "portforward" {
+        let (response, protocol, upgrade) = match upgrade(head, Purpose::Forward)? {
+            Ok(agreed) => agreed,
+            Err(refusal) => return Ok(refusal),
+        };
+        let forward = Forward::new(Arc::clone(nodes), node.to_owned(), pod, tasks.clone());
+        spawn(tasks, upgrade, move |io| async move {
+            match protocol {
+                Protocol::Tunnel => channels::tunnel(io, |io| forward.serve(io)).await,
+                Protocol::Spdy | Protocol::Channels(_) => forward.serve(io).await,
+            }
+        })?;
+        return Ok(response);
     }
     let wanted = Wanted::of(query)?;
     let container = logs::container(pod, query.get("container"))?;
@@ -96,20 +114,42 @@ pub(super) async fn connect(
         return Ok(respond::text(http::StatusCode::NOT_FOUND, message));
     }
     let request = remote_request(pod, sub, container, wanted, query)?;
-    let upgrade = head.extensions.get::<OnUpgrade>().cloned();
-    let upgrade = upgrade.ok_or_else(|| Status::bad_request("Upgrade request required"))?;
-    let (response, protocol) = match handshake::negotiate(&head.headers)? {
+    let (response, protocol, upgrade) = match upgrade(head, Purpose::Remote)? {
         Ok(agreed) => agreed,
         Err(refusal) => return Ok(refusal),
     };
-    let slot = OPEN.try_acquire().map_err(|_| Status::too_many_requests("too many streams are open", 1))?;
     let stream = nodes.open(node, request).await?;
+    spawn(tasks, upgrade, move |io| async move {
+        match protocol {
+            Protocol::Channels(coding) => channels::serve(io, stream, wanted, coding).await,
+            Protocol::Spdy | Protocol::Tunnel => remote::serve(io, stream, wanted).await,
+        }
+    })?;
+    Ok(response)
+}
+
+type Upgrading = (Response<Body>, Protocol, OnUpgrade);
+
+fn upgrade(head: &Parts, purpose: Purpose) -> Result<Result<Upgrading, Response<Body>>, Status> {
+    let upgrade = head.extensions.get::<OnUpgrade>().cloned();
+    let upgrade = upgrade.ok_or_else(|| Status::bad_request("Upgrade request required"))?;
+    let agreed = handshake::negotiate(&head.headers, purpose)?;
+    Ok(agreed.map(|(response, protocol)| (response, protocol, upgrade)))
+}
+
+/// Talks on a connection once it is upgraded, until one side ends or the server does.
+fn spawn<F: Future<Output = ()> + Send>(
+    tasks: &Tasks,
+    upgrade: OnUpgrade,
+    talk: impl FnOnce(TokioIo<Upgraded>) -> F + Send + 'static,
+) -> Result<(), Status> {
+    let slot = OPEN.try_acquire().map_err(|_| Status::too_many_requests("too many streams are open", 1))?;
     let token = tasks.token();
     tasks.job("http/stream", async move {
         let _slot = slot;
         let talk = async {
             match upgrade.await {
-                Ok(io) => talk(TokioIo::new(io), stream, wanted, protocol).await,
+                Ok(io) => talk(TokioIo::new(io)).await,
                 Err(error) => tracing::debug!(%error, "a connection was not upgraded"),
             }
         };
@@ -118,14 +158,7 @@ pub(super) async fn connect(
             () = token.cancelled() => {}
         }
     });
-    Ok(response)
-}
-
-async fn talk(io: TokioIo<Upgraded>, stream: Stream, wanted: Wanted, protocol: Protocol) {
-    match protocol {
-        Protocol::Channels(coding) => channels::serve(io, stream, wanted, coding).await,
-        Protocol::Spdy => remote::serve(io, stream, wanted).await,
-    }
+    Ok(())
 }
 
 /// Whether a container runs, as far as its node has said.

@@ -10,7 +10,7 @@ use futures_util::stream::SplitSink;
 use futures_util::{SinkExt as _, StreamExt as _};
 use oarlock_daemon::mux::{ERROR, RESIZE, STDERR, STDIN, STDOUT, Sender, Stream};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -85,6 +85,47 @@ async fn write_all<I: AsyncRead + AsyncWrite + Unpin>(
             _ = beat.tick() => Message::Ping(Bytes::new()),
         };
         sink.send(message).await.ok()?;
+    }
+}
+
+/// Serves a protocol of bytes in the messages of a WebSocket.
+pub(super) async fn tunnel<I, F>(io: I, serve: impl FnOnce(DuplexStream) -> F)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = ()>,
+{
+    let (sink, mut source) = open(io).await.split();
+    let (near, far) = tokio::io::duplex(2 * MAX_PIECE);
+    let (mut from_server, mut to_server) = tokio::io::split(near);
+    let (messages, queue) = mpsc::channel(IN_FLIGHT);
+    let listen = async {
+        while let Some(Ok(message)) = source.next().await {
+            match message {
+                Message::Binary(bytes) => to_server.write_all(&bytes).await.ok()?,
+                Message::Close(_) => break,
+                _ => {}
+            }
+        }
+        to_server.shutdown().await.ok()
+    };
+    let say = async move {
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(MAX_PIECE);
+            if from_server.read_buf(&mut buffer).await.ok()? == 0 {
+                break;
+            }
+            messages.send(Message::Binary(buffer.split().freeze())).await.ok()?;
+        }
+        messages.send(Message::Close(None)).await.ok()
+    };
+    // The server ends when it hears that the client has, and the other way round.
+    let talk = async { tokio::join!(serve(far), say) };
+    tokio::pin!(listen, talk);
+    tokio::select! {
+        _ = write_all(sink, queue) => {}
+        _ = &mut talk => {}
+        _ = &mut listen => drop(tokio::time::timeout(LINGER, talk).await),
     }
 }
 

@@ -12,6 +12,10 @@ const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-v
 const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 /// Of commands and containers: the one whose errors are Status objects.
 const REMOTE: &str = "v4.channel.k8s.io";
+/// Of ports.
+const FORWARD: &str = "portforward.k8s.io";
+/// Of ports, in messages of a WebSocket.
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
 /// How channels are put into messages of a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,18 +31,32 @@ pub(super) struct Coding {
 pub(super) enum Protocol {
     /// WebSocket messages that begin with the number of their channel.
     Channels(Coding),
-    /// SPDY/3.1, a stream a channel.
+    /// SPDY/3.1.
     Spdy,
+    /// SPDY/3.1 in messages of a WebSocket.
+    Tunnel,
+}
+
+/// What the streams are to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The channels of a command or container.
+    Remote,
+    /// Connections to ports.
+    Forward,
 }
 
 type Upgrade = (Response<Body>, Protocol);
 type Agreed = Result<Upgrade, Response<Body>>;
 
 /// The answer that upgrades, or one that says what could be spoken instead.
-pub(super) fn negotiate(headers: &HeaderMap) -> Result<Agreed, Status> {
+pub(super) fn negotiate(headers: &HeaderMap, purpose: Purpose) -> Result<Agreed, Status> {
+    let forward = purpose == Purpose::Forward;
     if has(headers, &header::UPGRADE, "websocket") {
-        return Ok(web_socket(headers)?.map_err(|offered| {
-            let spoken: Vec<&str> = CODINGS.iter().map(|(name, _)| *name).collect();
+        let agreed = if forward { tunnel(headers)? } else { web_socket(headers)? };
+        return Ok(agreed.map_err(|offered| {
+            let codings = CODINGS.iter().map(|(name, _)| *name);
+            let spoken: Vec<&str> = if forward { vec![TUNNEL] } else { codings.collect() };
             unspoken(StatusCode::BAD_REQUEST, &offered, &spoken)
         }));
     }
@@ -46,10 +64,11 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Agreed, Status> {
         return Err(Status::bad_request("Upgrade request required"));
     }
     let offered = offered(headers, &STREAM_PROTOCOL);
-    if !offered.iter().any(|name| name == REMOTE) {
-        return Ok(Err(unspoken(StatusCode::FORBIDDEN, &offered, &[REMOTE])));
+    let spoken = if forward { FORWARD } else { REMOTE };
+    if !offered.iter().any(|name| name == spoken) {
+        return Ok(Err(unspoken(StatusCode::FORBIDDEN, &offered, &[spoken])));
     }
-    Ok(Ok((spdy(REMOTE), Protocol::Spdy)))
+    Ok(Ok((spdy(spoken), Protocol::Spdy)))
 }
 
 /// The protocols of WebSockets, best first.
@@ -72,6 +91,14 @@ fn web_socket(headers: &HeaderMap) -> Result<Result<Upgrade, Vec<String>>, Statu
     };
     let Some((name, coding)) = found else { return Ok(Err(offered)) };
     Ok(Ok((accept(headers, name)?, Protocol::Channels(coding))))
+}
+
+fn tunnel(headers: &HeaderMap) -> Result<Result<Upgrade, Vec<String>>, Status> {
+    let offered = offered(headers, &header::SEC_WEBSOCKET_PROTOCOL);
+    if offered.iter().any(|name| name == TUNNEL) {
+        return Ok(Ok((accept(headers, Some(TUNNEL))?, Protocol::Tunnel)));
+    }
+    Ok(Err(offered))
 }
 
 /// The answer that makes a connection a WebSocket (RFC 6455, section 4.2.2).
@@ -146,25 +173,26 @@ mod tests {
 
     #[test]
     fn the_best_protocol_that_both_speak_is_taken() {
-        let (answer, protocol) = negotiate(&socket("channel.k8s.io, v5.channel.k8s.io")).unwrap().unwrap();
+        let (answer, protocol) =
+            negotiate(&socket("channel.k8s.io, v5.channel.k8s.io"), Purpose::Remote).unwrap().unwrap();
         assert_eq!(answer.status(), 101);
         // The example of RFC 6455, section 1.3.
         assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(answer.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
         assert_eq!(protocol, Protocol::Channels(Coding { base64: false, status: true }));
-        let (answer, protocol) = negotiate(&socket("")).unwrap().unwrap();
+        let (answer, protocol) = negotiate(&socket(""), Purpose::Remote).unwrap().unwrap();
         assert!(!answer.headers().contains_key("sec-websocket-protocol"));
         assert_eq!(protocol, Protocol::Channels(Coding { base64: false, status: false }));
 
         let mut offer =
             headers(&[("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v5.channel.k8s.io")]);
-        let refusal = negotiate(&offer).unwrap().unwrap_err();
+        let refusal = negotiate(&offer, Purpose::Remote).unwrap().unwrap_err();
         assert_eq!(
             (refusal.status().as_u16(), &refusal.headers()[&ACCEPTED]),
             (403, &HeaderValue::from_static(REMOTE))
         );
         offer.append(STREAM_PROTOCOL, HeaderValue::from_static("v4.channel.k8s.io"));
-        let (answer, protocol) = negotiate(&offer).unwrap().unwrap();
+        let (answer, protocol) = negotiate(&offer, Purpose::Remote).unwrap().unwrap();
         assert_eq!(
             (answer.headers()[&STREAM_PROTOCOL].as_bytes(), protocol),
             (REMOTE.as_bytes(), Protocol::Spdy)
@@ -173,11 +201,24 @@ mod tests {
 
     #[test]
     fn what_is_no_upgrade_or_none_that_is_spoken_is_said() {
-        let refused = |headers: &HeaderMap| negotiate(headers).unwrap_err().message;
+        let refused = |headers: &HeaderMap| negotiate(headers, Purpose::Remote).unwrap_err().message;
         assert_eq!(refused(&HeaderMap::new()), "Upgrade request required");
         assert_eq!(refused(&headers(&[("upgrade", "h2c")])), "Upgrade request required");
         assert!(refused(&headers(&[("upgrade", "websocket")])).contains("version 13"));
-        let refusal = negotiate(&socket("chat")).unwrap().unwrap_err();
+        let refusal = negotiate(&socket("chat"), Purpose::Remote).unwrap().unwrap_err();
+        assert_eq!(refusal.status().as_u16(), 400);
+    }
+
+    #[test]
+    fn ports_are_forwarded_by_spdy_alone_or_in_a_web_socket() {
+        let (answer, protocol) = negotiate(&socket(TUNNEL), Purpose::Forward).unwrap().unwrap();
+        assert_eq!(
+            (answer.headers()["sec-websocket-protocol"].as_bytes(), protocol),
+            (TUNNEL.as_bytes(), Protocol::Tunnel)
+        );
+        let plain = headers(&[("upgrade", "spdy/3.1"), ("x-stream-protocol-version", FORWARD)]);
+        assert_eq!(negotiate(&plain, Purpose::Forward).unwrap().unwrap().1, Protocol::Spdy);
+        let refusal = negotiate(&socket("v5.channel.k8s.io"), Purpose::Forward).unwrap().unwrap_err();
         assert_eq!(refusal.status().as_u16(), 400);
     }
 }
