@@ -92,7 +92,13 @@ impl Look {
     /// What happened since a number, and makes the programs tell for some seconds more.
     fn events(&self, since: Option<u64>) -> Result<Events, Refusal> {
         let (config, directory) = self.known()?;
-        self.recent.lock().since(since, &config, &directory).map_err(|e| unavailable(&e))
+        let (snapshot, _) = self.desired.snapshot();
+        let pods = |uid: &str| {
+            let mut pods = snapshot.pods.iter();
+            let found = pods.find(|(_, pod)| pod.metadata.uid.as_deref() == Some(uid));
+            found.map(|((namespace, name), _)| format!("{namespace}/{name}"))
+        };
+        self.recent.lock().since(since, &config, &directory, pods).map_err(|e| unavailable(&e))
     }
 
     /// What Services had that were ever used here.

@@ -38,7 +38,7 @@ impl Packet {
     /// What who looks is told of it, as one of a Service's port that is counted under this number.
     #[inline(always)]
     pub fn seen(&self, service: u32) -> Seen<'_> {
-        Seen { hook: self.hook, flow: &self.flow, service, namespace: 0 }
+        Seen { hook: self.hook, flow: &self.flow, service, cgroup: 0 }
     }
 }
 

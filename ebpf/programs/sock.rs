@@ -8,7 +8,9 @@
 //! The kernel's contract: return 1 to go on, 0 to refuse with the errno set by bpf_set_retval (kernel 5.18; EPERM before).
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval,
+};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use oarlock_ebpf::affinity::AffinityKey;
@@ -134,7 +136,9 @@ fn translate(
         return GO_ON;
     };
     let asked = Flow::new(([0; 4], 0), (address, port), protocol);
-    let seen = Seen { hook: SOCKET, flow: &asked, service: line.counted, namespace };
+    // SAFETY: the helper has no conditions.
+    let cgroup = if watch::is_on() { unsafe { bpf_get_current_cgroup_id() } } else { 0 };
+    let seen = Seen { hook: SOCKET, flow: &asked, service: line.counted, cgroup };
     let client = AffinityKey::inside(namespace, line.service);
     let range = maps::published(&line.inside);
     let (index, backend) = match choose::backend(service, line, range, &client, choice) {

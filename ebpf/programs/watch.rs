@@ -22,8 +22,8 @@ pub struct Seen<'f> {
     pub flow: &'f Flow,
     /// The number under which the Service's port is counted.
     pub service: u32,
-    /// Of a socket the cookie of its network namespace.
-    pub namespace: u64,
+    /// Of a socket the number of its process' cgroup.
+    pub cgroup: u64,
 }
 
 /// Something that goes nowhere, or on untranslated.
@@ -38,12 +38,18 @@ pub fn begun(seen: &Seen<'_>, to: &Flow, reason: Reason) {
     tell(seen, Some(to), reason);
 }
 
+/// Whether somebody looks.
 #[inline(always)]
-fn tell(seen: &Seen<'_>, to: Option<&Flow>, reason: Reason) {
-    let Some(until) = WATCH.get(0) else { return };
+pub fn is_on() -> bool {
+    let Some(until) = WATCH.get(0) else { return false };
     // SAFETY: the pointer is into the array; one aligned word, which the agent may write meanwhile.
     let until = unsafe { core::ptr::from_ref(until).read_volatile() };
-    if until == 0 || until < flows::now() {
+    until != 0 && until >= flows::now()
+}
+
+#[inline(always)]
+fn tell(seen: &Seen<'_>, to: Option<&Flow>, reason: Reason) {
+    if !is_on() {
         return;
     }
     // A full buffer: whoever looks does so too slowly, and does without.
@@ -58,7 +64,7 @@ fn tell(seen: &Seen<'_>, to: Option<&Flow>, reason: Reason) {
         hook: seen.hook,
         service: seen.service,
         reserved: 0,
-        namespace: seen.namespace,
+        cgroup: seen.cgroup,
     });
     entry.submit(0);
 }

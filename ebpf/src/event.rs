@@ -17,7 +17,7 @@ use crate::flow::Flow;
 /// | 44..48 | where: [`SOCKET`], [`XDP`] or [`TC`] |
 /// | 48..52 | the number under which the Service's port is counted |
 /// | 52..56 | zero |
-/// | 56..64 | of a socket the cookie of its network namespace |
+/// | 56..64 | of a socket the number of its process' cgroup |
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct Event {
@@ -35,8 +35,8 @@ pub struct Event {
     pub service: u32,
     /// Zero.
     pub reserved: u32,
-    /// Of a socket the cookie of its network namespace.
-    pub namespace: u64,
+    /// Of a socket the number of its process' cgroup (v2), which is that of the folder.
+    pub cgroup: u64,
 }
 
 /// In [`Event::hook`]: when a socket connected or sent.

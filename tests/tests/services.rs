@@ -71,6 +71,11 @@ fn the_plugin_shows_what_happens(cluster: &Cluster) {
     let seen =
         flows.lines().filter(|line| line.contains(" translated TCP ") && line.contains("(default/web:"));
     assert!(seen.count() >= 3, "{flows}");
+    let web = cluster.kubectl("get service web -o jsonpath='{.spec.clusterIP}'");
+    let toolbox = "docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox)";
+    let inside = format!("(sleep 1.5; {toolbox} wget -qO /dev/null http://{web}/) &");
+    let flows = plugin(&format!("{inside} kubectl oarlock flows --seconds 4; wait"));
+    assert!(flows.contains("socket translated TCP pod default/toolbox to "), "{flows}");
     let drops = plugin(&format!("{during} kubectl oarlock flows --drops --node node1 --seconds 2; wait"));
     assert!(!drops.contains("translated"), "{drops}");
 

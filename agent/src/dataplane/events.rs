@@ -1,6 +1,8 @@
 //! New flows and what goes nowhere, one by one, as the programs tell while somebody looks.
 
+use std::collections::HashMap;
 use std::net::SocketAddrV4;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData, RingBuf};
@@ -10,7 +12,7 @@ use oarlock_ebpf::flow::Flow;
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
 
-use super::load::{chain, pins};
+use super::load::{cgroup2_root, chain, pins};
 use super::picture::{self, EventPicture};
 use super::{DataplaneConfig, DataplaneError, Directory};
 
@@ -18,6 +20,7 @@ use super::{DataplaneConfig, DataplaneError, Directory};
 pub struct Watcher {
     until: Array<MapData, u32>,
     ring: RingBuf<MapData>,
+    cgroups: Cgroups,
 }
 
 impl Watcher {
@@ -36,6 +39,7 @@ impl Watcher {
         Ok(Self {
             until: Array::try_from(Map::Array(open(maps::WATCH)?)).map_err(failed)?,
             ring: RingBuf::try_from(Map::RingBuf(open(maps::EVENTS)?)).map_err(failed)?,
+            cgroups: Cgroups { own: config.cgroup.clone(), known: HashMap::new(), may_look: true },
         })
     }
 
@@ -54,12 +58,15 @@ impl Watcher {
     pub fn take(&mut self, directory: &Directory) -> Vec<EventPicture> {
         let (clock, wall) = (now(), Timestamp::now());
         let mut events = Vec::new();
+        self.cgroups.may_look = true;
         while let Some(item) = self.ring.next() {
             // A record is as long as an event, or it is none of ours.
             if let Ok(event) = bytemuck::try_pod_read_unaligned::<Event>(&item) {
                 let age = clock.saturating_sub(Duration::from_nanos(event.at));
                 let age = SignedDuration::try_from(age).unwrap_or_default();
-                events.push(picture(&event, wall.checked_sub(age).unwrap_or(wall), directory));
+                let at = wall.checked_sub(age).unwrap_or(wall);
+                let client = (event.hook == SOCKET).then(|| self.cgroups.client(event.cgroup)).flatten();
+                events.push(EventPicture { client, ..picture(&event, at, directory) });
             }
         }
         events
@@ -94,6 +101,68 @@ fn picture(event: &Event, at: Timestamp, directory: &Directory) -> EventPicture 
         translated_source: to.filter(|_| !of_socket).map(source),
         translated_destination: to.map(destination),
         service: directory.name(event.service).map(|name| name.to_string()),
-        namespace_cookie: of_socket.then_some(event.namespace),
+        client: None,
+    }
+}
+
+/// The cgroups of this node by number.
+struct Cgroups {
+    /// The node's own.
+    own: String,
+    known: HashMap<u64, String>,
+    /// Whether those that are new may be looked for: once for all that is taken at a time.
+    may_look: bool,
+}
+
+impl Cgroups {
+    /// Who is in it: `pod UID`, `node`, or its path.
+    fn client(&mut self, number: u64) -> Option<String> {
+        if !self.known.contains_key(&number) && std::mem::take(&mut self.may_look) {
+            self.known = below(&self.own);
+        }
+        let path = self.known.get(&number)?;
+        Some(who(&self.own, path))
+    }
+}
+
+/// Who is in a cgroup, by its path.
+fn who(own: &str, path: &str) -> String {
+    let rest = path.strip_prefix(own.trim_end_matches('/')).unwrap_or(path);
+    match rest.trim_start_matches('/') {
+        "" => "node".to_owned(),
+        rest => match rest.strip_prefix("pod").and_then(|rest| rest.split('/').next()) {
+            Some(uid) if own != "/" => format!("pod {uid}"),
+            _ => path.to_owned(),
+        },
+    }
+}
+
+/// The cgroup and all below it: number, and path from the root of the hierarchy.
+fn below(own: &str) -> HashMap<u64, String> {
+    let mut known = HashMap::new();
+    let Some(root) = cgroup2_root() else { return known };
+    let mut rest = vec![root.join(own.trim_start_matches('/'))];
+    while let Some(folder) = rest.pop() {
+        let Ok(metadata) = folder.metadata() else { continue };
+        let path = folder.strip_prefix(&root).unwrap_or(&folder).to_string_lossy().into_owned();
+        known.insert(metadata.ino(), format!("/{path}"));
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        rest.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+    known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_says_who_is_in_it() {
+        let own = "/oarlock/node1";
+        assert_eq!(who(own, "/oarlock/node1"), "node");
+        assert_eq!(who(own, "/oarlock/node1/podab-cd/0123"), "pod ab-cd");
+        assert_eq!(who("/", "/"), "node");
+        assert_eq!(who("/", "/kubepods/pod12/34"), "/kubepods/pod12/34");
+        assert_eq!(who("/", "/pods.slice"), "/pods.slice");
     }
 }

@@ -206,8 +206,8 @@ pub struct EventPicture {
     pub translated_destination: Option<SocketAddrV4>,
     /// The Service's `namespace/name:port`.
     pub service: Option<String>,
-    /// Of a socket the cookie of its network namespace.
-    pub namespace_cookie: Option<u64>,
+    /// Whose socket it is: `pod NAMESPACE/NAME`, `node`, or the process' cgroup.
+    pub client: Option<String>,
 }
 
 impl EventPicture {

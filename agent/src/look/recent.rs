@@ -38,6 +38,7 @@ impl Recent {
         number: Option<u64>,
         config: &DataplaneConfig,
         directory: &Directory,
+        pods: impl Fn(&str) -> Option<String>,
     ) -> Result<Events, DataplaneError> {
         let watcher = match self.watcher.take() {
             Some(watcher) => watcher,
@@ -45,7 +46,14 @@ impl Recent {
         };
         let watcher = self.watcher.insert(watcher);
         watcher.watch(PATIENCE)?;
-        let come = watcher.take(directory);
+        let mut come = watcher.take(directory);
+        for event in &mut come {
+            // Pods are known by their uid there.
+            let named = event.client.as_deref().and_then(|client| pods(client.strip_prefix("pod ")?));
+            if let Some(name) = named {
+                event.client = Some(format!("pod {name}"));
+            }
+        }
         self.add(come);
         Ok(self.later_than(number))
     }
@@ -80,7 +88,7 @@ mod tests {
             translated_source: None,
             translated_destination: None,
             service: None,
-            namespace_cookie: None,
+            client: None,
         }
     }
 

@@ -98,10 +98,10 @@ fn per_second(count: u64, time: Duration) -> String {
 /// One line of what happened.
 pub(super) fn event(node: &str, event: &EventPicture) -> String {
     let at = event.at.strftime("%H:%M:%S%.3f");
-    let source = match (event.source, event.namespace_cookie) {
+    let source = match (event.source, &event.client) {
         (Some(source), _) => source.to_string(),
-        (None, Some(namespace)) => format!("a socket of network namespace {namespace}"),
-        (None, None) => "a socket".to_owned(),
+        (None, Some(client)) => client.clone(),
+        (None, None) => "a process that is gone".to_owned(),
     };
     let mut line = format!(
         "{at} {node} {} {} {} {source} to {}",
@@ -200,7 +200,7 @@ d           web       http   10              30k            0     3000k        0
         let mut happened: EventPicture = serde_json::from_value(json!({"at": "2026-11-23T10:20:30.4Z", "what": "translated",
             "hook": "xdp", "protocol": "TCP", "source": "172.30.77.200:40000", "destination": "172.30.77.11:30080",
             "translatedSource": "172.30.77.11:2000", "translatedDestination": "10.244.1.5:80",
-            "service": "d/web:http", "namespaceCookie": null}))
+            "service": "d/web:http", "client": null}))
         .unwrap();
         assert_eq!(
             event("node1", &happened),
@@ -215,12 +215,12 @@ d           web       http   10              30k            0     3000k        0
             translated_source: None,
             translated_destination: None,
             service: None,
-            namespace_cookie: Some(7),
+            client: Some("pod d/toolbox".to_owned()),
             ..happened
         };
         assert_eq!(
             event("node1", &happened),
-            "10:20:30.400 node1 socket no_endpoints TCP a socket of network namespace 7 to 172.30.77.11:30080"
+            "10:20:30.400 node1 socket no_endpoints TCP pod d/toolbox to 172.30.77.11:30080"
         );
     }
 
