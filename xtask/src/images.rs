@@ -12,7 +12,7 @@ const VERSION: &str = "0.1.0";
 /// Each image, and the sources that it is made of.
 const IMAGES: [(&str, &[&str]); 3] = [
     ("pause", &["xtask/images/pause.rs"]),
-    ("web", &["xtask/images/web.rs"]),
+    ("web", &["xtask/images/web.rs", "/bin/busybox"]),
     ("toolbox", &["xtask/images/hammer.rs", "/bin/busybox"]),
 ];
 
@@ -61,6 +61,10 @@ fn archive(name: &str, tag: &str, made_of: &str) -> Result<PathBuf> {
         _ => {
             let binary = compile(name, &folder)?;
             add_file(&mut tar, &binary, name, 0o755)?;
+            if name == "web" {
+                // For `kubectl exec`: images of web servers have a shell.
+                add_busybox(&mut tar)?;
+            }
             vec![if name == "web" { "/web" } else { "/pause" }]
         }
     };
