@@ -22,9 +22,10 @@ use crate::dataplane::{self, Dataplane, DataplaneConfig, PodLink, Tc};
 use crate::desired::{Desired, Topic};
 use crate::health_checks;
 use crate::look::{self, Look};
-use crate::net::{self, Network, NodeRoute};
+use crate::net::{self, Network, NodeRoute, PodNetResult};
 use crate::node_object::{NodeFacts, NodeState};
 use crate::outbox::Outbox;
+use crate::plugged::{Known, Plugged};
 use crate::pods::{self, ClusterDns, Pods};
 use crate::runtime::{Docker, Runtime};
 use crate::services::{Board, LocalPods, Services, Wanted};
@@ -107,7 +108,9 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
         memory: i64::try_from(facts.memory_bytes).unwrap_or(i64::MAX),
     };
     let runtime: Arc<dyn Runtime> = docker.clone();
-    let pods = Pods::start(tasks, of_pods, runtime, network.clone(), Arc::clone(&outbox));
+    let known = Arc::new(Known::default());
+    let plugged = Arc::new(Plugged::new(Arc::clone(&network), Arc::clone(&known)));
+    let pods = Pods::start(tasks, of_pods, runtime, plugged, Arc::clone(&outbox));
 
     let state = NodeState { not_ready: vec![STARTING.to_owned()], ..NodeState::default() };
     let (object, node) = watch::channel(encode(&facts.object(&state, Timestamp::now())));
@@ -124,7 +127,8 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     });
     spawn_session(config, tasks, &parts, look, node);
     tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
-    tasks.spawn("services", Arc::clone(&parts).follow_services(dataplane, board, tasks.clone()));
+    let following = Arc::clone(&parts).follow_services(dataplane, board, known, tasks.clone());
+    tasks.spawn("services", following);
     let desired = Arc::clone(&parts.desired);
     let checks = health_checks::run(tasks.clone(), desired, config.node_name.clone(), config.node_ip);
     tasks.spawn("health-checks", checks);
@@ -209,16 +213,24 @@ impl Parts {
     }
 
     /// Makes the kernel answer for the Services that there are. Nothing is taken away before a whole snapshot has come.
-    async fn follow_services(self: Arc<Self>, dataplane: Dataplane, board: Board, tasks: Tasks) {
+    async fn follow_services(
+        self: Arc<Self>,
+        dataplane: Dataplane,
+        board: Board,
+        known: Arc<Known>,
+        tasks: Tasks,
+    ) {
         let mut changed = self.desired.subscribe(Topic::Services);
+        // Labels and ports of pods are what policies look at.
+        let mut pods_changed = self.desired.subscribe(Topic::Pods);
         let mut plugged = self.network.subscribe();
         let token = tasks.token();
-        let mut services = Services::new(dataplane, self.health.clone(), board);
+        let mut services = Services::new(dataplane, self.health.clone(), board, known);
         loop {
             let (snapshot, complete) = self.desired.snapshot();
             let links = self.network.pods().await.into_iter();
-            let pods =
-                links.map(|(_, net)| (net.ip, PodLink { name: net.interface, ends: net.ends })).collect();
+            let link = |uid, net: PodNetResult| PodLink { uid, name: net.interface, ends: net.ends };
+            let pods = links.map(|(uid, net)| (net.ip, link(uid, net))).collect();
             let cluster_cidr =
                 self.cluster.borrow().as_ref().and_then(|welcome| welcome.cluster_cidr.parse().ok());
             let wanted =
@@ -228,6 +240,7 @@ impl Parts {
             }
             tokio::select! {
                 _ = changed.changed() => {}
+                _ = pods_changed.changed() => {}
                 _ = plugged.changed() => {}
                 () = tokio::time::sleep(REFRESH) => {}
                 () = token.cancelled() => return,

@@ -15,6 +15,7 @@ mod fill;
 mod load;
 mod metrics;
 pub mod picture;
+mod policies;
 mod read;
 mod sync;
 mod trace;
@@ -85,6 +86,8 @@ pub struct Uplink {
 /// How a pod of this node is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodLink {
+    /// The pod's `metadata.uid`.
+    pub uid: String,
     /// The name of the link's end on the node.
     pub name: String,
     /// The hardware addresses of the pod's end and of the node's, of a link that leads into another namespace: packets go there
@@ -217,8 +220,10 @@ pub struct Changed {
 pub struct Dataplane {
     config: DataplaneConfig,
     tables: Tables,
+    policies: policies::Tables,
     links: Links,
     compiler: Compiler,
+    policy_compiler: policies::Compiler,
     /// Frontends that the kernel may not have as they are wanted.
     due: BTreeSet<FrontendKey>,
     modes: Vec<Mode>,
@@ -239,7 +244,7 @@ impl Dataplane {
     pub fn open(config: DataplaneConfig) -> Result<Self, DataplaneError> {
         let namespace = net::own_cookie()
             .map_err(|e| DataplaneError::kernel("tell the node's network namespace from those of pods", e))?;
-        let (tables, mut links) = load::load(&config)?;
+        let (tables, policies, mut links) = load::load(&config)?;
         let modes = config.uplinks.iter().map(|uplink| links.accelerate(uplink, config.xdp)).collect();
         let tables = Tables::adopt(tables, config.count_backends)?;
         let compiler = Compiler::new(&config.node_name, config.node_ip);
@@ -247,8 +252,10 @@ impl Dataplane {
         let due = tables.frontends().collect();
         Ok(Self {
             tables,
+            policies: policies::Tables::adopt(policies),
             links,
             compiler,
+            policy_compiler: policies::Compiler::default(),
             due,
             modes,
             config,
@@ -291,7 +298,7 @@ impl Dataplane {
         let cluster = self.cluster_cidr;
         self.links.set(settings(&self.config, cluster, self.overlay.as_ref(), self.namespace))?;
         // Of what does not fit, as little would with the tables of before.
-        let taken_over = self.links.take_over();
+        let taken_over = self.links.take_over().and_then(|()| self.links.isolate(self.policies.isolated()));
         self.abort_stale();
         synced.and_then(|changed| taken_over.map(|()| changed))
     }
@@ -323,6 +330,12 @@ impl Dataplane {
     /// A link that is gone, or a refusal of the kernel; the others are tried again with the next call.
     pub fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, PodLink>) -> Result<(), DataplaneError> {
         self.links.set_pods(pods)
+    }
+
+    /// Whether the programs are at the link of a pod of this node.
+    #[must_use]
+    pub fn is_linked(&self, pod: Ipv4Addr) -> bool {
+        self.links.is_linked(pod)
     }
 
     /// By which link other nodes' pods are reached. Takes effect with the next [`Self::sync`].
@@ -361,8 +374,32 @@ impl Dataplane {
         self.links.forget_pods(|ip| pods.contains(&ip))
     }
 
-    /// Forgets translated flows that are over; `now` in seconds since boot. Returns (left, forgotten).
-    pub fn collect(&mut self, now: u32) -> (usize, usize) {
+    /// Makes the kernel enforce exactly the NetworkPolicies of the snapshot for the pods that were set last. Idempotent. To be told
+    /// before [`Self::sync`], and before a new pod has its first container.
+    ///
+    /// # Errors
+    /// A full table or a refusal of the kernel; what could not be written is forbidden.
+    pub fn enforce(&mut self, snapshot: &Snapshot) -> Result<(), DataplaneError> {
+        let links = policies::numbered(self.links.pods());
+        let wanted = self.policy_compiler.update(snapshot, links);
+        let closing = self.policies.closing(wanted);
+        if !closing.is_empty() {
+            match net::connections(self.links.cgroup(), &closing) {
+                Ok(connections) => self.policies.know(&connections),
+                Err(error) => {
+                    tracing::warn!(%error, "connections of pods that policies select now may be cut")
+                }
+            }
+        }
+        let synced = self.policies.sync(wanted);
+        let attached = self.links.isolate(self.policies.isolated());
+        synced.and(attached)
+    }
+
+    /// Forgets flows that are over. Returns how many translated ones are (left, forgotten).
+    pub fn collect(&mut self) -> (usize, usize) {
+        let now = now();
+        self.policies.collect(now);
         self.links.collect(now)
     }
 
@@ -391,6 +428,13 @@ fn settings(
         overlay: overlay.map_or(0, |overlay| overlay.link),
         overlay_address: overlay.and_then(|overlay| overlay.address).unwrap_or(config.node_ip).octets(),
     }
+}
+
+/// Seconds since boot, as the programs count them: CLOCK_MONOTONIC.
+fn now() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(|time| time.tv_sec());
+    // No such clock: zero, at which nothing is ever old.
+    now.ok().and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0)
 }
 
 /// Readies the other end of a veth uplink for what XDP sends by it, until the pin `<bpffs>/oarlock/peers/<interface>` or the

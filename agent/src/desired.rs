@@ -9,7 +9,9 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use oarlock_api::k8s::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
+use oarlock_api::k8s::api::networking::v1::NetworkPolicy;
 use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use oarlock_api::network_policy::{MEMBERS, Member};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -35,6 +37,11 @@ pub struct Snapshot {
     pub endpoint_slices: Objects<EndpointSlice>,
     /// All Nodes.
     pub nodes: Objects<Node>,
+    /// The NetworkPolicies of this node's namespaces.
+    pub network_policies: Objects<NetworkPolicy>,
+    /// The pods that those name, wherever they run: by group, then by namespace and name
+    /// ([`oarlock_api::network_policy::MEMBERS`]).
+    pub network_peers: Objects<Member>,
     /// The version of the session's last message that is in here; for acks.
     pub version: u64,
 }
@@ -85,7 +92,7 @@ const WATCHED: [&str; 3] = [Service::RESOURCE, EndpointSlice::RESOURCE, Node::RE
 pub enum Topic {
     /// Pods, ConfigMaps, Secrets and Services: what pods are made of.
     Pods,
-    /// Services, EndpointSlices and Nodes: what the dataplane is made of.
+    /// Services, EndpointSlices, Nodes and NetworkPolicies: what the dataplane is made of.
     Services,
     /// Nodes: what routes are made of.
     Nodes,
@@ -203,6 +210,8 @@ impl Desired {
             "services" => self.put(|s| &mut s.services, key, parse.object()?),
             "endpointslices" => self.put(|s| &mut s.endpoint_slices, key, parse.object()?),
             "nodes" => self.put(|s| &mut s.nodes, key, parse.object()?),
+            "networkpolicies" => self.put(|s| &mut s.network_policies, key, parse.object()?),
+            MEMBERS => self.put(|s| &mut s.network_peers, key, parse.object()?),
             other => return Err(BadObject::UnknownResource(other.to_owned())),
         }
         self.changed(resource);
@@ -223,6 +232,8 @@ impl Desired {
                 "services" => drop(snapshot.services.remove(&key)),
                 "endpointslices" => drop(snapshot.endpoint_slices.remove(&key)),
                 "nodes" => drop(snapshot.nodes.remove(&key)),
+                "networkpolicies" => drop(snapshot.network_policies.remove(&key)),
+                MEMBERS => drop(snapshot.network_peers.remove(&key)),
                 other => return Err(BadObject::UnknownResource(other.to_owned())),
             }
             Ok(())
@@ -305,7 +316,7 @@ impl Desired {
         let topics: &[Topic] = match resource {
             "pods" | "configmaps" | "secrets" => &[Topic::Pods],
             "services" => &[Topic::Pods, Topic::Services],
-            "endpointslices" => &[Topic::Services],
+            "endpointslices" | "networkpolicies" | MEMBERS => &[Topic::Services],
             "nodes" => &[Topic::Services, Topic::Nodes],
             _ => &[],
         };

@@ -16,6 +16,7 @@ mod node_object;
 mod outbox;
 mod plan;
 pub mod plugin;
+mod plugged;
 pub mod pods;
 pub mod proxy;
 pub mod runtime;

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 pub use netns::{dial_loopback, own_cookie};
 pub use pod_veth::Network;
 pub use routes::NodeRoute;
-pub use sockets::abort_udp;
+pub use sockets::{Connection, abort_udp, connections};
 pub use uplinks::{of_default_routes, overlay, uplinks};
 
 /// The pod whose network is wanted.
@@ -61,6 +61,11 @@ pub enum NetError {
         /// How many are taken.
         used: usize,
     },
+    /// The dataplane has not taken the pod up.
+    #[error(
+        "the dataplane does not enforce NetworkPolicies for the pod yet; the agent's log and its /healthz say what keeps it"
+    )]
+    NotEnforced,
     /// The kernel refused a request.
     #[error("cannot {what}: {source}")]
     Netlink {

@@ -252,7 +252,8 @@ impl Proxy {
                 }
                 *self.modes.lock() = dataplane.modes().to_vec();
                 tracing::info!(node = name, ip = %address, "Services are answered on this node");
-                *services = Some(Services::new(dataplane, self.health.clone(), Arc::clone(&self.board)));
+                let (health, board) = (self.health.clone(), Arc::clone(&self.board));
+                *services = Some(Services::new(dataplane, health, board, Arc::default()));
             }
             Err(why) => tracing::warn!(why, "the address of this node is not known"),
         }

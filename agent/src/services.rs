@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::dataplane::{Changed, Dataplane, DataplaneConfig, DataplaneError, Directory, Overlay, PodLink};
 use crate::desired::Snapshot;
+use crate::plugged::Known;
 
 /// What the kernel is to answer for.
 pub(crate) struct Wanted {
@@ -54,14 +55,17 @@ pub(crate) struct Services {
     board: Board,
     health: Health,
     is_well: bool,
+    known: Arc<Known>,
     /// The pods that the tables lead to, if they are somebody else's and the tables were written.
     led_to: Option<BTreeSet<Ipv4Addr>>,
 }
 
 impl Services {
-    pub(crate) fn new(dataplane: Dataplane, health: Health, board: Board) -> Self {
+    /// The uids of the pods for which policies are enforced are told to `known`.
+    pub(crate) fn new(dataplane: Dataplane, health: Health, board: Board, known: Arc<Known>) -> Self {
         let (config, directory) = (dataplane.config().clone(), dataplane.directory());
-        Self { dataplane: Some(dataplane), config, directory, board, health, is_well: false, led_to: None }
+        let (dataplane, led_to) = (Some(dataplane), None);
+        Self { dataplane, config, directory, board, health, is_well: false, known, led_to }
     }
 
     /// Makes the kernel answer for what is wanted. False: the dataplane is lost, by a panic or the end of the process.
@@ -75,8 +79,9 @@ impl Services {
             directory: Arc::clone(&self.directory),
             leaving: led_to.clone().unwrap_or_default(),
         });
+        let known = Arc::clone(&self.known);
         let work = tokio::task::spawn_blocking(move || {
-            let outcome = write(&mut taken, &wanted, &mut led_to);
+            let outcome = write(&mut taken, &wanted, &mut led_to, &known);
             (taken, led_to, outcome)
         });
         let Ok((taken, led_to, outcome)) = work.await else { return false };
@@ -110,6 +115,7 @@ fn write(
     dataplane: &mut Dataplane,
     wanted: &Wanted,
     led_to: &mut Option<BTreeSet<Ipv4Addr>>,
+    known: &Known,
 ) -> Result<Changed, DataplaneError> {
     if let Some(cidr) = wanted.cluster_cidr {
         dataplane.set_cluster_cidr(cidr);
@@ -121,9 +127,14 @@ fn write(
         LocalPods::Foreign(_) => Ok(()),
     };
     let reached = dataplane.set_overlay(wanted.overlay.as_ref());
-    dataplane.collect(monotonic_seconds());
+    dataplane.collect();
+    let enforced = if wanted.complete { dataplane.enforce(&wanted.snapshot) } else { Ok(()) };
+    if let (LocalPods::Linked(pods), true, true) = (&wanted.pods, wanted.complete, enforced.is_ok()) {
+        let linked = pods.iter().filter(|(ip, _)| dataplane.is_linked(**ip));
+        known.send_replace(linked.map(|(_, link)| link.uid.clone()).collect());
+    }
     let outcome = if wanted.complete { dataplane.sync(&wanted.snapshot) } else { Ok(Changed::default()) };
-    let outcome = outcome.and_then(|changed| plugged.and(reached).map(|()| changed));
+    let outcome = outcome.and_then(|changed| plugged.and(reached).and(enforced).map(|()| changed));
     if let (LocalPods::Foreign(pods), true, true) = (&wanted.pods, wanted.complete, outcome.is_ok()) {
         *led_to = Some(pods.clone());
     }
@@ -138,11 +149,4 @@ fn tell_foreign(
 ) -> Result<(), DataplaneError> {
     dataplane.add_foreign_pods(pods)?;
     led_to.map_or(Ok(()), |led_to| dataplane.keep_foreign_pods(&(pods | led_to)))
-}
-
-/// Seconds since boot, as the programs count them: CLOCK_MONOTONIC.
-fn monotonic_seconds() -> u32 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(|time| time.tv_sec());
-    // No such clock: zero, at which nothing is ever old.
-    now.ok().and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0)
 }

@@ -5,6 +5,8 @@
 
 mod events;
 mod join;
+mod peers;
+mod policies;
 mod report;
 mod session;
 mod streams;
@@ -45,6 +47,7 @@ pub struct Nodes {
     cluster: Welcome,
     events: Arc<Events>,
     streams: streams::Hub,
+    peers: Arc<peers::Peers>,
     tasks: Tasks,
 }
 
@@ -59,7 +62,11 @@ impl Nodes {
         cluster: Welcome,
         tasks: Tasks,
     ) -> Arc<Self> {
-        Arc::new(Self { registry, ca, join_token, cluster, events, streams: streams::Hub::default(), tasks })
+        let peers = Arc::new(peers::Peers::default());
+        let following = Arc::clone(&peers).run(Arc::clone(registry.cache()), tasks.token());
+        tasks.spawn("nodes/peers", following);
+        let streams = streams::Hub::default();
+        Arc::new(Self { registry, ca, join_token, cluster, events, streams, peers, tasks })
     }
 
     /// Serves agents until shutdown.

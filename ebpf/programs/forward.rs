@@ -13,12 +13,12 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use oarlock_ebpf::flow::{LOCAL_POD, MASQUERADED, REPLY, Translation};
+use oarlock_ebpf::flow::{Flow, LOCAL_POD, MASQUERADED, Owner, REPLY, Translation};
 use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
 use crate::packet::{self, Packet};
-use crate::{count, flows, icmp, maps, nat, watch};
+use crate::{count, flows, icmp, maps, nat, policy, watch};
 
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -32,7 +32,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     let Some(packet) = packet::read(&ctx, &header) else {
         return match icmp::read(&ctx, &header) {
             Some(error) => report(&ctx, &error),
-            None => deliver(&ctx, packet::destination(&header), header[8]),
+            None => deliver_other(&ctx, &header),
         };
     };
     if let Some(entry) = flows::present(&packet) {
@@ -44,7 +44,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     };
     match begun {
         Begun::To(entry) => translate(&ctx, &packet, &entry),
-        Begun::Nothing => deliver(&ctx, packet.flow.destination, packet.ttl),
+        Begun::Nothing => deliver(&ctx, &packet.flow, &packet),
         Begun::Denied => TC_ACT_SHOT,
     }
 }
@@ -53,12 +53,18 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 pub fn pod_egress(ctx: TcContext) -> i32 {
     let Some(header) = packet::header(&ctx) else { return GO_ON };
     let Some(packet) = packet::read(&ctx, &header) else {
+        if !policy::other_may_leave(&ctx, packet::link(&ctx), &header) {
+            return TC_ACT_SHOT;
+        }
         return match icmp::read(&ctx, &header) {
             Some(error) if error.entry.backend == REPLY => report(&ctx, &error),
-            _ => deliver(&ctx, packet::destination(&header), header[8]),
+            _ => deliver_other(&ctx, &header),
         };
     };
-    answer(&ctx, &packet).unwrap_or_else(|| deliver(&ctx, packet.flow.destination, packet.ttl))
+    if !policy::may_leave(packet::link(&ctx), &packet.flow, packet.flags) {
+        return TC_ACT_SHOT;
+    }
+    answer(&ctx, &packet).unwrap_or_else(|| deliver(&ctx, &packet.flow, &packet))
 }
 
 #[classifier]
@@ -116,14 +122,17 @@ fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
         watch::lost(&packet.seen(0), Reason::BadPacket);
         return bad();
     }
-    leave(ctx, entry, packet.ttl)
+    if entry.link == 0 { deliver(ctx, &entry.to, packet) } else { leave(ctx, entry.link, packet.ttl) }
 }
 
 /// An error to who has sent the packet that it is about.
 #[inline(always)]
 fn report(ctx: &TcContext, error: &icmp::Error) -> i32 {
     match write_error(ctx, error) {
-        GO_ON => leave(ctx, &error.entry, error.ttl()),
+        GO_ON if error.entry.link == 0 => {
+            nat::owner(error.entry.to.destination).map_or(GO_ON, |owner| enter(ctx, &owner, error.ttl()))
+        }
+        GO_ON => leave(ctx, error.entry.link, error.ttl()),
         verdict => verdict,
     }
 }
@@ -138,21 +147,37 @@ fn write_error(ctx: &TcContext, error: &icmp::Error) -> i32 {
 }
 
 #[inline(always)]
-fn leave(ctx: &TcContext, entry: &Translation, ttl: u8) -> i32 {
-    if entry.link == 0 {
-        return deliver(ctx, entry.to.destination, ttl);
-    }
+fn leave(ctx: &TcContext, link: u32, ttl: u8) -> i32 {
     if !packet::hop(ctx, ttl) {
         return bad();
     }
     // SAFETY: no parameters: the helper routes by the packet's destination and asks for the neighbour.
-    unsafe { bpf_redirect_neigh(entry.link, core::ptr::null_mut(), 0, 0) as i32 }
+    unsafe { bpf_redirect_neigh(link, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// A packet that is of this flow now into the namespace of a pod of this node, if it may come in.
+#[inline(always)]
+fn deliver(ctx: &TcContext, flow: &Flow, packet: &Packet) -> i32 {
+    let Some(owner) = nat::owner(flow.destination) else { return GO_ON };
+    if owner.link != 0 && !policy::may_enter(owner.link, flow, packet.flags) {
+        return TC_ACT_SHOT;
+    }
+    enter(ctx, &owner, packet.ttl)
+}
+
+/// The same of a packet that has no flow.
+#[inline(always)]
+fn deliver_other(ctx: &TcContext, header: &[u8; 20]) -> i32 {
+    let Some(owner) = nat::owner(packet::destination(header)) else { return GO_ON };
+    if owner.link != 0 && !policy::other_may_enter(ctx, owner.link, header) {
+        return TC_ACT_SHOT;
+    }
+    enter(ctx, &owner, header[8])
 }
 
 /// Into the namespace of a pod of this node. Everything else, and what has no hop left, is the stack's.
 #[inline(always)]
-fn deliver(ctx: &TcContext, destination: [u8; 4], ttl: u8) -> i32 {
-    let Some(owner) = nat::owner(destination) else { return GO_ON };
+fn enter(ctx: &TcContext, owner: &Owner, ttl: u8) -> i32 {
     if owner.link == 0 || ttl <= 1 {
         return GO_ON;
     }

@@ -21,6 +21,7 @@ mod maps;
 mod nat;
 mod neighbours;
 mod packet;
+mod policy;
 mod sock;
 mod watch;
 mod way;

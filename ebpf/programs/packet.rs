@@ -180,3 +180,11 @@ pub fn link(ctx: &TcContext) -> u32 {
     // SAFETY: the kernel passes a valid context.
     unsafe { (*skb).ifindex }
 }
+
+/// The link by which the packet came to the node; 0: the node itself has made it.
+#[inline(always)]
+pub fn from_link(ctx: &TcContext) -> u32 {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    // SAFETY: the kernel passes a valid context.
+    unsafe { (*skb).ingress_ifindex }
+}

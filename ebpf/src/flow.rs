@@ -33,7 +33,8 @@ pub const PROBES: u32 = 16;
 /// | 0..4, 4..8 | source and destination, network order |
 /// | 8..10, 10..12 | their ports, network order |
 /// | 12 | protocol |
-/// | 13..16 | zero |
+/// | 13 | zero; in the table of [`crate::policy`] a direction |
+/// | 14..16 | zero |
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Flow {
@@ -45,7 +46,8 @@ pub struct Flow {
     destination_port: [u8; 2],
     /// 6 TCP, 17 UDP.
     pub protocol: u8,
-    reserved: [u8; 3],
+    mark: u8,
+    reserved: [u8; 2],
 }
 
 impl Flow {
@@ -61,8 +63,16 @@ impl Flow {
             source_port: source.1.to_be_bytes(),
             destination_port: destination.1.to_be_bytes(),
             protocol,
-            reserved: [0; 3],
+            mark: 0,
+            reserved: [0; 2],
         }
+    }
+
+    /// The same flow, as a key that differs by a mark.
+    #[must_use]
+    pub(crate) const fn marked(mut self, mark: u8) -> Self {
+        self.mark = mark;
+        self
     }
 
     /// The port of the sender.

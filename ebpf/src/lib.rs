@@ -12,6 +12,7 @@ pub mod flow;
 pub mod fragment;
 pub mod layout;
 pub mod maps;
+pub mod policy;
 pub mod reason;
 pub mod select;
 

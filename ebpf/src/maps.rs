@@ -44,6 +44,18 @@ pub const FLOWS_OTHER: &str = "FLOWS_OTHER";
 /// [`crate::fragment::Datagram`] to the four bytes of its ports. LRU hash.
 pub const FRAGMENTS: &str = "FRAGMENTS";
 
+/// The number of a pod's link, on the node's side, to [`crate::policy::Isolation`]. Hash.
+pub const ISOLATED: &str = "ISOLATED";
+/// IPv4 prefix to the identity of the addresses in it. Longest prefix match.
+pub const IDENTITIES: &str = "IDENTITIES";
+/// [`crate::policy::Rule`] to 1. Longest prefix match.
+pub const RULES: &str = "RULES";
+/// A connection ([`crate::policy::judged`]) to [`crate::policy::Allowed`]. LRU hash.
+pub const ALLOWED: &str = "ALLOWED";
+/// The revision of all policies at index 0, where 0 means that there are none on this node; the highest that there ever was at
+/// index 1. Array.
+pub const POLICIES: &str = "POLICIES";
+
 /// Frontends, and lines of the service table: 10,000 Services with six, or 50,000 with one.
 pub const MAX_SERVICES: u32 = 65_536;
 /// Slots of all services together: twice what 10,000 Services with ten endpoints need, for copies on write.
@@ -66,3 +78,11 @@ pub const MAX_FLOWS: u32 = 131_072;
 pub const MAX_FRAGMENTS: u32 = 8192;
 /// Bytes of the ring buffer of events: four thousand of them, a power of two of pages.
 pub const EVENT_BYTES: u32 = 1 << 18;
+/// Pods of this node that NetworkPolicies select.
+pub const MAX_ISOLATED: u32 = 4096;
+/// Addresses and ranges that NetworkPolicies of this node name.
+pub const MAX_IDENTITIES: u32 = 262_144;
+/// What NetworkPolicies of this node allow: a line for each policy, identity and port.
+pub const MAX_RULES: u32 = 262_144;
+/// Connections of pods that NetworkPolicies select.
+pub const MAX_ALLOWED: u32 = 131_072;

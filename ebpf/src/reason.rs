@@ -24,11 +24,13 @@ pub enum Reason {
     Denied = 8,
     /// An ICMP error about a translated packet was given to who had sent that.
     Reported = 9,
+    /// A packet that no NetworkPolicy allows; it was dropped.
+    PolicyDenied = 10,
 }
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Translated,
         Self::NoEndpoints,
         Self::BadTable,
@@ -39,10 +41,11 @@ impl Reason {
         Self::Express,
         Self::Denied,
         Self::Reported,
+        Self::PolicyDenied,
     ];
 
     /// How many there are: the size of the counters' map.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 11;
 
     /// The name in metrics.
     #[must_use]
@@ -58,6 +61,7 @@ impl Reason {
             Self::Express => "express",
             Self::Denied => "denied",
             Self::Reported => "reported",
+            Self::PolicyDenied => "policy_denied",
         }
     }
 }

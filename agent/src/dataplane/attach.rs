@@ -37,6 +37,9 @@ const UPLINK_OF_OTHERS: [(&str, TcAttachType); 2] =
 /// The hook on the host's side of a pod's link, where what the pod sends comes in.
 const POD: (&str, TcAttachType) = ("pod_egress", TcAttachType::Ingress);
 
+/// The hook there for what comes to a pod by the node's stack. Only where policies select the pod.
+const TO_POD: (&str, TcAttachType) = ("pod_ingress", TcAttachType::Egress);
+
 /// The packet path of a node.
 pub(super) struct Links {
     ebpf: Ebpf,
@@ -52,6 +55,8 @@ pub(super) struct Links {
     /// Links of pods that carry our program, by address: name and number, as a name may come back as another link, and what the
     /// programs know of the pod.
     pods: BTreeMap<Ipv4Addr, (String, u32, Owner)>,
+    /// Links that carry the program of isolated pods: number to name.
+    isolated: BTreeMap<u32, String>,
 }
 
 /// Where the programs belong, and where their links are pinned.
@@ -91,13 +96,15 @@ impl Links {
             let program = sockets(&mut ebpf, name)?;
             program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
-        for name in UPLINK.iter().map(|(name, _)| *name).chain([POD.0]) {
+        for name in UPLINK.iter().map(|(name, _)| *name).chain([POD.0, TO_POD.0]) {
             let program = classifier(&mut ebpf, name)?;
             program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
         let LinkMaps { settings, addresses, tcp, other } = maps;
         let (wanted, pods) = (BTreeMap::new(), BTreeMap::new());
-        let mut links = Self { ebpf, hooks, in_place: false, settings, addresses, tcp, other, wanted, pods };
+        let (in_place, isolated) = (false, BTreeMap::new());
+        let mut links =
+            Self { ebpf, hooks, in_place, settings, addresses, tcp, other, wanted, pods, isolated };
         if links.hooks.others.is_empty() {
             links.place()?;
         }
@@ -224,8 +231,48 @@ impl Links {
         for (_, (link, ..)) in
             self.pods.extract_if(.., |ip, link| pods.get(ip).is_none_or(|pod| pod.name != link.0))
         {
-            // The kernel has taken the program away with the link.
-            let _ = fs::remove_file(pin_of(&self.hooks.pins, POD.0, &link));
+            // The kernel has taken the programs away with the link.
+            for (program, _) in [POD, TO_POD] {
+                let _ = fs::remove_file(pin_of(&self.hooks.pins, program, &link));
+            }
+        }
+        first
+    }
+
+    /// Whether a pod's link carries our program. While programs of another layout serve, theirs is there.
+    pub(super) fn is_linked(&self, pod: Ipv4Addr) -> bool {
+        if self.in_place { self.pods.contains_key(&pod) } else { self.wanted.contains_key(&pod) }
+    }
+
+    /// The pods' links.
+    pub(super) fn pods(&self) -> &BTreeMap<Ipv4Addr, PodLink> {
+        &self.wanted
+    }
+
+    /// Has what comes to exactly these pods by the node's stack judged too.
+    pub(super) fn isolate(&mut self, links: impl Iterator<Item = u32>) -> Result<(), DataplaneError> {
+        if !self.in_place {
+            return Ok(());
+        }
+        let names: BTreeMap<u32, String> =
+            self.pods.values().map(|(name, number, _)| (*number, name.clone())).collect();
+        let wanted: BTreeMap<u32, String> =
+            links.filter_map(|number| Some((number, names.get(&number)?.clone()))).collect();
+        let mut first = Ok(());
+        for (number, name) in &wanted {
+            if self.isolated.get(number) == Some(name) {
+                continue;
+            }
+            match self.attach(TO_POD, name) {
+                Ok(()) => drop(self.isolated.insert(*number, name.clone())),
+                Err(error) => first = first.and(Err(error)),
+            }
+        }
+        for (_, name) in self.isolated.extract_if(.., |number, _| !wanted.contains_key(number)) {
+            let _ = fs::remove_file(pin_of(&self.hooks.pins, TO_POD.0, &name));
+            if self.hooks.tc == Tc::Clsact {
+                clsact::detach(TO_POD.0, TO_POD.1, &name);
+            }
         }
         first
     }
@@ -321,7 +368,7 @@ pub(super) fn owner(link: &PodLink, number: u32) -> Owner {
 pub(super) fn remove_filters() {
     for interface in nix::net::if_::if_nameindex().iter().flatten() {
         let name = interface.name().to_string_lossy();
-        for (program, kind) in UPLINK.iter().chain(&UPLINK_OF_OTHERS).chain([&POD]) {
+        for (program, kind) in UPLINK.iter().chain(&UPLINK_OF_OTHERS).chain([&POD, &TO_POD]) {
             clsact::detach(program, *kind, &name);
         }
     }

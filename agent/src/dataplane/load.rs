@@ -12,13 +12,14 @@ use oarlock_ebpf::affinity::{Member, SourceRange};
 use oarlock_ebpf::count::{BackendCounts, ServiceCounts};
 use oarlock_ebpf::flow::{Flow, Translation};
 use oarlock_ebpf::layout::{Backend, Believed, FrontendKey, ServiceLine, SocketKey};
+use oarlock_ebpf::policy::Allowed;
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
 use super::attach::{Hooks, LinkMaps, Links};
-use super::{DataplaneConfig, DataplaneError};
+use super::{DataplaneConfig, DataplaneError, policies};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 24] = [
     maps::FRONTENDS,
     maps::SERVICE_TABLE,
     maps::SLOTS,
@@ -38,14 +39,20 @@ const MAPS: [&str; 19] = [
     maps::FLOWS_TCP,
     maps::FLOWS_OTHER,
     maps::FRAGMENTS,
+    maps::ISOLATED,
+    maps::IDENTITIES,
+    maps::RULES,
+    maps::ALLOWED,
+    maps::POLICIES,
 ];
 
 /// Tables of what passes, which agents of other layouts share as long as these bytes are the same: name, and bytes of a key and of
 /// a value. Whoever changes what the bytes mean without changing how many there are gives the map another name.
-const SHARED: [(&str, usize, usize); 3] = [
+const SHARED: [(&str, usize, usize); 4] = [
     (maps::FLOWS_TCP, size_of::<Flow>(), size_of::<Translation>()),
     (maps::FLOWS_OTHER, size_of::<Flow>(), size_of::<Translation>()),
     (maps::SOCKETS, size_of::<SocketKey>(), size_of::<Believed>()),
+    (maps::ALLOWED, size_of::<Flow>(), size_of::<Allowed>()),
 ];
 
 /// Handles of the maps that the agent writes or reads.
@@ -79,7 +86,7 @@ pub(super) fn object() -> Result<&'static [u8], DataplaneError> {
 }
 
 /// Loads everything, adopting pinned maps, and attaches to the node's cgroup.
-pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), DataplaneError> {
+pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, policies::Handles, Links), DataplaneError> {
     let pins = pins(&config.bpffs, &config.node_name);
     fs::create_dir_all(&pins).map_err(|e| DataplaneError::Host {
         what: format!("cannot create {}", pins.display()),
@@ -98,6 +105,13 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         loader.load(object()?).map_err(|e| DataplaneError::kernel("load the BPF object", chain(&e)))?;
     let (cgroup, cgroup_path) = open_cgroup(&config.cgroup)?;
     let handles = handles(&mut ebpf)?;
+    let of_policies = policies::Handles {
+        isolated: handle(&mut ebpf, maps::ISOLATED)?,
+        identities: handle(&mut ebpf, maps::IDENTITIES)?,
+        rules: handle(&mut ebpf, maps::RULES)?,
+        allowed: handle(&mut ebpf, maps::ALLOWED)?,
+        revision: handle(&mut ebpf, maps::POLICIES)?,
+    };
     let of_links = LinkMaps {
         settings: handle(&mut ebpf, maps::SETTINGS)?,
         addresses: handle(&mut ebpf, maps::ADDRESSES)?,
@@ -114,7 +128,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, Links), Datapla
         tc: config.tc,
         overlay: None,
     };
-    Ok((handles, Links::open(ebpf, of_links, hooks)?))
+    Ok((handles, of_policies, Links::open(ebpf, of_links, hooks)?))
 }
 
 /// Backends are counted or not: their counters are as large as that takes. Another size than an earlier agent's begins anew.

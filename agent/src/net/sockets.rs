@@ -1,4 +1,4 @@
-//! Sockets that are connected to a peer who is gone. Nobody tells a sender of datagrams: it would send into the void for as
+//! Sockets of pods: those with connections, and those that are connected to a peer who is gone. Nobody tells a sender of datagrams: it would send into the void for as
 //! long as it lives. Aborted, it gets ECONNABORTED and asks anew (sock_diag(7), SOCK_DESTROY, Linux 4.5).
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use std::path::Path;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_UDP, SOCK_DESTROY};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DESTROY};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -23,6 +23,53 @@ use nix::sched::{CloneFlags, setns};
 /// # Errors
 /// A namespace that can be listed but not be entered, or a refusal of the kernel; the others are tried before.
 pub fn abort_udp(cgroup: &Path, is_stale: impl Fn(u64, (Ipv4Addr, u16)) -> bool + Sync) -> io::Result<usize> {
+    let (aborted, first) = in_each_namespace(cgroup, || abort_here(&is_stale))?;
+    first.map(|()| aborted.into_iter().sum())
+}
+
+/// A TCP connection of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Connection {
+    /// The pod's address and port.
+    pub local: (Ipv4Addr, u16),
+    /// The peer's.
+    pub remote: (Ipv4Addr, u16),
+    /// Whether the pod listens at the port: the peer has begun the connection.
+    pub is_accepted: bool,
+}
+
+/// The TCP connections of these addresses, in all network namespaces of a cgroup's processes. Not for a thread of the runtime.
+///
+/// # Errors
+/// As [`abort_udp`].
+pub fn connections(cgroup: &Path, addresses: &BTreeSet<Ipv4Addr>) -> io::Result<Vec<Connection>> {
+    let (found, first) = in_each_namespace(cgroup, || connections_here(addresses))?;
+    first.map(|()| found.into_iter().flatten().collect())
+}
+
+fn connections_here(addresses: &BTreeSet<Ipv4Addr>) -> io::Result<Vec<Connection>> {
+    let (mut listening, mut connected) = (BTreeSet::new(), Vec::new());
+    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        let asked = |states| Asked { family, protocol: IPPROTO_TCP, states };
+        listening.extend(asked(StateFlags::LISTEN).list(any.clone())?.into_iter().map(|id| id.source_port));
+        // Whatever has a peer.
+        let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE - StateFlags::TIME_WAIT;
+        connected.extend(asked(states).list(any)?);
+    }
+    let ours = connected.into_iter().filter_map(|id| {
+        let local = (ipv4(id.source_address)?, id.source_port);
+        let remote = (ipv4(id.destination_address)?, id.destination_port);
+        let is_accepted = listening.contains(&local.1);
+        addresses.contains(&local.0).then_some(Connection { local, remote, is_accepted })
+    });
+    Ok(ours.collect())
+}
+
+/// What comes of this in each namespace, and the first error.
+fn in_each_namespace<T: Send>(
+    cgroup: &Path,
+    work: impl Fn() -> io::Result<T> + Sync,
+) -> io::Result<(Vec<T>, io::Result<()>)> {
     let (mut namespaces, mut seen) = (Vec::new(), BTreeSet::new());
     for pid in processes(cgroup) {
         // A process that has ended meanwhile has no sockets.
@@ -31,22 +78,27 @@ pub fn abort_udp(cgroup: &Path, is_stale: impl Fn(u64, (Ipv4Addr, u16)) -> bool 
             namespaces.push(namespace);
         }
     }
-    let abort_all = || {
-        let (mut aborted, mut first) = (0, Ok(()));
+    let work_in_all = || {
+        let (mut done, mut first) = (Vec::new(), Ok(()));
         for namespace in namespaces {
-            match setns(&namespace, CloneFlags::CLONE_NEWNET)
-                .map_err(io::Error::from)
-                .and_then(|()| abort_here(&is_stale))
-            {
-                Ok(count) => aborted += count,
+            let entered = setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+            match entered.and_then(|()| work()) {
+                Ok(one) => done.push(one),
                 Err(error) => first = first.and(Err(error)),
             }
         }
-        first.map(|()| aborted)
+        (done, first)
     };
     // A thread of its own: no other ever changes its namespace.
-    std::thread::scope(|scope| scope.spawn(abort_all).join())
-        .unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
+    std::thread::scope(|scope| scope.spawn(work_in_all).join())
+        .map_err(|_| io::Error::other("the thread ended"))
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(ip) => ip.to_ipv4_mapped(),
+    }
 }
 
 /// The processes of a cgroup and of those below it.
@@ -67,15 +119,13 @@ fn processes(cgroup: &Path) -> Vec<u32> {
 fn abort_here(is_stale: &impl Fn(u64, (Ipv4Addr, u16)) -> bool) -> io::Result<usize> {
     let mut aborted = 0;
     for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        let stale = list(family, any)?.into_iter().filter(|id| {
-            let peer = match id.destination_address {
-                IpAddr::V4(ip) => Some(ip),
-                IpAddr::V6(ip) => ip.to_ipv4_mapped(),
-            };
-            peer.is_some_and(|ip| is_stale(cookie(id), (ip, id.destination_port)))
+        // Of UDP: with a peer.
+        let connected = Asked { family, protocol: IPPROTO_UDP, states: StateFlags::ESTABLISHED };
+        let stale = connected.list(any)?.into_iter().filter(|id| {
+            ipv4(id.destination_address).is_some_and(|ip| is_stale(cookie(id), (ip, id.destination_port)))
         });
         for id in stale {
-            match ask(family, id, SOCK_DESTROY, NLM_F_ACK).map(drop) {
+            match connected.ask(id, SOCK_DESTROY, NLM_F_ACK).map(drop) {
                 Ok(()) => aborted += 1,
                 // It has ended by itself.
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
@@ -92,22 +142,32 @@ fn cookie(id: &SocketId) -> u64 {
     u64::from(u32::from_ne_bytes([a, b, c, d])) | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32
 }
 
-fn list(family: u8, any: SocketId) -> io::Result<Vec<SocketId>> {
-    ask(family, any, netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY, NLM_F_DUMP)
+/// Which sockets are asked for.
+struct Asked {
+    family: u8,
+    protocol: u8,
+    states: StateFlags,
 }
 
-/// One request on a socket of its own, and what is answered.
-fn ask(family: u8, socket_id: SocketId, kind: u16, flags: u16) -> io::Result<Vec<SocketId>> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    let request = SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_UDP,
-        extensions: ExtensionFlags::empty(),
-        // Of UDP: with a peer.
-        states: StateFlags::ESTABLISHED,
-        socket_id,
-    });
+impl Asked {
+    fn list(&self, any: SocketId) -> io::Result<Vec<SocketId>> {
+        self.ask(any, netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY, NLM_F_DUMP)
+    }
+
+    /// One request on a socket of its own, and what is answered.
+    fn ask(&self, socket_id: SocketId, kind: u16, flags: u16) -> io::Result<Vec<SocketId>> {
+        let Self { family, protocol, states } = self;
+        let (family, protocol, states) = (*family, *protocol, states.clone());
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let extensions = ExtensionFlags::empty();
+        let request = InetRequest { family, protocol, extensions, states, socket_id };
+        let request = SockDiagMessage::InetRequest(request);
+        exchange(header, request, kind)
+    }
+}
+
+fn exchange(header: NetlinkHeader, request: SockDiagMessage, kind: u16) -> io::Result<Vec<SocketId>> {
     let mut message = NetlinkMessage::new(header, request.into());
     message.finalize();
     message.header.message_type = kind;

@@ -86,7 +86,7 @@ impl Node {
             let flags = if key.address() == CLUSTER_IP { 0 } else { EXTERNAL };
             lines.set(index, ServiceLine::new(range, range, 7, 0, flags), 0).unwrap();
         }
-        for name in ["uplink_ingress", "uplink_egress", "pod_egress"] {
+        for name in ["uplink_ingress", "uplink_egress", "pod_egress", "pod_ingress"] {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();
         }

@@ -11,6 +11,7 @@ mod counts;
 mod errors;
 mod express;
 mod frames;
+mod policy;
 mod services;
 
 use etherparse::PacketBuilder;

@@ -51,15 +51,21 @@ pub struct Matcher {
 
 impl Matcher {
     /// Whether a pod belongs: by its namespace, that one's labels and its own.
-    pub fn matches(
+    pub fn matches<'n, 'l>(
         &self,
         namespace: &str,
-        namespace_labels: &BTreeMap<String, String>,
-        labels: &BTreeMap<String, String>,
+        of_namespace: impl FnMut(&str) -> Option<&'n str>,
+        of_pod: impl FnMut(&str) -> Option<&'l str>,
     ) -> bool {
         self.namespace.as_deref().is_none_or(|only| only == namespace)
-            && self.namespaces.matches_with(|key| namespace_labels.get(key).map(String::as_str))
-            && self.pods.matches_with(|key| labels.get(key).map(String::as_str))
+            && self.pods.matches_with(of_pod)
+            && self.namespaces.matches_with(of_namespace)
+    }
+
+    /// The only namespace whose pods may belong, where there is one.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
     }
 }
 
@@ -154,10 +160,6 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": spec})).unwrap()
     }
 
-    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-    }
-
     #[test]
     fn peers_name_pods_of_their_own_namespace_unless_they_select_others() {
         let policy = policy(json!({"podSelector": {}, "ingress": [{"from": [
@@ -169,7 +171,8 @@ mod tests {
         let peers = policy.spec.as_ref().unwrap().ingress.as_ref().unwrap()[0].from.as_ref().unwrap();
         let matches = |peer: usize, namespace: &str, of_namespace: &[(&str, &str)], app: &str| {
             let matcher = PodGroup::of("shop", &peers[peer]).unwrap().matcher().unwrap();
-            matcher.matches(namespace, &labels(of_namespace), &labels(&[("app", app)]))
+            let of_namespace = |key: &str| of_namespace.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+            matcher.matches(namespace, of_namespace, |key| (key == "app").then_some(app))
         };
         assert!(
             matches(0, "shop", &[], "web") && !matches(0, "shop", &[], "db") && !matches(0, "b", &[], "web")

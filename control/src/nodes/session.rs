@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::Stream;
 use oarlock_api::catalogue::{CONFIG_MAPS, ENDPOINT_SLICES, Kind, NODES, PODS, SECRETS, SERVICES};
@@ -18,11 +19,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::peers::Peers;
+use super::policies::Policies;
 use super::{Nodes, caller};
 use crate::cache::{Change, Object};
 
 /// Messages on their way to one node.
 const IN_FLIGHT: usize = 128;
+/// How long a new pod waits for what policies say of it.
+const PEERS_BOUND: Duration = Duration::from_secs(5);
 
 /// The service that nodes call.
 pub(super) struct Service(pub(super) Arc<Nodes>);
@@ -104,8 +109,15 @@ impl Nodes {
     async fn send(&self, node: &str, sender: &Sender) -> Result<(), Status> {
         let cache = self.registry.cache();
         self.registry.catch_up().await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let mut view =
-            View { node: node.to_owned(), version: 0, sender: sender.clone(), pods: BTreeMap::new() };
+        let mut view = View {
+            node: node.to_owned(),
+            version: 0,
+            sender: sender.clone(),
+            pods: BTreeMap::new(),
+            policies: Policies::default(),
+            peers: Arc::clone(&self.peers),
+        };
+        let mut peers = self.peers.subscribe();
         let revision = cache.revision();
         view.say(Message::Welcome(Welcome { revision: revision.0, ..self.cluster.clone() })).await?;
         // Whatever changes while the lists are read comes again through the watch: updates carry whole objects.
@@ -117,7 +129,13 @@ impl Nodes {
         }
         view.say(Message::SnapshotEnd(SnapshotEnd {})).await?;
         loop {
-            let changes = watch.next().await.map_err(|e| Status::unavailable(e.to_string()))?;
+            let changes = tokio::select! {
+                changes = watch.next() => changes.map_err(|e| Status::unavailable(e.to_string()))?,
+                _ = peers.changed() => {
+                    view.tell_policies().await?;
+                    continue;
+                }
+            };
             for change in changes {
                 match &*change {
                     Change::Put { new, .. } => view.put(cache, new).await?,
@@ -135,6 +153,8 @@ struct View {
     sender: Sender,
     /// The node's pods and the ConfigMaps and Secrets that each uses.
     pods: BTreeMap<(String, String), BTreeSet<Reference>>,
+    policies: Policies,
+    peers: Arc<Peers>,
 }
 
 /// An object that a pod needs: (is it a Secret, namespace, name).
@@ -184,7 +204,13 @@ impl View {
                 for reference in wanted.difference(&before) {
                     self.send_reference(cache, reference).await?;
                 }
-                self.pods.insert(place, wanted);
+                if self.pods.insert(place, wanted).is_none() {
+                    // Whoever made the policy first means the pod to be isolated from its first packet on.
+                    if !self.peers.wait_for(object.revision, PEERS_BOUND).await {
+                        return Err(Status::unavailable("the peers of NetworkPolicies are not known"));
+                    }
+                    self.tell_policies().await?;
+                }
                 self.update(object).await?;
                 self.drop_unused(before, object.revision.0).await?;
             }
@@ -210,11 +236,22 @@ impl View {
                 self.pods.remove(&place);
                 self.forget(kind, &key.namespace, &key.name, revision).await?;
                 self.drop_unused(before, revision).await?;
+                self.tell_policies().await?;
             }
             return Ok(());
         }
         let told = *kind == NODES || *kind == SERVICES || *kind == ENDPOINT_SLICES || self.uses(object);
         if told { self.forget(kind, &key.namespace, &key.name, revision).await } else { Ok(()) }
+    }
+
+    /// The policies of the node's namespaces and the pods that they name, as far as the node does not know them.
+    async fn tell_policies(&mut self) -> Result<(), Status> {
+        let picture = Arc::clone(&self.peers.subscribe().borrow());
+        let namespaces = self.pods.keys().map(|(namespace, _)| namespace.as_str()).collect();
+        for message in self.policies.follow(picture, &namespaces) {
+            self.say(message).await?;
+        }
+        Ok(())
     }
 
     fn references(&self) -> BTreeSet<Reference> {

@@ -165,10 +165,12 @@ pub struct Welcome {
     pub cluster_dns: ::prost::alloc::string::String,
 }
 /// An object that this node needs: its own Pods, the ConfigMaps and Secrets they use, and all Services, EndpointSlices
-/// and Nodes. Secrets never reach a node that runs no pod using them.
+/// and Nodes. Secrets never reach a node that runs no pod using them. NetworkPolicies of the namespaces of its pods come before
+/// those pods, and before the policies the pods that their peers name (networkpeers: namespace is the group of a peer, name
+/// \<namespace>/\<pod>, object a JSON {"ip", "ports"}; see oarlock_api::network_policy).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ObjectUpdate {
-    /// Plural resource name: pods, configmaps, secrets, services, endpointslices, nodes, namespaces.
+    /// Plural resource name: pods, configmaps, secrets, services, endpointslices, nodes, networkpolicies, networkpeers.
     #[prost(string, tag = "1")]
     pub resource: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]

@@ -1,5 +1,7 @@
 //! Services' addresses and policies as clients outside and pods meet them, on real nodes. Needs root.
 
+mod policies;
+
 use std::time::Duration;
 
 use oarlock_tests::cluster::{CLIENT, Cluster, NODES, run_in, shell, wait, xtask};
@@ -43,6 +45,7 @@ fn clients_meet_a_services_addresses_and_policies() {
     clients_keep_their_pod(&cluster);
     the_plugin_shows_what_happens(&cluster);
     a_change_of_type_takes_what_it_had(&cluster);
+    policies::policies_say_who_may_talk_to_whom(&cluster);
     cluster.down();
 }
 
