@@ -3,7 +3,7 @@
 //! Pods and network are opened before the control plane is asked for anything: what runs goes on without it.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Timestamp;
 use oarlock_api::k8s::api::core::v1::Node;
+use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_api::node::Welcome;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::{self, Health};
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use crate::config::RunConfig;
 use crate::dataplane::{self, Dataplane, DataplaneConfig, PodLink, Tc};
 use crate::desired::{Desired, Topic};
+use crate::dns::{self, Dns};
 use crate::health_checks;
 use crate::look::{self, Look};
 use crate::net::{self, Network, NodeRoute, PodNetResult};
@@ -79,6 +81,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let health = Health::default();
     let of_dataplane = dataplane_config(config).await?;
     let mut registry = oarlock_daemon::metrics::registry();
+    let dns = Dns::new(config.node_ip, &config.upstream_dns, &mut registry);
     registry.register_collector(Box::new(dataplane::Events::of(&of_dataplane)));
 
     let port = config.metrics_bind_address.port();
@@ -127,7 +130,10 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     });
     spawn_session(config, tasks, &parts, look, node);
     tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
-    let following = Arc::clone(&parts).follow_services(dataplane, board, known, tasks.clone());
+    let at = SocketAddr::new(config.node_ip, config.dns_port);
+    tasks.spawn("dns", Arc::clone(&dns).serve(at, parts.health.clone(), tasks.clone()));
+    let dns = (dns, dns::endpoint(&config.node_name, at));
+    let following = Arc::clone(&parts).follow_services(dataplane, board, known, dns, tasks.clone());
     tasks.spawn("services", following);
     let desired = Arc::clone(&parts.desired);
     let checks = health_checks::run(tasks.clone(), desired, config.node_name.clone(), config.node_ip);
@@ -218,6 +224,7 @@ impl Parts {
         dataplane: Dataplane,
         board: Board,
         known: Arc<Known>,
+        (dns, endpoint): (Arc<Dns>, Arc<EndpointSlice>),
         tasks: Tasks,
     ) {
         let mut changed = self.desired.subscribe(Topic::Services);
@@ -231,8 +238,12 @@ impl Parts {
             let links = self.network.pods().await.into_iter();
             let link = |uid, net: PodNetResult| PodLink { uid, name: net.interface, ends: net.ends };
             let pods = links.map(|(uid, net)| (net.ip, link(uid, net))).collect();
-            let cluster_cidr =
-                self.cluster.borrow().as_ref().and_then(|welcome| welcome.cluster_cidr.parse().ok());
+            let (cluster_cidr, domain) =
+                self.cluster.borrow().as_ref().map_or_else(Default::default, |welcome| {
+                    (welcome.cluster_cidr.parse().ok(), welcome.cluster_domain.clone())
+                });
+            dns.update(&domain, cluster_cidr, &snapshot, complete);
+            let snapshot = dns::with_endpoint(snapshot, &endpoint);
             let wanted =
                 Wanted { snapshot, complete, pods: LocalPods::Linked(pods), cluster_cidr, overlay: None };
             if !services.apply(wanted).await {

@@ -90,6 +90,12 @@ pub struct RunConfig {
     /// Answer ClusterIPs for clients from outside the cluster that route them to this node.
     #[arg(long, env = "OARLOCK_ACCEPT_EXTERNAL_CLUSTER_IP")]
     pub accept_external_cluster_ip: bool,
+    /// The port at the node's address where the cluster's DNS is answered for the pods of this node.
+    #[arg(long, env = "OARLOCK_DNS_PORT", default_value_t = 10053)]
+    pub dns_port: u16,
+    /// Who is asked for names outside the cluster: IP or IP:port, several with commas [default: those of /etc/resolv.conf].
+    #[arg(long, env = "OARLOCK_UPSTREAM_DNS", value_delimiter = ',', value_parser = name_server)]
+    pub upstream_dns: Vec<SocketAddr>,
     /// The image of the container that holds each pod's namespaces.
     #[arg(long, env = "OARLOCK_PAUSE_IMAGE", default_value = "oarlock/pause:0.1.0")]
     pub pause_image: String,
@@ -99,6 +105,13 @@ pub struct RunConfig {
     /// How many pods this node takes.
     #[arg(long, env = "OARLOCK_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,
+}
+
+/// A name server, at the port of DNS if none is said.
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let ip = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    ip.or_else(|_| text.parse())
+        .map_err(|_| "not an IP address, or one with a port: 192.0.2.53:53".to_owned())
 }
 
 impl RunConfig {

@@ -8,6 +8,7 @@ pub mod check;
 pub mod config;
 pub mod dataplane;
 pub mod desired;
+mod dns;
 mod health_checks;
 pub mod image;
 pub mod look;

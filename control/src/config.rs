@@ -125,9 +125,23 @@ impl ServeConfig {
     /// The first address of the service range: the API server as pods see it.
     #[must_use]
     pub fn kubernetes_service_ip(&self) -> IpAddr {
+        self.service_ip(1)
+    }
+
+    /// The tenth address of the service range: the cluster's DNS, which agents answer.
+    #[must_use]
+    pub fn cluster_dns_ip(&self) -> IpAddr {
+        self.service_ip(10)
+    }
+
+    fn service_ip(&self, number: u8) -> IpAddr {
         match self.service_cluster_ip_range.primary {
-            IpNet::V4(range) => Ipv4Addr::from(u32::from(range.network()).saturating_add(1)).into(),
-            IpNet::V6(range) => Ipv6Addr::from(u128::from(range.network()).saturating_add(1)).into(),
+            IpNet::V4(range) => {
+                Ipv4Addr::from(u32::from(range.network()).saturating_add(number.into())).into()
+            }
+            IpNet::V6(range) => {
+                Ipv6Addr::from(u128::from(range.network()).saturating_add(number.into())).into()
+            }
         }
     }
 
@@ -200,6 +214,7 @@ mod tests {
             panic!("not serve")
         };
         assert_eq!(serve.kubernetes_service_ip(), IpAddr::from([10, 96, 0, 1]));
+        assert_eq!(serve.cluster_dns_ip(), IpAddr::from([10, 96, 0, 10]));
         assert_eq!(serve.service_node_port_range, (30000, 32767));
         assert!(serve.names().contains(&"kubernetes.default.svc.cluster.local".to_owned()));
     }

@@ -93,8 +93,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         cluster_cidr: config.cluster_cidr.to_string(),
         service_cidr: config.service_cluster_ip_range.to_string(),
         cluster_domain: config.cluster_domain.clone(),
-        // Empty until the agents answer DNS themselves: pods then use their node's resolver.
-        cluster_dns: String::new(),
+        cluster_dns: config.cluster_dns_ip().to_string(),
     };
     let events = Arc::new(Events::new(Arc::clone(&registry)));
     let (mut metrics, queues, requests) =
@@ -163,6 +162,7 @@ fn spawn_controllers(
         advertise: config.advertise_address,
         port: config.secure_port,
         service: config.kubernetes_service_ip(),
+        dns: config.cluster_dns_ip(),
         settings,
         queues,
         tasks: tasks.clone(),
@@ -185,6 +185,7 @@ struct Controllers {
     advertise: IpAddr,
     port: u16,
     service: IpAddr,
+    dns: IpAddr,
     settings: Settings,
     queues: Queues,
     tasks: Tasks,
@@ -195,7 +196,7 @@ impl Controllers {
     async fn run(&self, registry: Arc<Registry>, stop: CancellationToken) {
         loop {
             let made = tokio::select! {
-                made = reconcile::bootstrap(&registry, self.advertise, self.port, self.service) => made,
+                made = reconcile::bootstrap(&registry, self.advertise, self.port, self.service, self.dns) => made,
                 () = stop.cancelled() => return,
             };
             match made {

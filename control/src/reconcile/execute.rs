@@ -153,11 +153,22 @@ pub async fn bootstrap(
     advertise: IpAddr,
     port: u16,
     service: IpAddr,
+    dns: IpAddr,
 ) -> Result<(), Status> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(registry, &NAMESPACES, "", json!({"metadata": {"name": name}})).await?;
     }
     registry.catch_up().await?;
+    // Each node's agent answers there: no pods are selected, and its endpoint is known to that node alone.
+    let ports = ["UDP", "TCP"].map(|protocol| {
+        let name = if protocol == "UDP" { "dns" } else { "dns-tcp" };
+        json!({"name": name, "port": 53, "protocol": protocol})
+    });
+    let object = json!({
+        "metadata": {"name": "kube-dns", "labels": {"k8s-app": "kube-dns"}},
+        "spec": {"clusterIP": dns.to_string(), "ports": ports},
+    });
+    ensure(registry, &SERVICES, "kube-system", object).await?;
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let object = json!({
         "metadata": {"name": "kubernetes", "labels": labels},

@@ -36,6 +36,7 @@ fn clients_meet_a_services_addresses_and_policies() {
         assert!(run_in(&format!("oarlock-node{node}"), &back).well);
     }
 
+    names_lead_to_services(&cluster);
     local_policy_shows_the_client_and_answers_where_pods_are(&cluster);
     a_load_balancer_answers_those_who_may_ask(&cluster);
     datagrams_are_answered_by_whom_they_were_sent_to(&cluster);
@@ -89,6 +90,39 @@ fn the_plugin_shows_what_happens(cluster: &Cluster) {
 
 fn asked(url: &str, more: &str) -> String {
     run_in(CLIENT, &format!("curl -sS -m 2 {more} {url}")).text
+}
+
+fn names_lead_to_services(cluster: &Cluster) {
+    let toolbox = |command: &str| {
+        shell(&format!("docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox) {command}"))
+    };
+    for name in ["near", "near.default", "near.default.svc", "near.default.svc.cluster.local"] {
+        wait(&format!("a pod asks {name}"), SOON, || {
+            let said = toolbox(&format!("wget -qO- http://{name}/")).text;
+            if said.contains("pod: near-") { Ok(()) } else { Err(said) }
+        });
+    }
+    let address = |name: &str| {
+        let said = toolbox(&format!("nslookup {name}"));
+        // The first address is the server's own.
+        let found = said.text.lines().filter_map(|line| line.strip_prefix("Address:")).nth(1);
+        found.map(|ip| ip.trim().to_owned())
+    };
+    let cluster_ip =
+        |name: &str| cluster.kubectl(&format!("get service {name} -o jsonpath='{{.spec.clusterIP}}'"));
+    let near = cluster_ip("near");
+    assert_eq!(address("near.default.svc.cluster.local").as_deref(), Some(near.trim()));
+    assert_eq!(address("nobody.default.svc.cluster.local"), None);
+    let conf = toolbox("cat /etc/resolv.conf").text;
+    assert!(
+        conf.contains("nameserver 10.96.0.10") && conf.contains("search default.svc.cluster.local"),
+        "{conf}"
+    );
+    cluster.kubectl("create service clusterip fresh --tcp=80:80");
+    let fresh = "fresh.default.svc.cluster.local";
+    assert_eq!(address(fresh).as_deref(), Some(cluster_ip("fresh").trim()), "known at once");
+    cluster.kubectl("delete service fresh");
+    assert_eq!(address(fresh), None);
 }
 
 fn local_policy_shows_the_client_and_answers_where_pods_are(cluster: &Cluster) {

@@ -1,0 +1,210 @@
+//! The server on the loopback, asked by hickory's own resolver and with bytes of no protocol.
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ProtocolConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use proptest::prelude::*;
+use serde_json::json;
+use tokio::net::UdpSocket;
+
+use super::*;
+
+const ZONE: &str = "cluster.local";
+
+/// A free port of the loopback, by UDP and most likely by TCP.
+fn free() -> SocketAddr {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+struct Served {
+    dns: Arc<Dns>,
+    at: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Served {
+    /// A server that asks another one for names outside the cluster.
+    async fn new(upstream: SocketAddr) -> Self {
+        let dns = Dns::new(IpAddr::V4(Ipv4Addr::LOCALHOST), &[upstream], &mut Registry::default());
+        let (at, tasks, health) = (free(), Tasks::new(), Health::default());
+        tasks.spawn("dns", Arc::clone(&dns).serve(at, health, tasks.clone()));
+        while tokio::net::TcpStream::connect(at).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        Self { dns, at, tasks }
+    }
+
+    fn knows(&self, services: serde_json::Value) {
+        let mut snapshot = Snapshot::default();
+        for (name, spec) in services.as_object().unwrap() {
+            let service = json!({"metadata": {"name": name, "namespace": "d"}, "spec": spec});
+            let service = Arc::new(serde_json::from_value(service).unwrap());
+            snapshot.services.insert(("d".to_owned(), name.clone()), service);
+        }
+        self.dns.update(ZONE, Some("10.244.0.0/16".parse().unwrap()), &snapshot, true);
+    }
+
+    /// A client by UDP or TCP.
+    fn client(&self, protocol: ProtocolConfig) -> TokioResolver {
+        let mut server = NameServerConfig::udp_and_tcp(self.at.ip());
+        server.connections.retain(|connection| {
+            std::mem::discriminant(&connection.protocol) == std::mem::discriminant(&protocol)
+        });
+        for connection in &mut server.connections {
+            connection.port = self.at.port();
+        }
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.options_mut().cache_size = 0;
+        builder.build().unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.tasks.shut_down();
+    }
+}
+
+/// The addresses of a name; its negative answer where it has none.
+async fn addresses(client: &TokioResolver, name: &str) -> Result<Vec<String>, ResponseCode> {
+    match client.lookup(format!("{name}."), RecordType::A).await {
+        Ok(found) => {
+            let data = |record: &Record| match &record.data {
+                RData::A(ip) => ip.0.to_string(),
+                other => other.to_string(),
+            };
+            Ok(found.answers().iter().map(data).collect())
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => {
+            assert_eq!(nothing.negative_ttl.is_some(), nothing.soa.is_some());
+            Err(nothing.response_code)
+        }
+        Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(code),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_answered_by_udp_and_tcp_and_feel_a_change_at_once() {
+    let other = Served::new(free()).await;
+    other.knows(json!({"db": {"clusterIP": "192.0.2.5"}}));
+    let served = Served::new(other.at).await;
+    served.knows(json!({"web": {"clusterIP": "10.96.0.80"}}));
+    for protocol in [ProtocolConfig::Udp, ProtocolConfig::Tcp] {
+        let client = served.client(protocol);
+        assert_eq!(addresses(&client, "WEB.d.svc.cluster.local").await.unwrap(), ["10.96.0.80"]);
+        assert_eq!(addresses(&client, "nobody.d.svc.cluster.local").await, Err(ResponseCode::NXDomain));
+        assert_eq!(addresses(&client, "d.svc.cluster.local").await, Err(ResponseCode::NoError));
+    }
+    served.knows(json!({"web": {"clusterIP": "10.96.0.81"}}));
+    let client = served.client(ProtocolConfig::Udp);
+    assert_eq!(addresses(&client, "web.d.svc.cluster.local").await.unwrap(), ["10.96.0.81"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_names_are_asked_of_the_name_servers_of_the_node_and_aliases_are_followed_there() {
+    let other = Served::new(free()).await;
+    // Another cluster's names stand in for those of the world.
+    other.dns.update("example.com", None, &Snapshot::default(), true);
+    let mut world = Snapshot::default();
+    let service = json!({"metadata": {"name": "db", "namespace": "d"}, "spec": {"clusterIP": "192.0.2.5"}});
+    world
+        .services
+        .insert(("d".to_owned(), "db".to_owned()), Arc::new(serde_json::from_value(service).unwrap()));
+    other.dns.update("example.com", None, &world, true);
+    let served = Served::new(other.at).await;
+    served.knows(json!({"away": {"type": "ExternalName", "externalName": "db.d.svc.example.com"},
+        "near": {"type": "ExternalName", "externalName": "web.d.svc.cluster.local"},
+        "web": {"clusterIP": "10.96.0.80"}, "round": {"type": "ExternalName", "externalName": "round.d.svc.cluster.local"}}));
+    let client = served.client(ProtocolConfig::Udp);
+    assert_eq!(addresses(&client, "db.d.svc.example.com").await.unwrap(), ["192.0.2.5"]);
+    assert_eq!(addresses(&client, "no.d.svc.example.com").await, Err(ResponseCode::NXDomain));
+    let away = addresses(&client, "away.d.svc.cluster.local").await.unwrap();
+    assert!(away.contains(&"192.0.2.5".to_owned()), "{away:?}");
+    let near = addresses(&client, "near.d.svc.cluster.local").await.unwrap();
+    assert!(near.contains(&"10.96.0.80".to_owned()), "{near:?}");
+    assert_eq!(addresses(&client, "round.d.svc.cluster.local").await, Err(ResponseCode::ServFail));
+    drop(other);
+    assert_eq!(
+        addresses(&client, "new.d.svc.example.com").await,
+        Err(ResponseCode::ServFail),
+        "nobody to ask"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_a_datagram_does_not_hold_says_so() {
+    let served = Served::new(free()).await;
+    let mut snapshot = Snapshot::default();
+    let service = json!({"metadata": {"name": "all", "namespace": "d"}, "spec": {"clusterIP": "None"}});
+    let endpoints: Vec<_> = (1..200).map(|n| json!({"addresses": [format!("10.244.1.{n}")]})).collect();
+    let slice = json!({"metadata": {"labels": {"kubernetes.io/service-name": "all"}}, "addressType": "IPv4", "ports": [],
+        "endpoints": endpoints});
+    let key = ("d".to_owned(), "all".to_owned());
+    snapshot.services.insert(key.clone(), Arc::new(serde_json::from_value(service).unwrap()));
+    snapshot.endpoint_slices.insert(key, Arc::new(serde_json::from_value(slice).unwrap()));
+    served.dns.update(ZONE, None, &snapshot, true);
+    // all.d.svc.cluster.local. IN A, without EDNS: 512 bytes are all that the client takes (RFC 1035 4.2.1).
+    let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in ["all", "d", "svc", "cluster", "local"] {
+        question.push(label.len() as u8);
+        question.extend(label.as_bytes());
+    }
+    question.extend([0, 0, 1, 0, 1]);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut buffer = [0; 2048];
+    socket.send_to(&question, served.at).await.unwrap();
+    let length = socket.recv(&mut buffer).await.unwrap();
+    assert!(length <= 512 && buffer[2] & 2 != 0, "{length} bytes, flags {:#x}", buffer[2]);
+    assert_eq!(
+        addresses(&served.client(ProtocolConfig::Tcp), "all.d.svc.cluster.local").await.unwrap().len(),
+        199
+    );
+}
+
+#[test]
+fn only_pods_and_the_node_may_ask() {
+    let dns = Dns::new("172.30.77.11".parse().unwrap(), &[free()], &mut Registry::default());
+    assert!(!dns.may_ask("10.244.1.5".parse().unwrap()), "the pods' range is not known yet");
+    dns.update(ZONE, Some("10.244.0.0/16".parse().unwrap()), &Snapshot::default(), true);
+    for (who, may) in
+        [("10.244.1.5", true), ("172.30.77.11", true), ("127.0.0.1", true), ("172.30.77.200", false)]
+    {
+        assert_eq!(dns.may_ask(who.parse().unwrap()), may, "{who}");
+    }
+}
+
+#[test]
+fn pods_are_led_to_their_node_unless_somebody_runs_another_server() {
+    let own = endpoint("node1", "172.30.77.11:10053".parse().unwrap());
+    assert_eq!(own.endpoints[0].addresses, ["172.30.77.11"]);
+    let with = |spec: serde_json::Value| {
+        let mut snapshot = Snapshot::default();
+        let service = json!({"metadata": {"name": "kube-dns", "namespace": "kube-system"}, "spec": spec});
+        let key = ("kube-system".to_owned(), "kube-dns".to_owned());
+        snapshot.services.insert(key, Arc::new(serde_json::from_value(service).unwrap()));
+        with_endpoint(Arc::new(snapshot), &own).endpoint_slices.len()
+    };
+    assert_eq!(with(json!({"clusterIP": "10.96.0.10"})), 1);
+    assert_eq!(with(json!({"clusterIP": "10.96.0.10", "selector": {"k8s-app": "coredns"}})), 0);
+    assert_eq!(with_endpoint(Arc::new(Snapshot::default()), &own).endpoint_slices.len(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn bytes_of_no_protocol_do_not_end_it(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let served = Served::new(free()).await;
+            served.knows(json!({"web": {"clusterIP": "10.96.0.80"}}));
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            socket.send_to(&bytes, served.at).await.unwrap();
+            let found = addresses(&served.client(ProtocolConfig::Udp), "web.d.svc.cluster.local").await;
+            assert_eq!(found.unwrap(), ["10.96.0.80"]);
+        });
+    }
+}
