@@ -95,7 +95,9 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     registry.register_collector(Box::new(dataplane::Uplinks::of(dataplane.modes())));
     let (desired, board) = (Arc::<Desired>::default(), Board::default());
     registry.register_collector(Box::new(look::Counters::of(&board)));
-    let look = Arc::new(Look::new(Arc::clone(&desired), Arc::clone(&board)));
+    let dns_at = SocketAddr::new(config.node_ip, config.dns_port);
+    let endpoint = dns::endpoint(&config.node_name, dns_at);
+    let look = Arc::new(Look::new(Arc::clone(&desired), Arc::clone(&board), Some(Arc::clone(&endpoint))));
     let answering = Arc::clone(&look);
     let more = move |uri: &http::Uri| answering.over_http(uri);
     tasks
@@ -130,10 +132,9 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     });
     spawn_session(config, tasks, &parts, look, node);
     tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
-    let at = SocketAddr::new(config.node_ip, config.dns_port);
-    tasks.spawn("dns", Arc::clone(&dns).serve(at, parts.health.clone(), tasks.clone()));
-    let dns = (dns, dns::endpoint(&config.node_name, at));
-    let following = Arc::clone(&parts).follow_services(dataplane, board, known, dns, tasks.clone());
+    tasks.spawn("dns", Arc::clone(&dns).serve(dns_at, parts.health.clone(), tasks.clone()));
+    let services = Arc::clone(&parts);
+    let following = services.follow_services(dataplane, board, known, (dns, endpoint), tasks.clone());
     tasks.spawn("services", following);
     let desired = Arc::clone(&parts.desired);
     let checks = health_checks::run(tasks.clone(), desired, config.node_name.clone(), config.node_ip);

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::StatusCode;
+use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_daemon::plain_http::{self, Answer};
 use parking_lot::Mutex;
 
@@ -26,6 +27,7 @@ use crate::dataplane::{
     Surroundings, Trace, Traffic,
 };
 use crate::desired::Desired;
+use crate::dns;
 use crate::net;
 use crate::services::{Board, LocalPods};
 
@@ -55,12 +57,14 @@ impl Refusal {
 pub(crate) struct Look {
     desired: Arc<Desired>,
     board: Board,
+    dns: Option<Arc<EndpointSlice>>,
     recent: Mutex<Recent>,
 }
 
 impl Look {
-    pub(crate) fn new(desired: Arc<Desired>, board: Board) -> Self {
-        Self { desired, board, recent: Mutex::default() }
+    /// Of an agent; one that answers the cluster's DNS itself says by which slice pods are led to it.
+    pub(crate) fn new(desired: Arc<Desired>, board: Board, dns: Option<Arc<EndpointSlice>>) -> Self {
+        Self { desired, board, dns, recent: Mutex::default() }
     }
 
     /// The answer to a request of the admin endpoint, if it is for us.
@@ -143,6 +147,10 @@ impl Look {
     fn wanted(&self) -> Result<Picture, Refusal> {
         let unknown = |what: &str| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, what);
         let (snapshot, complete) = self.desired.snapshot();
+        let snapshot = match &self.dns {
+            Some(endpoint) => dns::with_endpoint(snapshot, endpoint),
+            None => snapshot,
+        };
         if !complete {
             return Err(unknown(
                 "the agent has not been told all Services yet: nothing is wanted for certain",

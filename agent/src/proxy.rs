@@ -144,7 +144,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
     tasks.spawn("healthz", starting.clone().serve(tasks.clone(), healthz));
     let board = Board::default();
     registry.register_collector(Box::new(look::Counters::of(&board)));
-    let look = Look::new(Arc::clone(&desired), Arc::clone(&board));
+    let look = Look::new(Arc::clone(&desired), Arc::clone(&board), None);
     let more = move |uri: &http::Uri| look.over_http(uri);
     let admin = admin::serve_with(tasks.clone(), metrics, Arc::new(registry), health.clone(), more);
     tasks.spawn("metrics", admin);

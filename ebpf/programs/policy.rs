@@ -220,6 +220,6 @@ fn is_node(address: [u8; 4]) -> bool {
 #[inline(always)]
 fn deny(flow: &Flow) -> u32 {
     maps::count(Reason::PolicyDenied);
-    watch::lost(&Seen { hook: TC, flow, service: 0, namespace: 0 }, Reason::PolicyDenied);
+    watch::lost(&Seen { hook: TC, flow, service: 0, cgroup: 0 }, Reason::PolicyDenied);
     0
 }
