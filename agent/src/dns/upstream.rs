@@ -12,8 +12,10 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 
 use super::Response;
 
-/// How long one name server may take. Resolvers of pods ask again after five seconds.
+/// How long one name server may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long all of them may take: resolvers of pods ask again after five seconds (resolv.conf(5)), and are to have been told by then.
+const ALTOGETHER: Duration = Duration::from_secs(4);
 /// How many answers are remembered.
 const REMEMBERED: u64 = 10_000;
 
@@ -52,7 +54,8 @@ impl Upstream {
         };
         let mut name = name.clone();
         name.set_fqdn(true);
-        match resolver.lookup(name, kind).await {
+        let found = tokio::time::timeout(ALTOGETHER, resolver.lookup(name, kind)).await;
+        match found.unwrap_or(Err(NetError::Timeout)) {
             Ok(found) => response.answers.extend(found.answers().iter().cloned()),
             Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => {
                 response.code = nothing.response_code;
@@ -78,7 +81,7 @@ fn server(address: &SocketAddr) -> NameServerConfig {
 fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = PATIENCE;
-    options.attempts = 2;
+    options.attempts = 1;
     options.cache_size = REMEMBERED;
     // What the node's own file of hosts says is not for pods.
     options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
