@@ -259,7 +259,7 @@ impl CacheWatch {
     /// When the reader was so slow that the ring moved past it.
     pub async fn next(&mut self) -> Result<Vec<Arc<Change>>, Expired> {
         loop {
-            let (changes, revision) = self.ready()?;
+            let (changes, revision) = self.ready(|_| true)?;
             self.seen = revision;
             if !changes.is_empty() {
                 return Ok(changes);
@@ -271,13 +271,26 @@ impl CacheWatch {
         }
     }
 
-    fn ready(&self) -> Result<(Vec<Arc<Change>>, Revision), Expired> {
+    /// What has happened since, without waiting: changes of the kinds that are wanted.
+    ///
+    /// # Errors
+    /// When the reader was so slow that the ring moved past it.
+    pub fn poll(&mut self, wanted: impl Fn(&Kind) -> bool) -> Result<Vec<Arc<Change>>, Expired> {
+        let (changes, revision) = self.ready(wanted)?;
+        self.seen = revision;
+        Ok(changes)
+    }
+
+    fn ready(&self, wanted: impl Fn(&Kind) -> bool) -> Result<(Vec<Arc<Change>>, Revision), Expired> {
         let state = self.cache.state.read();
         if self.seen < state.oldest {
             return Err(Expired { asked: self.seen, oldest: state.oldest });
         }
         let from = state.ring.partition_point(|change| change.revision() <= self.seen);
-        let ours = |change: &&Arc<Change>| self.kind.is_none_or(|kind| change.object().key.kind == kind);
+        let ours = |change: &&Arc<Change>| {
+            let changed = change.object().key.kind;
+            self.kind.is_none_or(|kind| changed == kind) && wanted(changed)
+        };
         let changes = state.ring.range(from..).filter(ours).cloned().collect();
         Ok((changes, state.revision.max(self.seen)))
     }

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Authorizer;
 use crate::cache::Cache;
 use crate::config::{Backend, ServeConfig};
 use crate::http::{Documents, Server};
@@ -111,6 +112,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     });
 
     let server = Arc::new(Server {
+        authorizer: Authorizer::new(Arc::clone(registry.cache())),
         registry,
         nodes,
         health,

@@ -35,18 +35,19 @@ use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
 use oarlock_daemon::metrics::SharedRegistry;
-use oarlock_daemon::pki::{Identity, peer_identity};
+use oarlock_daemon::pki::peer_identity;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use access::{Attempt, authorize};
+use access::Attempt;
 use path::Target;
 use query::Query;
 use respond::Body;
 
+use crate::auth::{Authorizer, User};
 use crate::metrics::{RequestLabels, Requests};
 use crate::registry::Registry;
 
@@ -67,6 +68,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub struct Server {
     /// The verbs.
     pub registry: Arc<Registry>,
+    /// Who may do what.
+    pub(crate) authorizer: Authorizer,
     /// Who opens streams on nodes.
     pub nodes: Arc<dyn NodeStreams>,
     /// What `/readyz` says.
@@ -125,11 +128,12 @@ impl Server {
         stream.set_nodelay(true)?;
         let stream = tokio::time::timeout(PATIENCE, tls.accept(stream)).await??;
         let certificates = stream.get_ref().1.peer_certificates();
-        let identity = Arc::new(certificates.and_then(|c| c.first()).and_then(|c| peer_identity(c)));
+        let identity = certificates.and_then(|c| c.first()).and_then(|c| peer_identity(c));
+        let certified = Arc::new(identity.as_ref().map(access::certified));
         let token = tasks.token();
         let service = service_fn(move |request: Request<Incoming>| {
-            let (server, identity, tasks) = (Arc::clone(&self), Arc::clone(&identity), tasks.clone());
-            async move { Ok::<_, Infallible>(server.answer(identity.as_ref().as_ref(), request, &tasks).await) }
+            let (server, certified, tasks) = (Arc::clone(&self), Arc::clone(&certified), tasks.clone());
+            async move { Ok::<_, Infallible>(server.answer(certified.as_ref().as_ref(), request, &tasks).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -147,7 +151,7 @@ impl Server {
 
     async fn answer<B: RequestBody>(
         &self,
-        identity: Option<&Identity>,
+        certified: Option<&User>,
         request: Request<B>,
         tasks: &Tasks,
     ) -> Response<Body> {
@@ -155,7 +159,7 @@ impl Server {
         let (head, body) = request.into_parts();
         // What is no UTF-8 names no object.
         let path = percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
-        let outcome = self.route(identity, &head, &path, body, tasks).await;
+        let outcome = self.route(certified, &head, &path, body, tasks).await;
         let mut response = outcome.unwrap_or_else(|status| {
             if status.code >= 500 {
                 tracing::warn!(method = %head.method, %path, code = status.code, message = %status.message, "a request failed");
@@ -206,7 +210,7 @@ impl Server {
 
     async fn route<B: RequestBody>(
         &self,
-        identity: Option<&Identity>,
+        certified: Option<&User>,
         head: &http::request::Parts,
         path: &str,
         body: B,
@@ -215,7 +219,15 @@ impl Server {
         let target = path::parse(path);
         let query = Query::parse(head.uri.query());
         let attempt = Attempt { method: &head.method, path, target: &target, query: &query };
-        authorize(self.registry.cache().catalogue(), identity, attempt)?;
+        let user = access::authenticate(certified, &head.headers)?;
+        if let Err(refusal) = access::authorize(&self.authorizer, &user, attempt) {
+            // What gives the right may have been written just now. Strangers do not make us ask the store.
+            if certified.is_none() {
+                return Err(refusal);
+            }
+            self.registry.catch_up().await?;
+            access::authorize(&self.authorizer, &user, attempt)?;
+        }
         let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
         let Target::Resource(resource) = target else {
             if head.method != Method::GET && head.method != Method::HEAD {
@@ -226,6 +238,8 @@ impl Server {
         let body = read(body).await?;
         let request = resource::Request {
             registry: &self.registry,
+            authorizer: &self.authorizer,
+            user: &user,
             nodes: &self.nodes,
             head,
             method: &head.method,

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod auth;
 pub mod cache;
 pub mod config;
 pub mod control;

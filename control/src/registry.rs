@@ -265,13 +265,32 @@ impl Registry {
         object: Value,
         options: &WriteOptions,
     ) -> Result<Value, Status> {
+        self.replace(kind, namespace, name, sub, object, options, |_, _| Ok(())).await
+    }
+
+    /// The same, if `allow` lets the new object take the place of the present one.
+    ///
+    /// # Errors
+    /// What `allow` says, too.
+    #[expect(clippy::too_many_arguments, reason = "those of update, and a question")]
+    pub async fn replace(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        sub: Sub,
+        object: Value,
+        options: &WriteOptions,
+        mut allow: impl FnMut(&Value, &Value) -> Result<(), Status>,
+    ) -> Result<Value, Status> {
         let body_name = meta::name(&object);
         if body_name != name {
             return Err(Status::bad_request(format!(
                 "the name of the object ({body_name}) does not match the name on the URL ({name})"
             )));
         }
-        self.modify(kind, namespace, name, sub, options, |_| Ok(object.clone())).await
+        let change = |present: Value| allow(&present, &object).map(|()| object.clone());
+        self.modify(kind, namespace, name, sub, options, change).await
     }
 
     /// Binds a pod to a node, as the scheduler does.

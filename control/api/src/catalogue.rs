@@ -287,6 +287,20 @@ pub static NETWORK_POLICIES: Kind = Kind {
     ..core("NetworkPolicy", "networkpolicies", &["netpol"])
 };
 
+const fn rbac(kind: &'static str, plural: &'static str) -> Kind {
+    Kind { group: "rbac.authorization.k8s.io", ..core(kind, plural, &[]) }
+}
+
+/// rbac.authorization.k8s.io/v1 ClusterRoleBinding.
+pub static CLUSTER_ROLE_BINDINGS: Kind =
+    Kind { namespaced: false, ..rbac("ClusterRoleBinding", "clusterrolebindings") };
+/// rbac.authorization.k8s.io/v1 ClusterRole.
+pub static CLUSTER_ROLES: Kind = Kind { namespaced: false, ..rbac("ClusterRole", "clusterroles") };
+/// rbac.authorization.k8s.io/v1 RoleBinding.
+pub static ROLE_BINDINGS: Kind = rbac("RoleBinding", "rolebindings");
+/// rbac.authorization.k8s.io/v1 Role.
+pub static ROLES: Kind = rbac("Role", "roles");
+
 /// Every built-in kind, in the order of discovery: core first, then groups by name.
 pub static KINDS: &[&Kind] = &[
     &CONFIG_MAPS,
@@ -310,6 +324,10 @@ pub static KINDS: &[&Kind] = &[
     &LEASES,
     &ENDPOINT_SLICES,
     &NETWORK_POLICIES,
+    &CLUSTER_ROLE_BINDINGS,
+    &CLUSTER_ROLES,
+    &ROLE_BINDINGS,
+    &ROLES,
 ];
 
 /// The kinds that one server knows. Today the built-in ones; kinds added at run time come in here.

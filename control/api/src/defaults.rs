@@ -9,8 +9,9 @@ mod service;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
-    CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, Kind, NAMESPACES,
-    NETWORK_POLICIES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES, STATEFUL_SETS,
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
+    JOBS, Kind, NAMESPACES, NETWORK_POLICIES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS,
+    ROLES, SECRETS, SERVICES, STATEFUL_SETS,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -43,6 +44,11 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         endpoints(object);
     } else if kind_is(&NETWORK_POLICIES) {
         network_policy(map_at(map_of(object), "spec"));
+    } else if kind_is(&CLUSTER_ROLES) || kind_is(&ROLES) {
+        // Upstream never leaves them out.
+        set(map_of(object), "rules", Value::Null);
+    } else if kind_is(&CLUSTER_ROLE_BINDINGS) || kind_is(&ROLE_BINDINGS) {
+        role_binding(map_of(object));
     } else if kind_is(&ENDPOINT_SLICES) {
         for port in items(map_of(object), "ports") {
             set(port, "name", json!(""));
@@ -73,6 +79,23 @@ fn set(map: &mut Map<String, Value>, key: &str, value: Value) {
 /// The maps in a list; everything else in it is validation's business.
 fn items<'v>(map: &'v mut Map<String, Value>, key: &str) -> impl Iterator<Item = &'v mut Map<String, Value>> {
     map.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+/// k8s.io/kubernetes/pkg/apis/rbac/v1/defaults.go
+fn role_binding(object: &mut Map<String, Value>) {
+    const GROUP: &str = "rbac.authorization.k8s.io";
+    let unset =
+        |map: &Map<String, Value>| map.get("apiGroup").and_then(Value::as_str).unwrap_or("").is_empty();
+    for subject in items(object, "subjects").filter(|subject| unset(subject)) {
+        let named = subject.get("kind").and_then(Value::as_str).unwrap_or("").to_owned();
+        if named == "User" || named == "Group" {
+            subject.insert("apiGroup".to_owned(), json!(GROUP));
+        }
+    }
+    let role = map_at(object, "roleRef");
+    if unset(role) {
+        role.insert("apiGroup".to_owned(), json!(GROUP));
+    }
 }
 
 fn network_policy(spec: &mut Map<String, Value>) {

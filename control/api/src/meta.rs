@@ -168,6 +168,20 @@ pub fn check_dns1123_subdomain(text: &str) -> Result<(), String> {
     if labels(text) { Ok(()) } else { Err(DNS1123_SUBDOMAIN.to_owned()) }
 }
 
+/// What can be a part of a path (names of roles, which may hold colons).
+///
+/// # Errors
+/// Upstream's explanation.
+pub fn check_path_segment(text: &str) -> Result<(), String> {
+    if text == "." || text == ".." {
+        return Err(format!("may not be '{text}'"));
+    }
+    match text.chars().find(|c| matches!(c, '/' | '%')) {
+        Some(bad) => Err(format!("may not contain '{bad}'")),
+        None => Ok(()),
+    }
+}
+
 /// A DNS-1035 label (names of Services).
 ///
 /// # Errors

@@ -95,6 +95,20 @@ impl Status {
         Self::new(404, "NotFound", format!("{} {name:?} not found", kind.qualified())).about(kind, name)
     }
 
+    /// The same for a resource that need not be served.
+    #[must_use]
+    pub fn not_found_resource(group: &str, resource: &str, name: &str) -> Self {
+        let dot = if group.is_empty() { "" } else { "." };
+        let mut status = Self::new(404, "NotFound", format!("{resource}{dot}{group} {name:?} not found"));
+        status.details = Some(Box::new(Details {
+            name: name.to_owned(),
+            group: group.to_owned(),
+            kind: resource.to_owned(),
+            ..Details::default()
+        }));
+        status
+    }
+
     /// 404: no such path of a resource.
     #[must_use]
     pub fn no_resource() -> Self {
@@ -171,15 +185,31 @@ impl Status {
     /// 403: who is asking may not.
     #[must_use]
     pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
+        Self::forbidden_resource(kind.group, kind.plural, name, why)
+    }
+
+    /// The same for a resource that need not be served.
+    #[must_use]
+    pub fn forbidden_resource(group: &str, plural: &str, name: &str, why: &str) -> Self {
         let subject = if name.is_empty() { String::new() } else { format!(" {name:?}") };
-        let message = format!("{}{subject} is forbidden: {why}", kind.qualified());
-        Self::new(403, "Forbidden", message).about(kind, name)
+        let dot = if group.is_empty() { "" } else { "." };
+        let message = format!("{plural}{dot}{group}{subject} is forbidden: {why}");
+        let mut status = Self::new(403, "Forbidden", message);
+        status.details = Some(Box::new(Details {
+            name: name.to_owned(),
+            group: group.to_owned(),
+            kind: plural.to_owned(),
+            ..Details::default()
+        }));
+        status
     }
 
     /// 403 for a path that is no resource.
     #[must_use]
-    pub fn forbidden_path(user: &str, verb: &str, path: &str) -> Self {
-        Self::new(403, "Forbidden", format!("forbidden: User {user:?} cannot {verb} path {path:?}"))
+    pub fn forbidden_path(why: &str) -> Self {
+        let mut status = Self::new(403, "Forbidden", format!("forbidden: {why}"));
+        status.details = Some(Box::default());
+        status
     }
 
     /// 405: the resource does not know the verb.

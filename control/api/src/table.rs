@@ -4,15 +4,16 @@
 
 mod core;
 mod pod;
+mod rbac;
 mod workload;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::catalogue::{
-    CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    EVENTS, JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODES, PODS, REPLICA_SETS,
-    REPLICATION_CONTROLLERS, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
+    CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS,
+    ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODES, PODS,
+    REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
 };
 use crate::meta;
 
@@ -66,6 +67,8 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&CRON_JOBS, workload::CRON_JOB),
         (&JOBS, workload::JOB),
         (&LEASES, const { &[NAME, text("Holder"), AGE] }),
+        (&CLUSTER_ROLE_BINDINGS, rbac::BINDING),
+        (&ROLE_BINDINGS, rbac::BINDING),
         (&NETWORK_POLICIES, const { &[NAME, text("Pod-Selector"), AGE] }),
         (&ENDPOINT_SLICES, const { &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE] }),
     ];
@@ -114,6 +117,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         workload::job(object, now)
     } else if *kind == LEASES {
         vec![name, json!(object["spec"]["holderIdentity"].as_str().unwrap_or("")), age]
+    } else if *kind == CLUSTER_ROLE_BINDINGS || *kind == ROLE_BINDINGS {
+        rbac::binding(object, age)
     } else if *kind == NETWORK_POLICIES {
         vec![name, json!(workload::selector(&object["spec"]["podSelector"])), age]
     } else if *kind == ENDPOINT_SLICES {

@@ -12,6 +12,7 @@ mod network_policy;
 mod pod;
 mod pod_context;
 mod pod_support;
+mod rbac;
 mod records;
 mod service;
 mod stateful_set;
@@ -24,9 +25,9 @@ use std::fmt::Display;
 use serde_json::Value;
 
 use crate::catalogue::{
-    CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    EVENTS, JOBS, Kind, LEASES, NETWORK_POLICIES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS,
-    SERVICES, STATEFUL_SETS,
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS, Kind, LEASES, NETWORK_POLICIES, PODS,
+    REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS,
 };
 use crate::status::Cause;
 
@@ -62,6 +63,8 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         service_update(&mut errors, old, new);
     } else if *kind == CONFIG_MAPS || *kind == SECRETS {
         config::check_update(&mut errors, kind, old, new);
+    } else if *kind == CLUSTER_ROLE_BINDINGS || *kind == ROLE_BINDINGS {
+        rbac::binding_update(&mut errors, old, new);
     } else if *kind == ENDPOINT_SLICES {
         discovery::slice_update(&mut errors, old, new);
     }
@@ -119,6 +122,10 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         discovery::slice(errors, object);
     } else if *kind == NETWORK_POLICIES {
         network_policy::check(errors, &object["spec"]);
+    } else if *kind == CLUSTER_ROLES || *kind == ROLES {
+        rbac::role(errors, kind, object);
+    } else if *kind == CLUSTER_ROLE_BINDINGS || *kind == ROLE_BINDINGS {
+        rbac::binding(errors, kind, object);
     } else if *kind == EVENTS {
         records::event(errors, object);
     } else if *kind == LEASES {

@@ -1,5 +1,6 @@
 //! The controllers, one a file: each says which keys a change touches and what should happen for a key.
 
+mod cluster_role_aggregation;
 mod cron_job;
 mod daemon_set;
 mod deployment;
@@ -68,6 +69,11 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },
     Controller { name: "namespace", affected: namespace::affected, plan: namespace::plan },
     Controller { name: "serviceaccount", affected: service_account::affected, plan: service_account::plan },
+    Controller {
+        name: "clusterroleaggregation",
+        affected: cluster_role_aggregation::affected,
+        plan: cluster_role_aggregation::plan,
+    },
     Controller { name: "garbagecollector", affected: garbage::affected, plan: garbage::plan },
     Controller { name: "event-ttl", affected: event_ttl::affected, plan: event_ttl::plan },
 ];

@@ -1,17 +1,17 @@
-//! Who may do what. Today: the cluster's masters everything, anybody see health and version, nobody else anything.
+//! Who is asking, and whether they may.
 //!
-//! In: who a client certificate says is asking, and what is asked. Out: nothing, or a refusal in upstream's words.
+//! In: what a connection's certificate says, the head of a request. Out: a user, and nothing or a refusal in upstream's words.
 
-use http::Method;
-use oarlock_api::catalogue::Catalogue;
+use std::borrow::Cow;
+
+use http::{HeaderMap, Method, header};
+use oarlock_api::selector::FieldSelector;
 use oarlock_api::status::Status;
 use oarlock_daemon::pki::Identity;
 
 use super::path::{Resource, Target};
 use super::query::Query;
-
-/// Who may do everything.
-const MASTERS: &str = "system:masters";
+use crate::auth::{About, Attributes, Authorizer, Decision, ResourceAttributes, User};
 
 /// A request as far as access to it is concerned.
 #[derive(Debug, Clone, Copy)]
@@ -22,51 +22,105 @@ pub(super) struct Attempt<'r> {
     pub(super) query: &'r Query,
 }
 
+/// The user that a client's certificate names.
+pub(super) fn certified(identity: &Identity) -> User {
+    User::known(&identity.user, &identity.groups)
+}
+
+/// Who is asking: whom the certificate names, else nobody known. Who shows a token and is not known by it is not let pass as
+/// nobody.
+pub(super) fn authenticate(certified: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {
+    match (certified, bearer(headers)) {
+        (Some(user), _) => Ok(user.clone()),
+        (None, Some(_)) => Err(Status::unauthorized()),
+        (None, None) => Ok(User::anonymous()),
+    }
+}
+
+/// The token of `Authorization: Bearer`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
 /// Lets a request pass, or says why not.
-pub(super) fn authorize(
-    catalogue: &Catalogue,
-    identity: Option<&Identity>,
-    attempt: Attempt<'_>,
-) -> Result<(), Status> {
-    if matches!(attempt.target, Target::Health(_) | Target::Version) {
+pub(super) fn authorize(authorizer: &Authorizer, user: &User, attempt: Attempt<'_>) -> Result<(), Status> {
+    // Whoever looks whether we live need not be known.
+    if matches!(attempt.target, Target::Health(_)) {
         return Ok(());
     }
-    let identity = identity.ok_or_else(Status::unauthorized)?;
-    if identity.groups.iter().any(|group| group == MASTERS) {
-        return Ok(());
-    }
-    if let Target::Resource(resource) = attempt.target
-        && let Some(kind) = catalogue.by_plural(resource.group, resource.version, resource.plural)
-    {
-        let why = refusal(&identity.user, resource, verb(attempt, resource));
-        return Err(Status::forbidden(kind, resource.name.unwrap_or(""), &why));
-    }
-    let verb = attempt.method.as_str().to_lowercase();
-    Err(Status::forbidden_path(&identity.user, &verb, attempt.path))
-}
-
-fn verb(attempt: Attempt<'_>, resource: &Resource<'_>) -> &'static str {
-    let one = resource.name.is_some();
-    match *attempt.method {
-        Method::POST => "create",
-        Method::PUT => "update",
-        Method::PATCH => "patch",
-        Method::DELETE if one => "delete",
-        Method::DELETE => "deletecollection",
-        _ if resource.watch || attempt.query.flag("watch") => "watch",
-        _ if one => "get",
-        _ => "list",
+    let (verb, name) = (attempt.verb(), attempt.name());
+    let attributes = Attributes { verb: &verb, about: attempt.about(&name) };
+    match authorizer.decide(user, &attributes) {
+        Decision::Allowed(_) => Ok(()),
+        Decision::NoOpinion(_) if !authorizer.is_filled() => {
+            Err(Status::unavailable("the roles have not been read from the store yet; try again"))
+        }
+        Decision::NoOpinion(reason) => Err(refuse(user, &attributes, &reason)),
     }
 }
 
-fn refusal(user: &str, resource: &Resource<'_>, verb: &str) -> String {
-    let below = resource.subresource.map(|sub| format!("/{sub}")).unwrap_or_default();
-    let place = match resource.namespace {
-        Some(namespace) => format!("in the namespace {namespace:?}"),
-        None => "at the cluster scope".to_owned(),
-    };
-    let (plural, group) = (resource.plural, resource.group);
-    format!("User {user:?} cannot {verb} resource \"{plural}{below}\" in API group {group:?} {place}")
+/// A 403 in upstream's words.
+pub(super) fn refuse(user: &User, attributes: &Attributes<'_>, reason: &str) -> Status {
+    let mut why = attributes.refusal(&user.name);
+    if !reason.is_empty() {
+        why = format!("{why}: {reason}");
+    }
+    match attributes.about {
+        About::Path(_) => Status::forbidden_path(&why),
+        About::Resource(about) => Status::forbidden_resource(about.group, about.resource, about.name, &why),
+    }
+}
+
+impl<'r> Attempt<'r> {
+    fn resource(&self) -> Option<&'r Resource<'r>> {
+        match self.target {
+            Target::Resource(resource) => Some(resource),
+            _ => None,
+        }
+    }
+
+    fn verb(&self) -> Cow<'static, str> {
+        let Some(resource) = self.resource() else { return self.method.as_str().to_lowercase().into() };
+        let one = resource.name.is_some();
+        let verb = match *self.method {
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE if one => "delete",
+            Method::DELETE => "deletecollection",
+            _ if resource.watch => "watch",
+            _ if one => "get",
+            _ if self.query.flag("watch") => "watch",
+            _ => "list",
+        };
+        verb.into()
+    }
+
+    /// The object's name. A list or watch of one name is about that one.
+    fn name(&self) -> Cow<'r, str> {
+        let Some(resource) = self.resource() else { return "".into() };
+        if let Some(name) = resource.name {
+            return name.into();
+        }
+        let fields = self.query.get("fieldSelector").filter(|_| matches!(*self.method, Method::GET));
+        let selector = fields.and_then(|text| FieldSelector::parse(text).ok());
+        let name = selector.as_ref().and_then(|selector| selector.required("metadata.name"));
+        name.map_or("".into(), |name| name.to_owned().into())
+    }
+
+    fn about(&self, name: &'r str) -> About<'r> {
+        let Some(resource) = self.resource() else { return About::Path(self.path) };
+        // A namespace is an object of itself: who may everything in it may get it, too.
+        let own = if resource.plural == "namespaces" { resource.name } else { None };
+        About::Resource(ResourceAttributes {
+            group: resource.group,
+            resource: resource.plural,
+            subresource: resource.subresource.unwrap_or(""),
+            namespace: resource.namespace.or(own).unwrap_or(""),
+            name,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -74,53 +128,71 @@ mod tests {
     use super::super::path;
     use super::*;
 
-    fn attempt(
-        identity: Option<(&str, &str)>,
-        method: &Method,
-        path: &str,
-        query: &str,
-    ) -> Result<(), Status> {
-        let identity =
-            identity.map(|(user, group)| Identity { user: user.to_owned(), groups: vec![group.to_owned()] });
+    fn refusal(user: &User, method: &Method, path: &str, query: &str) -> String {
         let (target, query) = (path::parse(path), Query::parse(Some(query)));
         let attempt = Attempt { method, path, target: &target, query: &query };
-        authorize(&Catalogue::builtin(), identity.as_ref(), attempt)
-    }
-
-    #[test]
-    fn masters_may_do_everything_and_strangers_see_health_and_version_only() {
-        assert_eq!(attempt(Some(("admin", MASTERS)), &Method::DELETE, "/api/v1/nodes/n", ""), Ok(()));
-        for open in ["/healthz", "/livez", "/readyz", "/version"] {
-            assert_eq!(attempt(None, &Method::GET, open, ""), Ok(()), "{open}");
-        }
-        for closed in ["/", "/api", "/metrics", "/openapi/v2", "/api/v1/pods", "/nothing"] {
-            assert_eq!(attempt(None, &Method::GET, closed, "").unwrap_err().code, 401, "{closed}");
-        }
+        let (verb, name) = (attempt.verb(), attempt.name());
+        let attributes = Attributes { verb: &verb, about: attempt.about(&name) };
+        let status = refuse(user, &attributes, "");
+        assert_eq!((status.code, status.reason), (403, "Forbidden"));
+        status.message
     }
 
     #[test]
     fn others_are_refused_in_upstreams_words() {
-        let node = Some(("system:node:n1", "system:nodes"));
-        let message = |method: &Method, path: &str, query: &str| {
-            let status = attempt(node, method, path, query).unwrap_err();
-            assert_eq!((status.code, status.reason), (403, "Forbidden"));
-            status.message
-        };
-        assert_eq!(
-            message(&Method::GET, "/api/v1/namespaces/d/pods", ""),
-            r#"pods is forbidden: User "system:node:n1" cannot list resource "pods" in API group "" in the namespace "d""#
-        );
-        assert_eq!(
-            message(&Method::GET, "/apis/apps/v1/deployments", "watch=true"),
-            r#"deployments.apps is forbidden: User "system:node:n1" cannot watch resource "deployments" in API group "apps" at the cluster scope"#
-        );
-        assert_eq!(
-            message(&Method::PATCH, "/api/v1/nodes/n1/status", ""),
-            r#"nodes "n1" is forbidden: User "system:node:n1" cannot patch resource "nodes/status" in API group "" at the cluster scope"#
-        );
-        assert_eq!(
-            message(&Method::GET, "/apis", ""),
-            r#"forbidden: User "system:node:n1" cannot get path "/apis""#
-        );
+        let jane = User::known("jane", &[]);
+        let message = |method: &Method, path: &str, query: &str| refusal(&jane, method, path, query);
+        for (method, path, query, expected) in [
+            (
+                &Method::GET,
+                "/api/v1/namespaces/d/pods",
+                "",
+                r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "d""#,
+            ),
+            (
+                &Method::GET,
+                "/apis/apps/v1/deployments",
+                "watch=true",
+                r#"deployments.apps is forbidden: User "jane" cannot watch resource "deployments" in API group "apps" at the cluster scope"#,
+            ),
+            (
+                &Method::PATCH,
+                "/api/v1/nodes/n1/status",
+                "",
+                r#"nodes "n1" is forbidden: User "jane" cannot patch resource "nodes/status" in API group "" at the cluster scope"#,
+            ),
+            (
+                &Method::GET,
+                "/api/v1/namespaces/d",
+                "",
+                r#"namespaces "d" is forbidden: User "jane" cannot get resource "namespaces" in API group "" in the namespace "d""#,
+            ),
+            (
+                &Method::GET,
+                "/api/v1/namespaces/d/pods",
+                "fieldSelector=metadata.name%3Dweb",
+                r#"pods "web" is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "d""#,
+            ),
+            (
+                &Method::DELETE,
+                "/apis/made.up/v1/things",
+                "",
+                r#"things.made.up is forbidden: User "jane" cannot deletecollection resource "things" in API group "made.up" at the cluster scope"#,
+            ),
+            (&Method::GET, "/apis", "", r#"forbidden: User "jane" cannot get path "/apis""#),
+        ] {
+            assert_eq!(message(method, path, query), expected);
+        }
+    }
+
+    #[test]
+    fn who_shows_an_unknown_token_is_not_nobody_but_refused() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(authenticate(None, &headers), Ok(User::anonymous()));
+        headers.insert(header::AUTHORIZATION, "Bearer unknown".parse().unwrap());
+        assert_eq!(authenticate(None, &headers).unwrap_err().code, 401);
+        let jane = User::known("jane", &["staff".to_owned()]);
+        assert_eq!(jane.groups, ["staff", "system:authenticated"]);
+        assert_eq!(authenticate(Some(&jane), &headers), Ok(jane.clone()));
     }
 }

@@ -19,12 +19,15 @@ use super::query::Query;
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
 use super::{list, logs, proxy, watch};
+use crate::auth::{Authorizer, Guard, User};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
 
 /// A request about objects, with everything that it carries.
 pub(super) struct Request<'r> {
     pub(super) registry: &'r Arc<Registry>,
+    pub(super) authorizer: &'r Authorizer,
+    pub(super) user: &'r User,
     pub(super) nodes: &'r Arc<dyn NodeStreams>,
     pub(super) head: &'r http::request::Parts,
     pub(super) method: &'r Method,
@@ -159,6 +162,17 @@ impl Request<'_> {
         }
     }
 
+    /// What may be given away in a write.
+    async fn guard<'s>(&'s self, kind: &Kind, namespace: &'s str) -> Result<Guard<'s>, Status> {
+        let name = self.path.name.unwrap_or("");
+        let guard = Guard { authorizer: self.authorizer, user: self.user, namespace, name };
+        if guard.concerns(kind) {
+            // A role that was made just now may be bound.
+            self.registry.catch_up().await?;
+        }
+        Ok(guard)
+    }
+
     fn write_options(&self) -> Result<WriteOptions, Status> {
         Ok(WriteOptions { dry_run: self.query.dry_run()? })
     }
@@ -168,6 +182,7 @@ impl Request<'_> {
         let validation = self.query.field_validation()?;
         let Decoded { object, warnings } =
             body::decode(self.content_type, &self.body, Expected::of(kind), validation)?;
+        self.guard(kind, namespace).await?.check(kind, None, &object)?;
         let created = self.registry.create(kind, namespace, object, &self.write_options()?).await?;
         self.answer_object(kind, StatusCode::CREATED, &created, &warnings)
     }
@@ -177,8 +192,13 @@ impl Request<'_> {
         let validation = self.query.field_validation()?;
         let Decoded { object, warnings } =
             body::decode(self.content_type, &self.body, expected(kind, sub), validation)?;
-        let written =
-            self.registry.update(kind, namespace, name, sub, object, &self.write_options()?).await?;
+        let (guard, options) = (self.guard(kind, namespace).await?, self.write_options()?);
+        let written = self
+            .registry
+            .replace(kind, namespace, name, sub, object, &options, |old, new| {
+                guard.check(kind, Some(old), new)
+            })
+            .await?;
         self.answer_written(kind, sub, &written, &warnings)
     }
 
@@ -187,15 +207,17 @@ impl Request<'_> {
         let validation = self.query.field_validation()?;
         let patch = Patch::parse(self.content_type, &self.body)?;
         let mut warnings = Vec::new();
-        let options = self.write_options()?;
+        let (guard, options) = (self.guard(kind, namespace).await?, self.write_options()?);
         let written = self
             .registry
             .modify(kind, namespace, name, sub, &options, |present| {
+                let old = guard.concerns(kind).then(|| present.clone());
                 let mut patched = patch.apply(kind, sub, present)?;
                 if meta::name(&patched) != name {
                     return Err(Status::bad_request("the name of an object may not be changed by a patch"));
                 }
                 warnings = body::check_patched(&mut patched, expected(kind, sub), validation)?;
+                guard.check(kind, old.as_ref(), &patched)?;
                 Ok(patched)
             })
             .await?;

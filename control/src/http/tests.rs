@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::*;
 use crate::registry::tests::{Fixture, fixture};
 
+mod access;
 mod fuzz;
 mod lists;
 mod watches;
@@ -46,6 +47,8 @@ fn one_line(tasks: &Tasks) -> OneNode {
 
 struct Api {
     server: Server,
+    /// Whom the certificate names.
+    user: Option<User>,
     fixture: Fixture,
 }
 
@@ -74,6 +77,7 @@ async fn api() -> Api {
     let (mut metrics, requests) = (oarlock_daemon::metrics::registry(), Requests::default());
     requests.register(&mut metrics);
     let server = Server {
+        authorizer: Authorizer::new(Arc::clone(fixture.registry.cache())),
         registry: Arc::clone(&fixture.registry),
         nodes: Arc::new(one_line(&fixture.tasks)),
         health: Health::default(),
@@ -82,7 +86,8 @@ async fn api() -> Api {
         address: "127.0.0.1:6443".to_owned(),
         documents: Documents::default(),
     };
-    Api { server, fixture }
+    let user = Some(User::known("admin", &["system:masters".to_owned()]));
+    Api { server, user, fixture }
 }
 
 impl Api {
@@ -91,9 +96,8 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let master = Identity { user: "admin".to_owned(), groups: vec!["system:masters".to_owned()] };
         let request = request.body(Full::new(body)).unwrap();
-        self.server.answer(Some(&master), request, &self.fixture.tasks).await
+        self.server.answer(self.user.as_ref(), request, &self.fixture.tasks).await
     }
 
     async fn send(

@@ -155,6 +155,8 @@ pub async fn bootstrap(
     service: IpAddr,
     dns: IpAddr,
 ) -> Result<(), Status> {
+    // First: a cluster counts as ready when it has its namespaces.
+    crate::auth::bootstrap::bootstrap(registry).await?;
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(registry, &NAMESPACES, "", json!({"metadata": {"name": name}})).await?;
     }

@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::{Errors, text};
-use crate::catalogue::{Kind, NAMESPACES, SERVICES, STATEFUL_SETS};
+use crate::catalogue::{
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Kind, NAMESPACES, ROLE_BINDINGS, ROLES, SERVICES, STATEFUL_SETS,
+};
 use crate::meta as rules;
 
 /// The most that all annotations together may hold, in bytes.
@@ -18,6 +20,8 @@ pub(super) fn check(errors: &mut Errors, kind: &Kind, object: &Value) {
             rules::check_dns1123_label(name)
         } else if *kind == SERVICES {
             rules::check_dns1035_label(name)
+        } else if [&ROLES, &ROLE_BINDINGS, &CLUSTER_ROLES, &CLUSTER_ROLE_BINDINGS].contains(&kind) {
+            rules::check_path_segment(name)
         } else {
             rules::check_dns1123_subdomain(name)
         };
