@@ -289,7 +289,7 @@ impl Dataplane {
     /// # Errors
     /// A full table or a refusal of the kernel; what was written before stands and is consistent.
     pub fn sync(&mut self, snapshot: &Snapshot) -> Result<Changed, DataplaneError> {
-        self.due.extend(self.compiler.update(snapshot));
+        self.due.extend(self.compiler.update(snapshot, &compile::by_uid(self.links.pods())));
         let synced = self.tables.sync(&mut self.due, |key| self.compiler.frontend(key));
         if !self.nodes.as_ref().is_some_and(|nodes| nodes.ptr_eq(&snapshot.nodes)) {
             self.links.set_nodes(&compile::nodes(snapshot))?;

@@ -1,6 +1,7 @@
-//! From Services and EndpointSlices to frontends and their backends. Pure.
+//! From Services and EndpointSlices, and the `hostPort`s of the node's pods, to frontends and their backends. Pure.
 
 mod endpoints;
+mod host_ports;
 #[cfg(test)]
 mod tests;
 
@@ -11,11 +12,12 @@ use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 use ipnet::Ipv4Net;
-use oarlock_api::k8s::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
+use oarlock_api::k8s::api::core::v1::{Node, Pod, Service, ServicePort, ServiceSpec};
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_ebpf::layout::FrontendKey;
 use sha2::{Digest as _, Sha256};
 
+use super::PodLink;
 use crate::desired::{Key, Objects, Snapshot};
 use endpoints::Endpoints;
 
@@ -49,7 +51,7 @@ pub struct Frontend {
 pub struct PortName {
     /// The Service's namespace.
     pub namespace: String,
-    /// The Service's name.
+    /// The Service's name; `pod/` and a pod's name of a `hostPort`.
     pub service: String,
     /// The port's name, or its number where it has none.
     pub port: String,
@@ -64,6 +66,15 @@ impl PortName {
             service: text(&service.metadata.name),
             port: named.unwrap_or_else(|| port.port.to_string()),
         }
+    }
+}
+
+impl PortName {
+    /// Of a pod's `hostPort`.
+    fn of_pod(pod: &Pod, number: u16) -> Self {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let service = format!("pod/{}", text(&pod.metadata.name));
+        Self { namespace: text(&pod.metadata.namespace), service, port: number.to_string() }
     }
 }
 
@@ -91,6 +102,17 @@ const AFFINITY_SECONDS: i32 = 10_800;
 /// A Service's namespace and name.
 type ServiceName = (String, String);
 
+/// The addresses of the pods of this node that are plugged, by uid.
+pub(super) type PodAddresses = BTreeMap<String, Ipv4Addr>;
+
+/// Whose a frontend is. Where several want one, the first has it: a NodePort is its Service's, as kube-proxy's rules come first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    Service(ServiceName),
+    /// By namespace and name.
+    Pod(Key),
+}
+
 /// What the Services of a snapshot are for this node's kernel. Remembers the last one: of ten thousand Services one change costs
 /// one, and the others are not even looked at.
 #[derive(Debug, Default)]
@@ -104,10 +126,12 @@ pub(super) struct Compiler {
     endpoint_slices: Objects<EndpointSlice>,
     /// The slices of each Service, in the order of their names.
     slices: BTreeMap<ServiceName, BTreeMap<Key, Arc<EndpointSlice>>>,
-    /// Where each Service answers.
-    keys: BTreeMap<ServiceName, BTreeSet<FrontendKey>>,
-    /// Each frontend of each Service that wants it; the first by name has it.
-    frontends: BTreeMap<FrontendKey, BTreeMap<ServiceName, Frontend>>,
+    pods: Objects<Pod>,
+    pod_addresses: PodAddresses,
+    /// Where each owner answers.
+    keys: BTreeMap<Owner, BTreeSet<FrontendKey>>,
+    /// Each frontend of each owner that wants it; the first has it.
+    frontends: BTreeMap<FrontendKey, BTreeMap<Owner, Frontend>>,
 }
 
 impl Compiler {
@@ -116,8 +140,8 @@ impl Compiler {
         Self { name: name.to_owned(), ip: Some(ip), ..Self::default() }
     }
 
-    /// Takes a snapshot over; the frontends that may have changed.
-    pub(super) fn update(&mut self, snapshot: &Snapshot) -> BTreeSet<FrontendKey> {
+    /// Takes a snapshot and the addresses of this node's pods over; the frontends that may have changed.
+    pub(super) fn update(&mut self, snapshot: &Snapshot, pods: &PodAddresses) -> BTreeSet<FrontendKey> {
         let own = snapshot.nodes.get(&(String::new(), self.name.clone()));
         let zone = own.and_then(|node| zone(node)).map(str::to_owned);
         // A Node that is gone takes none of its addresses with it.
@@ -132,7 +156,31 @@ impl Compiler {
         if moved {
             touched.extend(snapshot.services.keys().cloned());
         }
-        touched.into_iter().flat_map(|name| self.compile(name)).collect()
+        let mut keys: BTreeSet<FrontendKey> =
+            touched.into_iter().flat_map(|name| self.compile(name)).collect();
+        if moved || !self.pods.ptr_eq(&snapshot.pods) || self.pod_addresses != *pods {
+            self.pods = snapshot.pods.clone();
+            self.pod_addresses.clone_from(pods);
+            keys.extend(self.compile_host_ports());
+        }
+        keys
+    }
+
+    /// The `hostPort`s of all pods anew: a node has hundreds of pods at most, and few of them any. The frontends that change.
+    fn compile_host_ports(&mut self) -> BTreeSet<FrontendKey> {
+        let mut compiled = BTreeMap::new();
+        for (key, pod) in &self.pods {
+            let ip = pod.metadata.uid.as_ref().and_then(|uid| self.pod_addresses.get(uid));
+            let frontends = ip.map(|ip| host_ports::frontends(pod, *ip, &self.ips)).unwrap_or_default();
+            if !frontends.is_empty() {
+                compiled.insert(Owner::Pod(key.clone()), frontends);
+            }
+        }
+        let had: Vec<Owner> = self.keys.range(Owner::Pod(Key::default())..).map(|(o, _)| o.clone()).collect();
+        for owner in had {
+            compiled.entry(owner).or_default();
+        }
+        compiled.into_iter().flat_map(|(owner, frontends)| self.replace(owner, frontends)).collect()
     }
 
     /// Which Services have changed, or slices of theirs.
@@ -162,37 +210,47 @@ impl Compiler {
 
     /// One Service anew; the frontends that it has had and has.
     fn compile(&mut self, name: ServiceName) -> BTreeSet<FrontendKey> {
-        let mut all = self.keys.remove(&name).unwrap_or_default();
-        self.forget(&name, &all);
-        let Some(service) = self.services.get(&name) else { return all };
-        let slices: Vec<&Arc<EndpointSlice>> =
-            self.slices.get(&name).into_iter().flat_map(BTreeMap::values).collect();
-        let place = Place { name: &self.name, ips: &self.ips, zone: self.zone.as_deref() };
-        let compiled = compile(service, &slices, place);
-        let keys: BTreeSet<FrontendKey> = compiled.keys().copied().collect();
-        for (key, frontend) in compiled {
-            self.frontends.entry(key).or_default().insert(name.clone(), frontend);
-        }
-        all.extend(&keys);
-        self.keys.insert(name, keys);
-        all
+        let compiled = self.services.get(&name).map(|service| {
+            let slices: Vec<&Arc<EndpointSlice>> =
+                self.slices.get(&name).into_iter().flat_map(BTreeMap::values).collect();
+            let place = Place { name: &self.name, ips: &self.ips, zone: self.zone.as_deref() };
+            compile(service, &slices, place)
+        });
+        self.replace(Owner::Service(name), compiled.unwrap_or_default())
     }
 
-    fn forget(&mut self, name: &ServiceName, keys: &BTreeSet<FrontendKey>) {
-        for key in keys {
+    /// What an owner wants now instead of what it wanted; the frontends of both.
+    fn replace(&mut self, owner: Owner, wanted: Frontends) -> BTreeSet<FrontendKey> {
+        let mut all = self.keys.remove(&owner).unwrap_or_default();
+        for key in &all {
             if let Some(wanting) = self.frontends.get_mut(key) {
-                wanting.remove(name);
+                wanting.remove(&owner);
                 if wanting.is_empty() {
                     self.frontends.remove(key);
                 }
             }
         }
+        if wanted.is_empty() {
+            return all;
+        }
+        let keys: BTreeSet<FrontendKey> = wanted.keys().copied().collect();
+        for (key, frontend) in wanted {
+            self.frontends.entry(key).or_default().insert(owner.clone(), frontend);
+        }
+        all.extend(&keys);
+        self.keys.insert(owner, keys);
+        all
     }
 
     /// Who answers at a frontend, if anybody has it.
     pub(super) fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
         self.frontends.get(key)?.values().next()
     }
+}
+
+/// The addresses of pods by uid.
+pub(super) fn by_uid(pods: &BTreeMap<Ipv4Addr, PodLink>) -> PodAddresses {
+    pods.iter().map(|(ip, link)| (link.uid.clone(), *ip)).collect()
 }
 
 /// The addresses of all nodes.
@@ -353,7 +411,12 @@ fn number(service: &Service, port: &ServicePort) -> u64 {
         text(&port.name),
         port.port
     );
-    let hash = Sha256::digest(name);
+    hash(&name)
+}
+
+/// Eight bytes of a digest.
+fn hash(text: &str) -> u64 {
+    let hash = Sha256::digest(text);
     u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]])
 }
 

@@ -65,7 +65,8 @@ pub struct Surroundings<'a> {
 #[must_use]
 pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surroundings<'_>) -> Picture {
     let mut compiler = Compiler::new(&config.node_name, config.node_ip);
-    let keys = compiler.update(snapshot);
+    let (linked, foreign) = around.pods;
+    let keys = compiler.update(snapshot, &compile::by_uid(linked));
     let frontends = keys.into_iter().filter_map(|key| {
         let wanted = compiler.frontend(&key)?;
         let peers = |peers: &[(Ipv4Addr, u16)]| {
@@ -84,7 +85,6 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
             outside: peers(&wanted.outside),
         })
     });
-    let (linked, foreign) = around.pods;
     let linked = linked.iter().filter_map(|(ip, link)| {
         // A link that is not there yet is not expected to be known.
         let number = nix::net::if_::if_nametoindex(link.name.as_str()).ok()?;

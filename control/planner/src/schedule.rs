@@ -25,6 +25,8 @@ pub(crate) struct Taken {
     pub(crate) pods: i64,
     /// Pods of the same controller.
     pub(crate) siblings: i64,
+    /// Whether one has a port of the node that is asked for.
+    pub(crate) ports: bool,
 }
 
 /// Finds the best node for a pod.
@@ -77,6 +79,7 @@ fn taken(world: &World, node: &NodeView, pod: &PodView) -> Taken {
         taken.storage += other.storage;
         taken.pods += 1;
         taken.siblings += i64::from(pod.controller.is_some() && other.controller == pod.controller);
+        taken.ports |= pod.host_ports.iter().any(|port| other.host_ports.iter().any(|p| p.conflicts(port)));
     }
     taken
 }

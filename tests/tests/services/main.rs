@@ -44,6 +44,7 @@ fn clients_meet_a_services_addresses_and_policies() {
     a_narrow_way_to_a_client_is_found_out();
     a_pod_reaches_itself(&cluster);
     clients_keep_their_pod(&cluster);
+    ports_of_a_node_are_a_pods(&cluster);
     the_plugin_shows_what_happens(&cluster);
     a_change_of_type_takes_what_it_had(&cluster);
     policies::policies_say_who_may_talk_to_whom(&cluster);
@@ -123,6 +124,46 @@ fn names_lead_to_services(cluster: &Cluster) {
     assert_eq!(address(fresh).as_deref(), Some(cluster_ip("fresh").trim()), "known at once");
     cluster.kubectl("delete service fresh");
     assert_eq!(address(fresh), None);
+}
+
+/// `hostPort`: one pod of a node has it, clients outside and inside meet that pod and it them, and nobody when it is gone.
+fn ports_of_a_node_are_a_pods(cluster: &Cluster) {
+    let run = |name: &str| {
+        let spec = json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "node1"}, "containers": [
+            {"name": "web", "image": "oarlock/web:0.1.0", "ports": [{"containerPort": 80, "hostPort": 8088}]}]}});
+        cluster.kubectl(&format!("run {name} --image=oarlock/web:0.1.0 --overrides='{spec}'"));
+    };
+    let [here, elsewhere] = NODES.map(|node| format!("http://{node}:8088/"));
+    let answers = |name: &str| {
+        wait(&format!("{name} answers at its node's port"), SOON, || {
+            let said = asked(&here, "");
+            let is =
+                said.contains(&format!("pod: {name}")) && said.contains(&format!("client: {CLIENT_IP}:"));
+            if is { Ok(()) } else { Err(said) }
+        });
+    };
+    run("porter");
+    answers("porter");
+    assert!(!asked(&elsewhere, "").contains("pod:"), "only at its own node");
+    let inside =
+        shell(&format!("docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox) wget -qO- {here}"));
+    assert!(inside.text.contains("pod: porter"), "{}", inside.text);
+    let node = xtask(&["node", "1", "--", "curl", "-s", "-m", "2", "http://127.0.0.1:8088/"]);
+    assert!(node.text.contains("pod: porter"), "{}", node.text);
+
+    run("porter-2");
+    wait("the second says why it waits", SOON, || {
+        let said = cluster.kubectl("describe pod porter-2");
+        let why = "1 node(s) didn't have free ports for the requested pod ports";
+        if said.contains(why) { Ok(()) } else { Err(said) }
+    });
+    cluster.kubectl("delete pod porter");
+    answers("porter-2");
+    cluster.kubectl("delete pod porter-2");
+    wait("nobody answers", SOON, || {
+        let said = asked(&here, "");
+        if said.contains("pod:") { Err(said) } else { Ok(()) }
+    });
 }
 
 fn local_policy_shows_the_client_and_answers_where_pods_are(cluster: &Cluster) {

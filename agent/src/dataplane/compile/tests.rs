@@ -27,8 +27,12 @@ fn snapshot(spec: Value, endpoints: Value) -> Snapshot {
 
 /// Everything, compiled at once.
 fn all(snapshot: &Snapshot) -> Frontends {
+    with_pods(snapshot, &PodAddresses::new())
+}
+
+fn with_pods(snapshot: &Snapshot, pods: &PodAddresses) -> Frontends {
     let mut compiler = Compiler::new("node1", NODE);
-    let keys = compiler.update(snapshot);
+    let keys = compiler.update(snapshot, pods);
     keys.into_iter().filter_map(|key| Some((key, compiler.frontend(&key)?.clone()))).collect()
 }
 
@@ -98,15 +102,15 @@ fn node_ports_are_answered_at_each_address_of_the_node_even_when_its_node_is_gon
     let mut compiler = Compiler::new("node1", NODE);
     let answers =
         |compiler: &Compiler, ip: [u8; 4]| compiler.frontend(&FrontendKey::new(ip, 30080, 6)).is_some();
-    let _ = compiler.update(&snapshot);
+    let _ = compiler.update(&snapshot, &PodAddresses::new());
     assert!(answers(&compiler, NODE.octets()) && !answers(&compiler, [203, 0, 113, 1]));
     let known = json!({"metadata": {"name": "node1"}, "status": {"addresses": [
         {"type": "InternalIP", "address": "172.30.77.11"}, {"type": "InternalIP", "address": "fd00::1"},
         {"type": "ExternalIP", "address": "203.0.113.1"}, {"type": "Hostname", "address": "203.0.113.2"}]}});
     snapshot.nodes.insert(own.clone(), serde_json::from_value(known).map(std::sync::Arc::new).unwrap());
-    let _ = compiler.update(&snapshot);
+    let _ = compiler.update(&snapshot, &PodAddresses::new());
     snapshot.nodes.remove(&own);
-    let _ = compiler.update(&snapshot);
+    let _ = compiler.update(&snapshot, &PodAddresses::new());
     for (ip, is) in [([172, 30, 77, 11], true), ([203, 0, 113, 1], true), ([203, 0, 113, 2], false)] {
         assert_eq!(answers(&compiler, ip), is, "{ip:?}");
     }
@@ -183,10 +187,65 @@ fn health_checks_count_the_ready_endpoints_of_the_node() {
     assert_eq!((checks[&31000].namespace.as_str(), checks[&31000].name.as_str()), ("d", "web"));
 }
 
+/// A pod of the node with such ports.
+fn pod(snapshot: &mut Snapshot, name: &str, phase: &str, ports: Value) {
+    let pod = json!({"metadata": {"name": name, "namespace": "d", "uid": name}, "status": {"phase": phase},
+        "spec": {"containers": [{"name": "c", "ports": ports}]}});
+    snapshot.pods.insert(("d".to_owned(), name.to_owned()), Arc::new(serde_json::from_value(pod).unwrap()));
+}
+
+fn plugged(pods: &[(&str, u8)]) -> PodAddresses {
+    pods.iter().map(|(uid, last)| ((*uid).to_owned(), Ipv4Addr::new(10, 244, 0, *last))).collect()
+}
+
+#[test]
+fn host_ports_are_answered_at_addresses_of_the_node_and_nowhere_else() {
+    let mut snapshot = snapshot(spec(json!({})), json!([endpoint(1, ready())]));
+    let ports = json!([{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81, "hostPort": 8081, "hostIP": "0.0.0.0"},
+        {"containerPort": 82, "hostPort": 8082, "hostIP": "127.0.0.1"}, {"containerPort": 83, "hostPort": 80, "hostIP": "10.96.0.9"},
+        {"containerPort": 84}, {"containerPort": 85, "hostPort": 30080}]);
+    pod(&mut snapshot, "web", "Pending", ports.clone());
+    pod(&mut snapshot, "done", "Succeeded", json!([{"containerPort": 80, "hostPort": 8089}]));
+    pod(&mut snapshot, "not-plugged", "Pending", json!([{"containerPort": 80, "hostPort": 8090}]));
+    let mut compiler = Compiler::new("node1", NODE);
+    let keys = compiler.update(&snapshot, &plugged(&[("web", 7), ("done", 8)]));
+    let found: BTreeMap<(Ipv4Addr, u16), (u16, bool)> = keys
+        .into_iter()
+        .filter_map(|key| Some((key, compiler.frontend(&key)?)))
+        .filter(|(_, frontend)| frontend.name.service.starts_with("pod/"))
+        .map(|(key, f)| ((key.address().into(), key.port()), (f.outside[0].1, f.external)))
+        .collect();
+    let local = Ipv4Addr::LOCALHOST;
+    let expected = [
+        ((NODE, 8080), (80, true)),
+        ((NODE, 8081), (81, true)),
+        ((local, 8080), (80, false)),
+        ((local, 8081), (81, false)),
+        ((local, 8082), (82, false)),
+    ];
+    assert_eq!(found, BTreeMap::from(expected), "a NodePort is its Service's");
+    let gone = compiler.update(&snapshot, &plugged(&[]));
+    assert!(gone.iter().all(|key| compiler.frontend(key).is_none_or(|f| f.name.service == "web")));
+}
+
 /// One of three Services at one of two addresses with one of two sets of endpoints, or none of it.
 type Step = (u8, Option<(u8, bool)>);
 
+/// Numbers from 3 on are pods that want the port of the first address' Service, or another.
 fn stepped(snapshot: &mut Snapshot, (service, what): Step) {
+    if service >= 3 {
+        let name = format!("p{service}");
+        match what {
+            Some((port, _)) => pod(
+                snapshot,
+                &name,
+                "Running",
+                json!([{"containerPort": 80, "hostPort": 30080 + i32::from(port)}]),
+            ),
+            None => drop(snapshot.pods.remove(&("d".to_owned(), name))),
+        }
+        return;
+    }
     let key = ("d".to_owned(), format!("s{service}"));
     let Some((address, many)) = what else {
         snapshot.services.remove(&key);
@@ -194,7 +253,8 @@ fn stepped(snapshot: &mut Snapshot, (service, what): Step) {
         return;
     };
     let object = json!({"metadata": {"name": key.1, "namespace": "d"},
-        "spec": {"clusterIP": format!("10.96.0.{address}"), "ports": [{"name": "http", "port": 80}]}});
+        "spec": {"clusterIP": format!("10.96.0.{address}"),
+            "ports": [{"name": "http", "port": 80, "nodePort": 30080 + i32::from(address)}]}});
     let endpoints = if many {
         vec![endpoint(1, ready()), endpoint(2, ready())]
     } else {
@@ -210,21 +270,22 @@ proptest! {
     /// Also when two Services want one address, and the one that has it goes.
     #[test]
     fn what_was_compiled_step_by_step_is_what_is_compiled_at_once(
-        steps in proptest::collection::vec((0..3_u8, proptest::option::of((0..2_u8, any::<bool>()))), 1..20),
+        steps in proptest::collection::vec((0..5_u8, proptest::option::of((0..2_u8, any::<bool>()))), 1..20),
     ) {
+        let pods = plugged(&[("p3", 33), ("p4", 44)]);
         let mut snapshot = Snapshot::default();
         let mut compiler = Compiler::new("node1", NODE);
         let mut table = Frontends::new();
         for step in steps {
             stepped(&mut snapshot, step);
-            for key in compiler.update(&snapshot) {
+            for key in compiler.update(&snapshot, &pods) {
                 match compiler.frontend(&key) {
                     Some(frontend) => drop(table.insert(key, frontend.clone())),
                     None => drop(table.remove(&key)),
                 }
             }
-            prop_assert_eq!(&table, &all(&snapshot));
-            prop_assert!(compiler.update(&snapshot).is_empty(), "the same again changes nothing");
+            prop_assert_eq!(&table, &with_pods(&snapshot, &pods));
+            prop_assert!(compiler.update(&snapshot, &pods).is_empty(), "the same again changes nothing");
         }
     }
 }

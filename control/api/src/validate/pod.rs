@@ -1,5 +1,6 @@
 //! Pods and the specs of pods in templates.
 
+use std::net::IpAddr;
 use std::str::FromStr as _;
 
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
         check_container(errors, path, container, &volumes);
         super::handlers::check(errors, path, container, path.contains(".initContainers["), grace);
     }
+    host_ports(errors, path, containers);
     errors.one_of(
         &format!("{path}.restartPolicy"),
         &spec["restartPolicy"],
@@ -102,6 +104,14 @@ fn check_ports(errors: &mut Errors, path: &str, container: &Value) {
         } else {
             errors.port(format!("{path}.containerPort"), &port["containerPort"]);
         }
+        if port["hostPort"].as_i64().is_some_and(|number| number != 0) {
+            errors.port(format!("{path}.hostPort"), &port["hostPort"]);
+        }
+        let ip = text(port, "hostIP");
+        if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
+            let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.invalid(format!("{path}.hostIP"), format!("{ip:?}"), why);
+        }
         errors.one_of(&format!("{path}.protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
         let name = text(port, "name");
         if !name.is_empty() {
@@ -110,6 +120,20 @@ fn check_ports(errors: &mut Errors, path: &str, container: &Value) {
     }
     let ports = list(container, "ports").iter().enumerate();
     errors.unique(ports.map(|(i, p)| (format!("{path}.ports[{i}].name"), text(p, "name"))));
+}
+
+/// No port of the node twice; upstream's checkHostPortConflicts.
+fn host_ports(errors: &mut Errors, path: &str, containers: &[Value]) {
+    let mut asked = Vec::new();
+    for (i, container) in containers.iter().enumerate() {
+        for (j, port) in list(container, "ports").iter().enumerate() {
+            if let Some(number) = port["hostPort"].as_i64().filter(|number| *number != 0) {
+                let what = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
+                asked.push((format!("{path}.containers[{i}].ports[{j}].hostPort"), what));
+            }
+        }
+    }
+    errors.unique(asked.iter().map(|(field, what)| (field.clone(), what.as_str())));
 }
 
 /// IANA_SVC_NAME: at most 15 lower-case letters, digits and single hyphens, at least one letter.

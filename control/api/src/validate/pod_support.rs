@@ -91,11 +91,6 @@ fn check_container(errors: &mut Errors, path: &str, container: &Value) {
     refuse(errors, path, container, CONTAINER);
     refuse(errors, &format!("{path}.securityContext"), &container["securityContext"], CONTAINER_SECURITY);
     for (i, port) in list(container, "ports").iter().enumerate() {
-        for field in ["hostPort", "hostIP"] {
-            if is_set(&port[field]) {
-                errors.unsupported(format!("{path}.ports[{i}].{field}"));
-            }
-        }
         if port["protocol"] == "SCTP" {
             errors.unsupported(format!("{path}.ports[{i}].protocol"));
         }

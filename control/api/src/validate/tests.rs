@@ -74,17 +74,33 @@ fn bad_pods_are_explained() {
 }
 
 #[test]
+fn ports_of_the_node_are_asked_for_once() {
+    let of =
+        |ports: Value| said(&PODS, pod(json!({"containers": [{"name": "c", "image": "i", "ports": ports}]})));
+    let port = |host: i64, ip: &str| json!({"containerPort": 80, "hostPort": host, "hostIP": ip});
+    assert_eq!(of(json!([port(80, ""), port(80, "127.0.0.1"), port(81, "")])), [""; 0]);
+    assert_eq!(
+        of(json!([port(80, ""), port(80, ""), port(70_000, ""), port(82, "localhost")])),
+        [
+            "spec.containers[0].ports[2].hostPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+            "spec.containers[0].ports[3].hostIP: Invalid value: \"localhost\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//80\""
+        ]
+    );
+}
+
+#[test]
 fn what_is_not_built_is_refused_by_name() {
     let spec = json!({
         "hostNetwork": true, "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}},
         "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}],
-        "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": 80}]}],
+        "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "protocol": "SCTP"}]}],
     });
     let refused = said(&PODS, pod(spec));
     for field in [
         "spec.affinity.podAffinity",
         "spec.hostNetwork",
-        "spec.containers[0].ports[0].hostPort",
+        "spec.containers[0].ports[0].protocol",
         "spec.volumes[0].nfs",
     ] {
         let line = format!("{field}: Forbidden: is not supported by this version of Oarlock");

@@ -1,6 +1,7 @@
 //! Which nodes are out for a pod, and why, in upstream's words.
 
 mod labels;
+mod ports;
 mod resources;
 mod taints;
 
@@ -14,9 +15,12 @@ pub(super) fn refusals(pod: &PodView, node: &NodeView, taken: &Taken) -> Vec<Str
     if node.unschedulable && !pod.bears(&unschedulable()) {
         return vec!["node(s) were unschedulable".to_owned()];
     }
-    for refusals in
-        [taints::refusals(pod, node), labels::refusals(pod, node), resources::refusals(pod, node, taken)]
-    {
+    for refusals in [
+        taints::refusals(pod, node),
+        labels::refusals(pod, node),
+        ports::refusals(taken),
+        resources::refusals(pod, node, taken),
+    ] {
         if !refusals.is_empty() {
             return refusals;
         }

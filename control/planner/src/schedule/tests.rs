@@ -52,6 +52,31 @@ fn replicas_spread_over_the_nodes() {
 }
 
 #[test]
+fn a_port_of_the_node_is_given_once() {
+    let with = |name: &str, on: &str, ip: &str, port: u16| {
+        let mut pod = pod(name, "1m", on);
+        pod["spec"]["containers"][0]["ports"] =
+            json!([{"containerPort": 80, "hostPort": port, "hostIP": ip, "protocol": "TCP"}]);
+        pod
+    };
+    let nodes = [node("n1", "4", json!({}))];
+    let there = with("there", "n1", "10.0.0.1", 80);
+    for (ip, port, fits) in [
+        ("", 80, false),
+        ("0.0.0.0", 80, false),
+        ("10.0.0.1", 80, false),
+        ("10.0.0.2", 80, true),
+        ("", 81, true),
+    ] {
+        let world = world(&nodes, &[there.clone(), with("new", "", ip, port)]);
+        let sentence =
+            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.";
+        let expected = if fits { Verdict::Node("n1".into()) } else { Verdict::None(sentence.into()) };
+        assert_eq!(place(&world, "new"), expected, "{ip:?} {port}");
+    }
+}
+
+#[test]
 fn the_reasons_of_all_nodes_are_counted() {
     let taint = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]);
     let nodes = [

@@ -46,6 +46,8 @@ pub struct PodView {
     pub storage: i64,
     /// Named container ports: (name, protocol, number).
     pub ports: Vec<(Box<str>, Box<str>, u16)>,
+    /// What it asks for of its node's ports.
+    pub host_ports: Box<[HostPort]>,
     /// `spec.hostname`, for records of headless Services.
     pub hostname: Option<Box<str>>,
     /// `spec.subdomain`: the Service whose records name it.
@@ -197,6 +199,7 @@ impl PodView {
             memory: request("memory").value(),
             storage: request("ephemeral-storage").value(),
             ports: named_ports(spec),
+            host_ports: host_ports(spec),
             hostname: non_empty(&spec["hostname"]),
             subdomain: non_empty(&spec["subdomain"]),
             phase: text(&status["phase"]),
@@ -309,6 +312,17 @@ fn addresses(status: &Value) -> Vec<Box<str>> {
     if all.is_empty() { non_empty(&status["podIP"]).into_iter().collect() } else { all }
 }
 
+fn host_ports(spec: &Value) -> Box<[HostPort]> {
+    let ports = list(&spec["containers"]).iter().flat_map(|c| list(&c["ports"]));
+    let asked = ports.filter_map(|p| {
+        let number = u16::try_from(p["hostPort"].as_u64()?).ok().filter(|number| *number != 0)?;
+        // As upstream's DefaultBindAllHostIP.
+        let ip = non_empty(&p["hostIP"]).filter(|ip| &**ip != "0.0.0.0");
+        Some(HostPort { ip, protocol: p["protocol"].as_str().unwrap_or("TCP").into(), number })
+    });
+    asked.collect()
+}
+
 fn named_ports(spec: &Value) -> Vec<(Box<str>, Box<str>, u16)> {
     let ports = list(&spec["containers"]).iter().flat_map(|c| list(&c["ports"]));
     let named = ports.filter_map(|p| {
@@ -316,6 +330,26 @@ fn named_ports(spec: &Value) -> Vec<(Box<str>, Box<str>, u16)> {
         Some((non_empty(&p["name"])?, protocol, u16::try_from(p["containerPort"].as_u64()?).ok()?))
     });
     named.collect()
+}
+
+/// `hostPort` of a container: a port of the node that only one pod can have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// `hostIP`; none: all addresses of the node.
+    pub ip: Option<Box<str>>,
+    /// `protocol`.
+    pub protocol: Box<str>,
+    /// The port on the node.
+    pub number: u16,
+}
+
+impl HostPort {
+    /// Whether a node cannot give both (upstream's HostPortInfo.CheckConflict).
+    #[must_use]
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let same = self.number == other.number && self.protocol == other.protocol;
+        same && (self.ip.is_none() || other.ip.is_none() || self.ip == other.ip)
+    }
 }
 
 /// A node.
