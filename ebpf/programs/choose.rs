@@ -1,7 +1,8 @@
 //! Which backend a new connection or datagram gets.
 
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use oarlock_ebpf::affinity::{Affinity, AffinityKey, Member};
-use oarlock_ebpf::layout::{Backend, ServiceLine, SlotRange};
+use oarlock_ebpf::layout::{Backend, RANDOM, ServiceLine, SlotRange};
 use oarlock_ebpf::reason::Reason;
 use oarlock_ebpf::select;
 
@@ -33,6 +34,10 @@ pub fn backend(
         return Ok(chosen);
     }
     let slot = match choice {
+        Choice::InTurn if line.flags & RANDOM != 0 => {
+            // SAFETY: the helper has no conditions. The low bits of the number are those that the hash spreads.
+            select::by_hash(range, u64::from(unsafe { bpf_get_prandom_u32() }))
+        }
         Choice::InTurn => select::round_robin(range, maps::next_turn(service)),
         Choice::By(number) => select::by_hash(range, number),
     };

@@ -13,8 +13,9 @@ use oarlock_ebpf::flow::{
     candidate, has_closed, pair,
 };
 use oarlock_ebpf::fragment::Part;
-use oarlock_ebpf::layout::{EXTERNAL, FrontendKey, SOURCE_RANGES};
+use oarlock_ebpf::layout::{EXTERNAL, FrontendKey, MAGLEV, SOURCE_RANGES};
 use oarlock_ebpf::reason::Reason;
+use oarlock_ebpf::select;
 
 use crate::choose::{self, Choice};
 use crate::packet::Packet;
@@ -95,7 +96,12 @@ pub fn begin(ctx: *mut c_void, packet: &Packet, uplink: u32) -> Begun {
     }
     let client = AffinityKey::outside(flow.source, line.service);
     let range = maps::published(&line.outside);
-    let (index, backend) = match choose::backend(service, line, range, &client, Choice::InTurn) {
+    let choice = if line.flags & MAGLEV == 0 {
+        Choice::InTurn
+    } else {
+        Choice::By(select::of_client(flow.source, flow.source_port()))
+    };
+    let (index, backend) = match choose::backend(service, line, range, &client, choice) {
         Ok(chosen) => chosen,
         Err(reason) => {
             // Of a Service without endpoints the stack has no socket either, and says so with RST or ICMP.

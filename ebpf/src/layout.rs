@@ -102,7 +102,7 @@ impl SlotRange {
 /// | 8..16 | the backends for clients outside (`externalTrafficPolicy`) |
 /// | 16..24 | a number of the Service's port that its frontends share |
 /// | 24..28 | session affinity: its timeout in seconds; 0 none |
-/// | 28..32 | [`EXTERNAL`], [`SOURCE_RANGES`] |
+/// | 28..32 | [`EXTERNAL`], [`SOURCE_RANGES`], [`RANDOM`], [`MAGLEV`] |
 /// | 32..36 | the number under which the Service's port is counted; 0: it is not |
 /// | 36..64 | zero |
 #[repr(C)]
@@ -116,7 +116,7 @@ pub struct ServiceLine {
     pub service: u64,
     /// Seconds; 0 without affinity.
     pub affinity: u32,
-    /// [`EXTERNAL`], [`SOURCE_RANGES`].
+    /// [`EXTERNAL`], [`SOURCE_RANGES`], [`RANDOM`], [`MAGLEV`].
     pub flags: u32,
     /// The number under which the Service's port is counted; 0: it is not.
     pub counted: u32,
@@ -127,6 +127,10 @@ pub struct ServiceLine {
 pub const EXTERNAL: u32 = 1;
 /// In [`ServiceLine::flags`]: of clients outside only those in the Service's source ranges.
 pub const SOURCE_RANGES: u32 = 2;
+/// In [`ServiceLine::flags`]: any backend instead of the next one.
+pub const RANDOM: u32 = 4;
+/// In [`ServiceLine::flags`]: the slots of clients outside are a table that is looked up by [`crate::select::of_client`].
+pub const MAGLEV: u32 = 8;
 
 impl ServiceLine {
     /// A line.

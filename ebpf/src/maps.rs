@@ -59,7 +59,7 @@ pub const POLICIES: &str = "POLICIES";
 /// Frontends, and lines of the service table: 10,000 Services with six, or 50,000 with one.
 pub const MAX_SERVICES: u32 = 65_536;
 /// Slots of all services together: twice what 10,000 Services with ten endpoints need, for copies on write.
-pub const MAX_SLOTS: u32 = 262_144;
+pub const MAX_SLOTS: u32 = 1_048_576;
 /// Backends of all services together.
 pub const MAX_BACKENDS: u32 = 131_072;
 /// Sockets whose believed peer is remembered.

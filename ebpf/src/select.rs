@@ -24,6 +24,13 @@ pub const fn by_hash(range: SlotRange, number: u64) -> Option<u32> {
     Some(range.base() + ((hash * count) >> 32) as u32)
 }
 
+/// A number of a client's address and port that is the same on every node: what a Maglev table is looked up by. The address that it
+/// asks is not in it, as each node has its own.
+#[must_use]
+pub const fn of_client(address: [u8; 4], port: u16) -> u64 {
+    ((u32::from_be_bytes(address) as u64) << 16) | port as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +53,23 @@ mod tests {
             hits[by_hash(range, cookie).unwrap() as usize] += 1;
         }
         assert!(hits.iter().all(|n| (900..1100).contains(n)), "{hits:?}");
+    }
+
+    #[test]
+    fn clients_of_one_address_and_of_one_port_spread() {
+        let range = SlotRange::new(0, 1021, 0);
+        let ports = (0..20_420_u16).map(|n| of_client([172, 30, 77, 200], 32_768 + n));
+        let addresses = (0..20_420_u16).map(|n| {
+            let [high, low] = n.to_be_bytes();
+            of_client([10, 1, high, low], 40_000)
+        });
+        for numbers in [ports.collect::<Vec<_>>(), addresses.collect()] {
+            let mut hits = [0; 1021];
+            for number in numbers {
+                hits[by_hash(range, number).unwrap() as usize] += 1;
+            }
+            assert!(hits.iter().all(|n| (5..=60).contains(n)), "{hits:?}");
+        }
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod host_ports;
+mod maglev;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use imbl::ordmap::DiffItem;
 use ipnet::Ipv4Net;
 use oarlock_api::k8s::api::core::v1::{Node, Pod, Service, ServicePort, ServiceSpec};
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
+use oarlock_api::service::ALGORITHM;
 use oarlock_ebpf::layout::FrontendKey;
 use sha2::{Digest as _, Sha256};
 
@@ -32,7 +34,7 @@ pub type Frontends = BTreeMap<FrontendKey, Frontend>;
 pub struct Frontend {
     /// The backends of clients on this node, sorted. None: they are refused.
     pub inside: Vec<(Ipv4Addr, u16)>,
-    /// The backends of clients outside, sorted.
+    /// The backends of clients outside, sorted; with [`Algorithm::Maglev`] the one of each slot.
     pub outside: Vec<(Ipv4Addr, u16)>,
     /// A number of the Service's port, the same in every agent.
     pub service: u64,
@@ -40,10 +42,37 @@ pub struct Frontend {
     pub name: Arc<PortName>,
     /// Session affinity by client: its timeout in seconds; 0 without.
     pub affinity: u32,
+    /// How a backend is chosen.
+    pub algorithm: Algorithm,
     /// Whether clients outside are answered.
     pub external: bool,
     /// Of clients outside only those in these ranges; all where there is none.
     pub ranges: Vec<Ipv4Net>,
+}
+
+/// How a backend is chosen for a connection: the Service's annotation `dataplane.oarlock.io/algorithm`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithm {
+    /// Each in its turn.
+    #[default]
+    RoundRobin,
+    /// Any.
+    Random,
+    /// For clients outside by a hash of their address and port, on every node the same one, so that a router may send a connection to
+    /// another node and it goes on; for those inside in turn.
+    Maglev,
+}
+
+impl Algorithm {
+    fn of(service: &Service) -> Self {
+        let wanted = service.metadata.annotations.as_ref().and_then(|all| all.get(ALGORITHM));
+        match wanted.map(String::as_str) {
+            Some("random") => Self::Random,
+            Some("maglev") => Self::Maglev,
+            _ => Self::RoundRobin,
+        }
+    }
 }
 
 /// The name of a Service's port.
@@ -311,6 +340,7 @@ fn compile(service: &Service, slices: &[&Arc<EndpointSlice>], place: Place<'_>) 
             service: number(service, port),
             name: Arc::new(PortName::of(service, port)),
             affinity: affinity(spec),
+            algorithm: Algorithm::of(service),
             ..Frontend::default()
         };
         let mut add = |ip: Ipv4Addr, number: i32, frontend: &Frontend| {
@@ -328,6 +358,10 @@ fn compile(service: &Service, slices: &[&Arc<EndpointSlice>], place: Place<'_>) 
             add(ip, port.port, &internal);
         }
         let outside = if is_local(&spec.external_traffic_policy) { &local } else { &cluster };
+        let outside = match common.algorithm {
+            Algorithm::Maglev => &maglev::table(outside),
+            Algorithm::RoundRobin | Algorithm::Random => outside,
+        };
         // Clients of the node itself are answered by all, whatever the policy (KEP-1669's "short cut" of kube-proxy).
         let external =
             Frontend { inside: cluster.clone(), outside: outside.clone(), external: true, ..common };
@@ -335,7 +369,8 @@ fn compile(service: &Service, slices: &[&Arc<EndpointSlice>], place: Place<'_>) 
             for ip in place.ips {
                 add(*ip, node_port, &external);
             }
-            add(Ipv4Addr::LOCALHOST, node_port, &Frontend { external: false, ..external.clone() });
+            let outside = external.inside.clone();
+            add(Ipv4Addr::LOCALHOST, node_port, &Frontend { external: false, outside, ..external.clone() });
         }
         for ip in spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()) {
             add(ip, port.port, &external);

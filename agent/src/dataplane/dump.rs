@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::picture::{Dump, FrontendPicture, Picture};
+use super::compile::Algorithm;
+use super::picture::{self, Dump, FrontendPicture, Picture};
 
 /// The tables of a node: what it is, its Services with their backends, its addresses, its flows, and what was counted.
 #[must_use]
@@ -53,11 +54,18 @@ fn node(tables: &Picture, out: &mut String) {
 
 fn frontend(one: &FrontendPicture, out: &mut String) {
     let peers = |peers: &[std::net::SocketAddrV4]| {
-        if peers.is_empty() { "nobody: refused".to_owned() } else { joined(peers) }
+        if peers.is_empty() { "nobody: refused".to_owned() } else { joined(picture::distinct(peers)) }
     };
     let _ = write!(out, "  {} -> {}", one.place(), peers(&one.inside));
     if one.outside != one.inside {
         let _ = write!(out, "; from outside -> {}", peers(&one.outside));
+    }
+    match one.algorithm {
+        Algorithm::RoundRobin => {}
+        Algorithm::Random => out.push_str("; at random"),
+        Algorithm::Maglev => {
+            let _ = write!(out, "; from outside by a Maglev table of {}", one.outside.len());
+        }
     }
     if one.affinity_seconds != 0 {
         let _ = write!(out, "; each client the same for {} s", one.affinity_seconds);

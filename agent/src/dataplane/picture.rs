@@ -1,13 +1,15 @@
 //! What a node's tables say, in a form that is the same for the kernel's and for those that are wanted: what
 //! `oarlock-agent dataplane dump --json` prints and `verify` compares. docs/observability.md describes it; fields are only added.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use oarlock_ebpf::flow::{Owner, Settings, TCP, UDP};
 use serde::{Deserialize, Serialize};
+
+use super::compile::Algorithm;
 
 /// The tables that the agent writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +76,9 @@ pub struct FrontendPicture {
     /// `namespace/name:port`. The kernel does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// How a backend is chosen.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub algorithm: Algorithm,
     /// For how long a client keeps its backend; 0: not at all.
     pub affinity_seconds: u32,
     /// Whether clients outside are answered.
@@ -82,8 +87,18 @@ pub struct FrontendPicture {
     pub source_ranges: Vec<Ipv4Net>,
     /// Who answers clients of this node, in the order of the slots.
     pub inside: Vec<SocketAddrV4>,
-    /// Who answers clients outside.
+    /// Who answers clients outside; with `maglev` the one of each slot.
     pub outside: Vec<SocketAddrV4>,
+}
+
+fn is_default(algorithm: &Algorithm) -> bool {
+    *algorithm == Algorithm::default()
+}
+
+/// Each once, in the order in which they come.
+pub(super) fn distinct(peers: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
+    let mut seen = BTreeSet::new();
+    peers.iter().filter(|peer| seen.insert(**peer)).copied().collect()
 }
 
 /// A pod of this node.

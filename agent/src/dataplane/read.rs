@@ -10,11 +10,14 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use ipnet::Ipv4Net;
 use oarlock_ebpf::affinity::{Member, SourceRange};
 use oarlock_ebpf::flow::{self, Flow, MASQUERADED, Owner, REPLY, Settings, Translation};
-use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, SOURCE_RANGES, ServiceLine, SlotRange};
+use oarlock_ebpf::layout::{
+    Backend, EXTERNAL, FrontendKey, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange,
+};
 use oarlock_ebpf::reason::Reason;
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
 use super::DataplaneError;
+use super::compile::Algorithm;
 use super::load::{chain, pins};
 use super::picture::{self, Dump, FlowPicture, FrontendPicture, NodePicture, Picture, PodPicture};
 use super::sync::parse_range;
@@ -136,6 +139,11 @@ impl Services {
             protocol: picture::protocol(key.protocol()),
             service: picture::service(line.service),
             name: None,
+            algorithm: match line.flags {
+                flags if flags & MAGLEV != 0 => Algorithm::Maglev,
+                flags if flags & RANDOM != 0 => Algorithm::Random,
+                _ => Algorithm::RoundRobin,
+            },
             affinity_seconds: line.affinity,
             external: line.flags & EXTERNAL != 0,
             source_ranges: ranges.into_iter().flatten().copied().collect(),

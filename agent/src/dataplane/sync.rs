@@ -15,13 +15,13 @@ use ipnet::Ipv4Net;
 use oarlock_ebpf::affinity::{Member, source_range, source_range_bits};
 use oarlock_ebpf::flow::UDP;
 use oarlock_ebpf::layout::{
-    Backend, EXTERNAL, FrontendKey, SOURCE_RANGES, ServiceLine, SlotRange, SocketKey,
+    Backend, EXTERNAL, FrontendKey, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange, SocketKey,
 };
 use oarlock_ebpf::maps::{self, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS};
 use oarlock_ebpf::reason::Reason;
 
 use super::blocks::Blocks;
-use super::compile::{Frontend, Peer};
+use super::compile::{Algorithm, Frontend, Peer};
 use super::load::Handles;
 use super::traffic::Directory;
 use super::{Changed, DataplaneError};
@@ -87,7 +87,12 @@ impl Present {
 
 fn flags(wanted: &Frontend) -> u32 {
     let external = if wanted.external { EXTERNAL } else { 0 };
-    external | if wanted.ranges.is_empty() { 0 } else { SOURCE_RANGES }
+    let algorithm = match wanted.algorithm {
+        Algorithm::RoundRobin => 0,
+        Algorithm::Random => RANDOM,
+        Algorithm::Maglev => MAGLEV,
+    };
+    external | algorithm | if wanted.ranges.is_empty() { 0 } else { SOURCE_RANGES }
 }
 
 /// A backend's index and how many slots point to it.

@@ -1,10 +1,12 @@
 //! The path that one packet would take, and why: computed from the tables, nothing is sent. Pure.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
-use super::picture::{FrontendPicture, Picture};
+use super::compile::Algorithm;
+use super::picture::{FrontendPicture, Picture, distinct};
 
 /// A packet that might be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,8 +163,7 @@ impl<'t> Path<'t> {
         backends: &[SocketAddrV4],
         mut on: impl FnMut(&mut Self, Ipv4Addr) -> &'static str,
     ) -> &'static str {
-        let mut ips: Vec<Ipv4Addr> = backends.iter().map(|backend| *backend.ip()).collect();
-        ips.dedup();
+        let ips: BTreeSet<Ipv4Addr> = backends.iter().map(|backend| *backend.ip()).collect();
         let verdicts: Vec<&'static str> = ips.into_iter().map(|ip| on(self, ip)).collect();
         let first = verdicts.first().copied().unwrap_or("refused");
         if verdicts.iter().all(|verdict| *verdict == first) { first } else { "delivered or forwarded" }
@@ -211,10 +212,15 @@ fn name(frontend: &FrontendPicture) -> String {
 }
 
 fn choice(backends: &[SocketAddrV4], frontend: &FrontendPicture) -> String {
+    let backends = distinct(backends);
     let all = backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     match (backends.len(), frontend.affinity_seconds) {
         (1, _) => all,
-        (count, 0) => format!("one of {count} in turn: {all}"),
+        (count, 0) => match frontend.algorithm {
+            Algorithm::RoundRobin => format!("one of {count} in turn: {all}"),
+            Algorithm::Random => format!("one of {count} at random: {all}"),
+            Algorithm::Maglev => format!("one of {count} by a hash of the client's address and port: {all}"),
+        },
         (count, seconds) => format!("one of {count}, for each client the same for {seconds} s: {all}"),
     }
 }

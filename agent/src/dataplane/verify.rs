@@ -78,6 +78,7 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
             protocol: picture::protocol(key.protocol()),
             service: picture::service(wanted.service),
             name: Some(wanted.name.to_string()),
+            algorithm: wanted.algorithm,
             affinity_seconds: wanted.affinity,
             external: wanted.external,
             source_ranges: wanted.ranges.clone(),
@@ -183,6 +184,7 @@ fn of_frontend(is: &FrontendPicture, should: &FrontendPicture, all: &mut Vec<Dif
         is.affinity_seconds.to_string(),
         should.affinity_seconds.to_string(),
     );
+    check(line, "the algorithm", format!("{:?}", is.algorithm), format!("{:?}", should.algorithm));
     let outsiders = |f: &FrontendPicture| (if f.external { "yes" } else { "no" }).to_owned();
     check(line, "as answer whether clients outside are served", outsiders(is), outsiders(should));
     check(maps::SOURCE_RANGES, "the ranges", list(&is.source_ranges), list(&should.source_ranges));
@@ -261,6 +263,7 @@ mod tests {
             protocol: "TCP".to_owned(),
             service: "00ff".to_owned(),
             name: Some("default/web:http".to_owned()),
+            algorithm: compile::Algorithm::default(),
             affinity_seconds: 0,
             external: false,
             source_ranges: vec![],

@@ -4,9 +4,10 @@
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData};
 use oarlock_ebpf::affinity::{Member, SourceRange, source_range, source_range_bits};
-use oarlock_ebpf::layout::{EXTERNAL, SOURCE_RANGES, ServiceLine, SlotRange};
+use oarlock_ebpf::layout::{EXTERNAL, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
+use oarlock_ebpf::select;
 
 use super::frames::*;
 
@@ -53,6 +54,35 @@ fn a_client_with_affinity_keeps_its_backend_until_that_leaves_the_service() {
     members.remove(&Member::new(SERVICE, 2, 1)).unwrap();
     node.publish(BALANCED, TCP, ServiceLine::new(HERE, HERE, SERVICE, 600, EXTERNAL));
     assert!(clients.iter().all(|client| backends(&mut node, *client) == [POD]));
+}
+
+#[test]
+fn by_maglev_every_node_leads_a_client_to_the_same_backend() {
+    let mut node = Node::new(false);
+    let line = ServiceLine::new(HERE, BOTH, SERVICE, 0, EXTERNAL | MAGLEV);
+    let mut led = [0; 2];
+    for at in [BALANCED, (NODE_1, 30085)] {
+        node.publish(at, TCP, line);
+        for port in 40000..40040 {
+            let (_, there) = node.run("uplink_ingress", &tcp((CLIENT, port), at, SYN, b""));
+            let slot = select::by_hash(BOTH, select::of_client(CLIENT, port)).unwrap() - BOTH.base();
+            assert_eq!(ends(&there).1.0, [POD, FAR_POD][slot as usize], "{at:?} {port}");
+            led[slot as usize] += 1;
+        }
+    }
+    assert!(led.iter().all(|count| *count >= 10), "{led:?}");
+}
+
+#[test]
+fn at_random_backends_follow_no_order() {
+    let mut node = Node::new(false);
+    node.publish(BALANCED, TCP, ServiceLine::new(BOTH, BOTH, SERVICE, 0, EXTERNAL | RANDOM));
+    let led: Vec<[u8; 4]> = (40000..40064)
+        .map(|port| ends(&node.run("uplink_ingress", &tcp((CLIENT, port), BALANCED, SYN, b"")).1).1.0)
+        .collect();
+    let again = led.windows(2).filter(|two| two[0] == two[1]).count();
+    // In turn there is none; that as few or as many come by chance happens once in 10^10 runs.
+    assert!((8..=55).contains(&again), "{led:?}");
 }
 
 #[test]

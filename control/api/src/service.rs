@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+/// The annotation that says how a backend is chosen for each connection: `round-robin`, which is the default, `random` or `maglev`.
+pub const ALGORITHM: &str = "dataplane.oarlock.io/algorithm";
 /// The longest time that `sessionAffinity: ClientIP` may remember, in seconds: a day.
 pub const LONGEST_AFFINITY: i64 = 86_400;
 /// How long it remembers unless told otherwise: three hours.

@@ -172,6 +172,31 @@ fn affinity_and_source_ranges_are_where_they_belong() {
 }
 
 #[test]
+fn an_annotation_names_the_algorithm_and_maglev_has_a_table_for_clients_outside() {
+    let with = |word: &str| {
+        let mut snapshot = snapshot(spec(json!({})), json!([endpoint(1, ready()), endpoint(2, ready())]));
+        let key = ("d".to_owned(), "web".to_owned());
+        let mut service: Service = (**snapshot.services.get(&key).unwrap()).clone();
+        service.metadata.annotations = Some(BTreeMap::from([(ALGORITHM.to_owned(), word.to_owned())]));
+        snapshot.services.insert(key, Arc::new(service));
+        all(&snapshot)
+    };
+    for (word, algorithm) in [("random", Algorithm::Random), ("another", Algorithm::RoundRobin)] {
+        let frontends = with(word);
+        assert!(frontends.values().all(|f| f.algorithm == algorithm && f.inside == f.outside), "{word}");
+    }
+    let frontends = with("maglev");
+    for (ip, port) in [("172.30.77.11", 30080), ("198.51.100.1", 80), ("192.0.2.7", 80)] {
+        let frontend = at(&frontends, ip, port);
+        assert_eq!((frontend.inside.len(), frontend.outside.len()), (2, 1021), "{ip}");
+    }
+    for (ip, port) in [("127.0.0.1", 30080), ("10.96.0.9", 80)] {
+        let frontend = at(&frontends, ip, port);
+        assert_eq!(frontend.inside, frontend.outside, "nobody comes there from outside: {ip}");
+    }
+}
+
+#[test]
 fn headless_and_external_names_have_no_frontend() {
     let headless = json!({"clusterIP": "None", "externalIPs": ["198.51.100.1"], "ports": [{"name": "http", "port": 80}]});
     assert!(compiled(headless, json!([])).is_empty());

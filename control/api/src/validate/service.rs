@@ -43,6 +43,11 @@ pub(super) fn check(errors: &mut Errors, object: &Value) {
     errors.one_of("spec.type", &spec["type"], &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
     traffic::balancer(errors, object, kind);
     traffic::policies(errors, spec, kind);
+    let algorithm = &object["metadata"]["annotations"][service::ALGORITHM];
+    if !algorithm.is_null() {
+        let field = format!("metadata.annotations[{}]", service::ALGORITHM);
+        errors.one_of(&field, algorithm, &["maglev", "random", "round-robin"]);
+    }
 }
 
 fn check_type(errors: &mut Errors, spec: &Value, kind: &str, headless: bool) {

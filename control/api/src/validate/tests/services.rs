@@ -282,3 +282,22 @@ fn a_slice_holds_one_family() {
         ["endpoints[0].addresses[0]: Invalid value: \"10.0.0.1\": must be a valid IPv6 address"]
     );
 }
+
+#[test]
+fn an_algorithm_is_one_that_there_is() {
+    let with = |word: &str| {
+        let mut object = service(json!({}));
+        object["metadata"]["annotations"] = json!({crate::service::ALGORITHM: word});
+        said(&SERVICES, object)
+    };
+    for word in ["round-robin", "random", "maglev"] {
+        assert_eq!(with(word), [""; 0]);
+    }
+    assert_eq!(
+        with("leastconn"),
+        [
+            "metadata.annotations[dataplane.oarlock.io/algorithm]: Unsupported value: \"leastconn\": supported values: \
+            \"maglev\", \"random\", \"round-robin\""
+        ]
+    );
+}
