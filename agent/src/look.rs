@@ -128,8 +128,14 @@ impl Look {
         let question = parameters.question()?;
         let (config, _) = self.known()?;
         let mut kernel = dataplane::kernel(&config.bpffs, &config.node_name).map_err(|e| unavailable(&e))?;
-        let wanted = self.wanted()?.frontends.into_iter();
-        let names: BTreeMap<String, Option<String>> = wanted.map(|f| (f.service, f.name)).collect();
+        let wanted = self.wanted()?;
+        let isolated = wanted.policies.isolated.into_iter();
+        let policies: BTreeMap<Ipv4Addr, Vec<String>> = isolated.map(|i| (i.address, i.policies)).collect();
+        for isolated in &mut kernel.tables.policies.isolated {
+            isolated.policies = policies.get(&isolated.address).cloned().unwrap_or_default();
+        }
+        let frontends = wanted.frontends.into_iter();
+        let names: BTreeMap<String, Option<String>> = frontends.map(|f| (f.service, f.name)).collect();
         for frontend in &mut kernel.tables.frontends {
             frontend.name = names.get(&frontend.service).cloned().flatten();
         }

@@ -3,15 +3,18 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests panic, as tests do")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, Map, MapData};
-use oarlock_agent::dataplane::{self, Acceleration, Dataplane, DataplaneConfig, PodLink, Tc, Uplink};
+use oarlock_agent::dataplane::{
+    self, Acceleration, Dataplane, DataplaneConfig, PodLink, Question, Surroundings, Tc, Uplink,
+};
 use oarlock_agent::desired::Snapshot;
 use oarlock_agent::net::{Network, PodNetRequest, PodNetwork as _};
 use oarlock_api::k8s::api::networking::v1::NetworkPolicyPeer;
@@ -114,6 +117,43 @@ impl Node {
         let link = |pod: &Pod| PodLink { ends: pod.link.ends.filter(|_| !stack), ..pod.link.clone() };
         dataplane.set_pods(&self.pods.values().map(|pod| (pod.ip, link(pod))).collect()).unwrap();
         dataplane
+    }
+
+    /// What differs in the tables of policies from what is wanted.
+    fn differences(&self, snapshot: &Snapshot) -> Vec<String> {
+        let kernel = dataplane::kernel(&self.config.bpffs, &self.config.node_name).unwrap();
+        let linked = self.pods.values().map(|pod| (pod.ip, pod.link.clone())).collect();
+        let around = Surroundings {
+            cluster_cidr: None,
+            overlay: None,
+            namespace: 0,
+            pods: (&linked, &BTreeSet::new()),
+        };
+        let wanted = dataplane::wanted(&self.config, snapshot, around);
+        let all = dataplane::compare(&kernel, &wanted).into_iter();
+        let of_policies =
+            all.filter(|d| ["ISOLATED", "IDENTITIES", "RULES", "POLICIES"].contains(&d.map.as_str()));
+        of_policies.map(|difference| difference.to_string()).collect()
+    }
+
+    /// What the tables say would become of a packet from a pod to another.
+    fn traced(&self, from: &str, to: &str, port: u16) -> String {
+        let tables = dataplane::kernel(&self.config.bpffs, &self.config.node_name).unwrap().tables;
+        let to = SocketAddrV4::new(self.pods[to].ip, port);
+        let question = Question { from: self.pods[from].ip, to, protocol: "TCP".to_owned() };
+        dataplane::trace(&tables, &question, true).verdict
+    }
+
+    /// Takes away everything that is allowed.
+    fn forget_rules(&self) {
+        let pin =
+            format!("/sys/fs/bpf/oarlock/{}/v{}/RULES", self.config.node_name, oarlock_ebpf::LAYOUT_VERSION);
+        let mut rules: LpmTrie<MapData, [u8; 11], u32> =
+            Map::LpmTrie(MapData::from_pin(pin).unwrap()).try_into().unwrap();
+        let all: Vec<_> = rules.keys().map(Result::unwrap).collect();
+        for key in all {
+            rules.remove(&key).unwrap();
+        }
     }
 
     fn cgroup(&self) -> PathBuf {
@@ -246,6 +286,25 @@ fn policies_hold(name: &str, stack: bool) {
         ([true, false, true], before),
         "the next one changes nothing"
     );
+
+    assert_eq!(node.differences(&isolated), [""; 0]);
+    for (from, to, port, verdict) in [
+        ("a", "b", 80, "delivered"),
+        ("c", "b", 80, "dropped"),
+        ("a", "b", 81, "dropped"),
+        ("b", "a", 80, "delivered"),
+    ] {
+        assert_eq!(node.traced(from, to, port), verdict, "{from} to {to} at {port}");
+    }
+    node.forget_rules();
+    let differences = node.differences(&isolated);
+    let is_named =
+        |said: &String| said.starts_with("RULES: ") && said.ends_with(" by TCP port 80 is missing: allowed");
+    assert!(differences.len() == 1 && differences.iter().all(is_named), "{differences:?}");
+    drop(agent);
+    let mut agent = node.open(stack);
+    agent.enforce(&isolated).unwrap();
+    assert_eq!(node.differences(&isolated), [""; 0], "the next one mends it");
 
     let silent = json!({"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Egress"],
         "egress": [{"to": [{"ipBlock": {"cidr": format!("{}/32", c.ip)}}], "ports": [{"port": 81}]}]});

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::compile::Algorithm;
 use super::picture::{self, Dump, FrontendPicture, Picture};
+use super::policies::PolicyPicture;
 
 /// The tables of a node: what it is, its Services with their backends, its addresses, its flows, and what was counted.
 #[must_use]
@@ -16,6 +17,7 @@ pub fn text(dump: &Dump) -> String {
         frontend(one, &mut out);
     }
     let _ = writeln!(out, "\npods of this node: {}", joined(tables.pods.iter().map(|pod| pod.address)));
+    policies(&tables.policies, &mut out);
     let _ = writeln!(out, "\nnodes: {}", joined(&tables.nodes));
     let _ = writeln!(out, "\ntranslated flows ({}):", dump.flows.len());
     for flow in &dump.flows {
@@ -76,6 +78,26 @@ fn frontend(one: &FrontendPicture, out: &mut String) {
     let _ = writeln!(out);
 }
 
+fn policies(policies: &PolicyPicture, out: &mut String) {
+    for pod in &policies.isolated {
+        let _ = writeln!(out, "\npod {} is isolated:", pod.address);
+        for (way, number) in [("comes in", &pod.ingress), ("goes out", &pod.egress)] {
+            let Some(number) = number else { continue };
+            let _ = writeln!(out, "  {way} only {number}");
+        }
+    }
+    if !policies.isolated.is_empty() {
+        let _ = writeln!(out, "\nallowed:");
+        for allowed in &policies.allowed {
+            let _ = writeln!(out, "  {allowed}");
+        }
+        let _ = writeln!(out, "\nwho is who:");
+        for one in &policies.identities {
+            let _ = writeln!(out, "  {} is {}", one.range, one.identity.as_deref().unwrap_or("nobody"));
+        }
+    }
+}
+
 fn joined<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
     all.into_iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" ")
 }
@@ -101,6 +123,10 @@ mod tests {
                  "inside": ["10.244.1.6:53"], "outside": []}],
             "pods": [{"address": "10.244.1.5", "link": 7, "ends": ["02:00:00:00:00:01", "02:00:00:00:00:02"]}],
             "nodes": ["172.30.77.11", "172.30.77.12"],
+            "policies": {"enforced": true, "isolated": [{"link": 7, "address": "10.244.1.5", "ingress": "0000000a", "egress": null}],
+                         "identities": [{"range": "10.244.2.9/32", "identity": "0000000b"}, {"range": "192.0.2.0/25", "identity": null}],
+                         "allowed": [{"number": "0000000a", "identity": "0000000b", "protocol": "TCP", "ports": [80, 80]},
+                                     {"number": "0000000a", "identity": null, "protocol": null, "ports": null}]},
             "flows": [{"protocol": "TCP", "source": "172.30.77.200:40000", "destination": "172.30.77.11:30080",
                        "translatedSource": "172.30.77.200:40000", "translatedDestination": "10.244.1.5:8080",
                        "masqueraded": false, "closing": true, "seenSecondsAfterBoot": 99}],
@@ -116,6 +142,17 @@ frontends (2):
   UDP 192.0.2.7:53 -> 10.244.1.6:53; from outside -> nobody: refused; from outside only 198.51.100.0/24
 
 pods of this node: 10.244.1.5
+
+pod 10.244.1.5 is isolated:
+  comes in only 0000000a
+
+allowed:
+  0000000a to 0000000b by TCP port 80
+  0000000a to everybody by all protocols
+
+who is who:
+  10.244.2.9/32 is 0000000b
+  192.0.2.0/25 is nobody
 
 nodes: 172.30.77.11 172.30.77.12
 

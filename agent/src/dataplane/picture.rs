@@ -10,6 +10,7 @@ use oarlock_ebpf::flow::{Owner, Settings, TCP, UDP};
 use serde::{Deserialize, Serialize};
 
 use super::compile::Algorithm;
+use super::policies::PolicyPicture;
 
 /// The tables that the agent writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct Picture {
     pub pods: Vec<PodPicture>,
     /// The addresses of all nodes, sorted.
     pub nodes: Vec<Ipv4Addr>,
+    /// What NetworkPolicies say of those pods.
+    #[serde(default, skip_serializing_if = "PolicyPicture::is_empty")]
+    pub policies: PolicyPicture,
     /// Pods that may be known for a while although they are gone. Never in the kernel's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaving: Vec<Ipv4Addr>,

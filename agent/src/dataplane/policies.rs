@@ -4,6 +4,7 @@
 //! Numbers are made of what they stand for: an agent that starts anew writes what is there already.
 
 mod identities;
+mod picture;
 mod rules;
 mod tables;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use crate::desired::{Objects, Snapshot};
 use identities::Identities;
 use rules::{Peer, Rules};
 
+pub(super) use picture::{PolicyPicture, Read, wanted};
 pub(super) use tables::{Handles, Tables};
 
 /// What the kernel is to enforce.

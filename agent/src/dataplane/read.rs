@@ -20,6 +20,7 @@ use super::DataplaneError;
 use super::compile::Algorithm;
 use super::load::{chain, pins};
 use super::picture::{self, Dump, FlowPicture, FrontendPicture, NodePicture, Picture, PodPicture};
+use super::policies::{self, PolicyPicture};
 use super::sync::parse_range;
 use super::verify::Difference;
 
@@ -44,8 +45,20 @@ pub fn kernel(bpffs: &Path, node_name: &str) -> Result<Kernel, DataplaneError> {
     let (pods, nodes) = addresses(&pins)?;
     let settings: Array<MapData, Settings> = open(&pins, maps::SETTINGS, Map::Array)?;
     let node = NodePicture::of(&settings.get(&0, 0).unwrap_or_default());
-    let tables = Picture { layout_version: LAYOUT_VERSION, node, frontends, pods, nodes, leaving: vec![] };
+    let policies = policies(&pins)?;
+    let leaving = Vec::new();
+    let tables = Picture { layout_version: LAYOUT_VERSION, node, frontends, pods, nodes, policies, leaving };
     Ok(Kernel { tables, flaws: services.flaws })
+}
+
+fn policies(pins: &Path) -> Result<PolicyPicture, DataplaneError> {
+    let read = policies::Read {
+        isolated: open(pins, maps::ISOLATED, Map::HashMap)?,
+        identities: open(pins, maps::IDENTITIES, Map::LpmTrie)?,
+        rules: open(pins, maps::RULES, Map::LpmTrie)?,
+        revision: open(pins, maps::POLICIES, Map::Array)?,
+    };
+    Ok(read.picture())
 }
 
 /// The same, with what passes and what was counted.

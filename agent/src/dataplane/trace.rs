@@ -1,8 +1,9 @@
 //! The path that one packet would take, and why: computed from the tables, nothing is sent. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use oarlock_ebpf::policy::{EGRESS, INGRESS};
 use serde::{Deserialize, Serialize};
 
 use super::compile::Algorithm;
@@ -93,7 +94,7 @@ impl<'t> Path<'t> {
                 format!("{to} is no Service's: not translated")
             };
             self.step(SOCKET, why);
-            return if own_loopback { "delivered" } else { self.on(*to.ip(), is_pod) };
+            return if own_loopback { "delivered" } else { self.on(to, is_pod) };
         };
         let service = name(frontend);
         if frontend.inside.is_empty() {
@@ -104,7 +105,7 @@ impl<'t> Path<'t> {
             return "refused";
         }
         self.step(SOCKET, format!("{to} is {service}: becomes {}", choice(&frontend.inside, frontend)));
-        self.each(&frontend.inside, |path, ip| path.on(ip, is_pod))
+        self.each(&frontend.inside, |path, to| path.on(to, is_pod))
     }
 
     /// Who comes by an uplink.
@@ -113,7 +114,7 @@ impl<'t> Path<'t> {
         let Some(frontend) = self.frontend() else {
             self.step(UPLINK, format!("{to} is no Service's: not translated"));
             if self.is_pod(*to.ip()) {
-                return self.hand_over(UPLINK, *to.ip());
+                return self.hand_over(UPLINK, to);
             }
             self.step(ROUTES, "left to the node's stack");
             return "passed";
@@ -138,10 +139,11 @@ impl<'t> Path<'t> {
         }
         self.step(UPLINK, format!("{to} is {service}: becomes {}", choice(&frontend.outside, frontend)));
         let node = self.tables.node.address;
-        self.each(&frontend.outside, |path, ip| {
+        self.each(&frontend.outside, |path, backend| {
+            let ip = *backend.ip();
             if path.is_pod(ip) {
                 path.step(POD_LINK, format!("{ip} sees the client; its answers become {to}'s here"));
-                return path.hand_over(UPLINK, ip);
+                return path.hand_over(UPLINK, backend);
             }
             if ip == node {
                 path.step(
@@ -161,19 +163,49 @@ impl<'t> Path<'t> {
     fn each(
         &mut self,
         backends: &[SocketAddrV4],
-        mut on: impl FnMut(&mut Self, Ipv4Addr) -> &'static str,
+        mut on: impl FnMut(&mut Self, SocketAddrV4) -> &'static str,
     ) -> &'static str {
-        let ips: BTreeSet<Ipv4Addr> = backends.iter().map(|backend| *backend.ip()).collect();
-        let verdicts: Vec<&'static str> = ips.into_iter().map(|ip| on(self, ip)).collect();
-        let first = verdicts.first().copied().unwrap_or("refused");
-        if verdicts.iter().all(|verdict| *verdict == first) { first } else { "delivered or forwarded" }
+        let backends: BTreeMap<Ipv4Addr, SocketAddrV4> = backends.iter().map(|at| (*at.ip(), *at)).collect();
+        let verdicts: BTreeSet<&'static str> = backends.into_values().map(|at| on(self, at)).collect();
+        let all: Vec<&'static str> = verdicts.into_iter().collect();
+        match all[..] {
+            [] => "refused",
+            [only] => only,
+            ["delivered", "forwarded"] => "delivered or forwarded",
+            ["delivered", "dropped"] => "delivered or dropped",
+            ["dropped", "forwarded"] => "dropped or forwarded",
+            _ => "delivered, dropped or forwarded",
+        }
+    }
+
+    /// Whether policies let a packet come to a pod of this node or leave it. What they do not mention is not told.
+    fn passes(&mut self, direction: u8, pod: Ipv4Addr, (peer, port): (Ipv4Addr, u16)) -> bool {
+        // The node reaches its pods and they it, and each itself (ebpf/programs/policy.rs).
+        if peer == self.tables.node.address || peer == pod {
+            return true;
+        }
+        let of = (self.question.protocol.as_str(), port);
+        let Some(judgement) = self.tables.policies.judge(direction, pod, peer, of) else { return true };
+        let (way, other) = if direction == INGRESS { ("come in", "from") } else { ("go out", "to") };
+        let who = if judgement.policies.is_empty() {
+            "policies".to_owned()
+        } else {
+            format!("policies ({})", judgement.policies.join(", "))
+        };
+        let may = if judgement.allowed { "may" } else { "may not" };
+        let at = if direction == INGRESS { format!("at port {port}") } else { format!("at its port {port}") };
+        self.step(POD_LINK, format!("by the {who} of {pod} {} {may} {way} {other} {peer} {at}", of.0));
+        judgement.allowed
     }
 
     /// A packet of this node to an address that is final.
-    fn on(&mut self, to: Ipv4Addr, from_pod: bool) -> &'static str {
-        let node = self.tables.node.address;
+    fn on(&mut self, at: SocketAddrV4, from_pod: bool) -> &'static str {
+        let (node, to, from) = (self.tables.node.address, *at.ip(), self.question.from);
+        if from_pod && !self.passes(EGRESS, from, (to, at.port())) {
+            return "dropped";
+        }
         if self.is_pod(to) && from_pod {
-            return self.hand_over(POD_LINK, to);
+            return self.hand_over(POD_LINK, at);
         }
         if self.is_pod(to) || to == node || to.is_loopback() {
             let what = if self.is_pod(to) { "a pod of this node" } else { "this node" };
@@ -195,7 +227,11 @@ impl<'t> Path<'t> {
         "forwarded"
     }
 
-    fn hand_over(&mut self, hook: &str, pod: Ipv4Addr) -> &'static str {
+    fn hand_over(&mut self, hook: &str, at: SocketAddrV4) -> &'static str {
+        let pod = *at.ip();
+        if !self.passes(INGRESS, pod, (self.question.from, at.port())) {
+            return "dropped";
+        }
         let known = self.tables.pods.iter().find(|known| known.address == pod);
         match known.map(|known| known.link).filter(|link| *link != 0) {
             Some(link) => {
@@ -231,6 +267,10 @@ mod tests {
     use serde_json::json;
 
     fn tables() -> Picture {
+        with_policies(false)
+    }
+
+    fn with_policies(judged: bool) -> Picture {
         let frontend = |address: &str, port: u16, inside: &[&str], outside: &[&str], external: bool| {
             json!({"address": address, "port": port, "protocol": "TCP", "service": "00ff", "name": "d/web:http",
                 "affinitySeconds": 0, "external": external, "sourceRanges": [], "inside": inside, "outside": outside})
@@ -238,7 +278,17 @@ mod tests {
         let both = ["10.244.0.5:80", "10.244.1.5:80"];
         let mut balanced = frontend("192.0.2.7", 80, &both, &both[..1], true);
         balanced["sourceRanges"] = json!(["198.51.100.0/24"]);
-        serde_json::from_value(json!({"layoutVersion": 1, "nodes": ["172.30.77.11", "172.30.77.12"],
+        let policies = json!({"enforced": true, "identities": [{"range": "10.244.0.5/32", "identity": "0a"}],
+            "isolated": [{"link": 7, "address": "10.244.0.5", "ingress": null, "egress": "0e", "policies": ["d/out"]},
+                         {"link": 0, "address": "10.244.0.6", "ingress": "01", "egress": null}],
+            "allowed": [{"number": "01", "identity": "0a", "protocol": "TCP", "ports": [80, 81]},
+                        {"number": "0e", "identity": null, "protocol": "UDP", "ports": null}]});
+        let policies = if judged {
+            policies
+        } else {
+            json!({"enforced": false, "identities": [], "isolated": [], "allowed": []})
+        };
+        serde_json::from_value(json!({"layoutVersion": 1, "policies": policies, "nodes": ["172.30.77.11", "172.30.77.12"],
             "node": {"address": "172.30.77.11", "clusterCidr": "10.244.0.0/16", "externalClusterIps": false,
                      "namespaceCookie": 1, "overlay": null},
             "pods": [{"address": "10.244.0.5", "link": 7, "ends": null}, {"address": "10.244.0.6", "link": 0, "ends": null}],
@@ -250,7 +300,11 @@ mod tests {
     fn told(from: &str, to: &str) -> (Vec<String>, String) {
         let question =
             Question { from: from.parse().unwrap(), to: to.parse().unwrap(), protocol: "TCP".to_owned() };
-        let Trace { steps, verdict } = trace(&tables(), &question, true);
+        said(&tables(), &question)
+    }
+
+    fn said(tables: &Picture, question: &Question) -> (Vec<String>, String) {
+        let Trace { steps, verdict } = trace(tables, question, true);
         (steps.into_iter().map(|step| format!("{}: {}", step.hook, step.what)).collect(), verdict)
     }
 
@@ -275,6 +329,28 @@ mod tests {
             (steps[1].as_str(), verdict.as_str()),
             ("uplink out (tc): 203.0.113.9 is outside the cluster: leaves as 172.30.77.11", "forwarded")
         );
+    }
+
+    #[test]
+    fn policies_are_told_where_they_are_enforced() {
+        let told = |from: &str, to: &str, protocol: &str| {
+            let question = Question {
+                from: from.parse().unwrap(),
+                to: to.parse().unwrap(),
+                protocol: protocol.to_owned(),
+            };
+            said(&with_policies(true), &question)
+        };
+        let (steps, verdict) = told("10.244.0.5", "10.96.0.10:80", "TCP");
+        let out = "pod's link (tc): by the policies (d/out) of 10.244.0.5 TCP may not go out to 10.244.1.5 at its port 80";
+        assert_eq!((steps.last().map(String::as_str), verdict.as_str()), (Some(out), "delivered or dropped"));
+        assert_eq!(told("10.244.0.5", "10.244.0.6:81", "TCP").1, "dropped", "it may not go out");
+        assert_eq!(told("10.244.0.5", "10.244.0.6:81", "UDP").1, "dropped", "nor may that come in");
+        let (steps, verdict) = told("172.30.77.200", "10.244.0.6:80", "TCP");
+        let stranger = "pod's link (tc): by the policies of 10.244.0.6 TCP may not come in from 172.30.77.200 at port 80";
+        assert_eq!((steps.last().map(String::as_str), verdict.as_str()), (Some(stranger), "dropped"));
+        assert_eq!(told("172.30.77.11", "10.244.0.6:80", "TCP").1, "delivered", "the node reaches its pods");
+        assert_eq!(told("10.244.0.5", "203.0.113.9:53", "UDP").1, "forwarded");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use oarlock_ebpf::{LAYOUT_VERSION, flow, maps};
 
 use super::compile::{self, Compiler};
 use super::picture::{self, FrontendPicture, NodePicture, Picture, PodPicture};
+use super::policies;
 use super::read::Kernel;
 use super::{DataplaneConfig, Overlay, PodLink};
 use crate::desired::Snapshot;
@@ -35,7 +36,7 @@ impl Difference {
         Self { map: map.to_owned(), entry: frontend.place(), service: Some(service), problem }
     }
 
-    fn plain(map: &str, entry: impl fmt::Display, problem: impl Into<String>) -> Self {
+    pub(super) fn plain(map: &str, entry: impl fmt::Display, problem: impl Into<String>) -> Self {
         Self { map: map.to_owned(), entry: entry.to_string(), service: None, problem: problem.into() }
     }
 }
@@ -65,8 +66,8 @@ pub struct Surroundings<'a> {
 #[must_use]
 pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surroundings<'_>) -> Picture {
     let mut compiler = Compiler::new(&config.node_name, config.node_ip);
-    let (linked, foreign) = around.pods;
-    let keys = compiler.update(snapshot, &compile::by_uid(linked));
+    let (linked_pods, foreign) = around.pods;
+    let keys = compiler.update(snapshot, &compile::by_uid(linked_pods));
     let frontends = keys.into_iter().filter_map(|key| {
         let wanted = compiler.frontend(&key)?;
         let peers = |peers: &[(Ipv4Addr, u16)]| {
@@ -86,7 +87,7 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
             outside: peers(&wanted.outside),
         })
     });
-    let linked = linked.iter().filter_map(|(ip, link)| {
+    let linked = linked_pods.iter().filter_map(|(ip, link)| {
         // A link that is not there yet is not expected to be known.
         let number = nix::net::if_::if_nametoindex(link.name.as_str()).ok()?;
         Some(PodPicture::of(*ip, &super::attach::owner(link, number)))
@@ -100,6 +101,7 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
         frontends: frontends.collect(),
         nodes: compile::nodes(snapshot).into_iter().filter(|ip| !pods.contains_key(ip)).collect(),
         pods: pods.into_values().collect(),
+        policies: policies::wanted(snapshot, linked_pods),
         leaving: Vec::new(),
     }
 }
@@ -119,6 +121,7 @@ pub fn compare(kernel: &Kernel, wanted: &Picture) -> BTreeSet<Difference> {
     all.extend(of_node(&tables.node, &wanted.node));
     all.extend(of_frontends(&tables.frontends, &wanted.frontends));
     all.extend(of_addresses(tables, wanted));
+    all.extend(tables.policies.compare(&wanted.policies));
     // What the kernel knows by number has a name for people.
     let named = |mut difference: Difference| {
         if let Some(name) = difference.service.as_ref().and_then(|number| names.get(number)) {

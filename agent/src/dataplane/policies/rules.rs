@@ -114,6 +114,14 @@ pub(super) fn of_pod(
     (ingress, egress)
 }
 
+/// `namespace/name` of the policies that select a pod.
+pub(super) fn names(pod: &Pod, policies: &Objects<NetworkPolicy>) -> Vec<String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let first = (namespace.to_owned(), String::new());
+    let here = policies.range(first..).take_while(|((of, _), _)| of == namespace);
+    here.filter(|(_, policy)| selects(policy, pod)).map(|((of, name), _)| format!("{of}/{name}")).collect()
+}
+
 /// Whether what a policy allows depends on what the ports of its peers are called.
 pub(super) fn asks_members(policy: &NetworkPolicy) -> bool {
     let rules = policy.spec.iter().flat_map(|spec| spec.egress.iter().flatten());

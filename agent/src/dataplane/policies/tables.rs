@@ -202,7 +202,8 @@ impl Tables {
     }
 }
 
-fn lines(
+/// What the tables hold for these numbers and identities.
+pub(super) fn lines(
     numbers: &BTreeMap<u32, Arc<Rules>>,
     identities: &BTreeMap<u32, Arc<BTreeSet<Peer>>>,
 ) -> BTreeSet<(u32, Rule)> {

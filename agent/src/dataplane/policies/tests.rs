@@ -3,7 +3,7 @@
 use std::str::FromStr as _;
 
 use oarlock_api::network_policy::{PodGroup, groups, isolates, named_port};
-use oarlock_ebpf::policy::{ONE_PORT, Rule, rule};
+use oarlock_ebpf::policy::{EGRESS, INGRESS, ONE_PORT, Rule, rule};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -313,6 +313,11 @@ proptest! {
             let kernel = Kernel::of(compiler.update(&now, links()));
             prop_assert_eq!(&kernel.wanted.isolated.len(), &Kernel::compiled(&now).wanted.isolated.len());
             for (comes, peer, protocol, port) in &packets {
+                let direction = if *comes { INGRESS } else { EGRESS };
+                let name = [("TCP", 6), ("UDP", 17), ("SCTP", 132)].into_iter().find(|(_, n)| n == protocol).unwrap().0;
+                let told = picture::of(&kernel.wanted);
+                let told = told.judge(direction, POD, *peer, (name, *port)).is_none_or(|judgement| judgement.allowed);
+                prop_assert_eq!(told, kernel.allows(*comes, *peer, *protocol, *port), "as a trace tells it");
                 prop_assert_eq!(
                     kernel.allows(*comes, *peer, *protocol, *port),
                     reads(specs, others, *comes, *peer, *protocol, *port),
