@@ -22,6 +22,9 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/bin/rustc", "rustc-web"),
     ("/usr/lib/llvm-22/bin/llvm-config", "llvm-22-dev"),
     ("/usr/lib/llvm-22/lib/libPolly.a", "libpolly-22-dev"),
+    // What etcd-client makes its messages with, and from.
+    ("/usr/bin/protoc", "protobuf-compiler"),
+    ("/usr/include/google/protobuf/descriptor.proto", "libprotobuf-dev"),
     ("/usr/include/zlib.h", "zlib1g-dev"),
     ("/usr/include/zstd.h", "libzstd-dev"),
 ];
