@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipnet::{IpNet, Ipv4Net};
-use oarlock_api::service::Family;
+use ipnet::IpNet;
+use oarlock_api::ranges::AddressRanges;
 use oarlock_daemon::logging::Format;
 
 /// The control plane of Oarlock: the Kubernetes API, its controllers and scheduler, and the agents' sessions.
@@ -39,30 +39,6 @@ pub enum Backend {
     Embedded,
     /// In etcd (3.4 or newer).
     Etcd,
-}
-
-/// The ranges of ClusterIPs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServiceRanges {
-    /// Of the cluster's primary family.
-    pub primary: IpNet,
-    /// Of the other one.
-    pub secondary: Option<IpNet>,
-}
-
-impl ServiceRanges {
-    /// The primary one first.
-    #[must_use]
-    pub fn all(&self) -> Vec<IpNet> {
-        std::iter::once(self.primary).chain(self.secondary).collect()
-    }
-}
-
-impl std::fmt::Display for ServiceRanges {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.primary)?;
-        self.secondary.map_or(Ok(()), |range| write!(f, ",{range}"))
-    }
 }
 
 /// What `serve` needs to know.
@@ -101,18 +77,13 @@ pub struct ServeConfig {
     /// More names and addresses for the server's certificate.
     #[arg(long = "tls-san", env = "OARLOCK_TLS_SAN", value_delimiter = ',')]
     pub tls_sans: Vec<String>,
-    /// The range of ClusterIPs. The API knows dual stack (two ranges, one of each family), but as long as agents carry IPv4
-    /// alone, one IPv4 range is all that is taken.
-    #[arg(
-        long,
-        env = "OARLOCK_SERVICE_CLUSTER_IP_RANGE",
-        default_value = "10.96.0.0/16",
-        value_parser = service_range
-    )]
-    pub service_cluster_ip_range: ServiceRanges,
-    /// The range of pods; each node gets a /24 of it.
+    /// The range of ClusterIPs; with dual stack two, of IPv4 and then of IPv6: 10.96.0.0/16,fd00:10:96::/112.
+    #[arg(long, env = "OARLOCK_SERVICE_CLUSTER_IP_RANGE", default_value = "10.96.0.0/16")]
+    pub service_cluster_ip_range: AddressRanges,
+    /// The range of pods; each node gets a /24 of it. With dual stack two, of IPv4 and then of IPv6, of which each node gets a
+    /// /64: 10.244.0.0/16,fd00:10:244::/56.
     #[arg(long, env = "OARLOCK_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
-    pub cluster_cidr: Ipv4Net,
+    pub cluster_cidr: AddressRanges,
     /// The range of NodePorts, both ends included.
     #[arg(long, env = "OARLOCK_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     pub service_node_port_range: (u16, u16),
@@ -125,24 +96,13 @@ impl ServeConfig {
     /// The first address of the service range: the API server as pods see it.
     #[must_use]
     pub fn kubernetes_service_ip(&self) -> IpAddr {
-        self.service_ip(1)
+        numbered(self.service_cluster_ip_range.primary, 1)
     }
 
-    /// The tenth address of the service range: the cluster's DNS, which agents answer.
+    /// The tenth address of each service range: the cluster's DNS, which agents answer.
     #[must_use]
-    pub fn cluster_dns_ip(&self) -> IpAddr {
-        self.service_ip(10)
-    }
-
-    fn service_ip(&self, number: u8) -> IpAddr {
-        match self.service_cluster_ip_range.primary {
-            IpNet::V4(range) => {
-                Ipv4Addr::from(u32::from(range.network()).saturating_add(number.into())).into()
-            }
-            IpNet::V6(range) => {
-                Ipv6Addr::from(u128::from(range.network()).saturating_add(number.into())).into()
-            }
-        }
+    pub fn cluster_dns_ips(&self) -> Vec<IpAddr> {
+        self.service_cluster_ip_range.all().into_iter().map(|range| numbered(range, 10)).collect()
     }
 
     /// Every name and address that the server's certificate has to hold.
@@ -172,26 +132,12 @@ pub struct TokenConfig {
     pub data_dir: PathBuf,
 }
 
-fn service_range(text: &str) -> Result<ServiceRanges, String> {
-    let bad = || {
-        format!(
-            "{text:?} is no range of addresses: give it as 10.96.0.0/16, or two of different families as \
-             10.96.0.0/16,fd00:10:96::/112"
-        )
-    };
-    let parse = |range: &str| range.trim().parse::<IpNet>().map(|range| range.trunc()).map_err(|_| bad());
-    let mut ranges = text.split(',').map(parse);
-    let primary = ranges.next().ok_or_else(bad)??;
-    let secondary = ranges.next().transpose()?;
-    let family = |range: IpNet| Family::of(range.network());
-    if ranges.next().is_some() || secondary.is_some_and(|range| family(range) == family(primary)) {
-        return Err(bad());
+/// An address of a range.
+fn numbered(range: IpNet, number: u8) -> IpAddr {
+    match range {
+        IpNet::V4(range) => Ipv4Addr::from(u32::from(range.network()).saturating_add(number.into())).into(),
+        IpNet::V6(range) => Ipv6Addr::from(u128::from(range.network()).saturating_add(number.into())).into(),
     }
-    let small = |range: &IpNet| range.max_prefix_len() - range.prefix_len() < 2;
-    if let Some(range) = [Some(primary), secondary].into_iter().flatten().find(small) {
-        return Err(format!("{range} has no room for Services: at least four addresses are needed"));
-    }
-    Ok(ServiceRanges { primary, secondary })
 }
 
 fn port_range(text: &str) -> Result<(u16, u16), String> {
@@ -214,21 +160,9 @@ mod tests {
             panic!("not serve")
         };
         assert_eq!(serve.kubernetes_service_ip(), IpAddr::from([10, 96, 0, 1]));
-        assert_eq!(serve.cluster_dns_ip(), IpAddr::from([10, 96, 0, 10]));
+        assert_eq!(serve.cluster_dns_ips(), [IpAddr::from([10, 96, 0, 10])]);
         assert_eq!(serve.service_node_port_range, (30000, 32767));
         assert!(serve.names().contains(&"kubernetes.default.svc.cluster.local".to_owned()));
-    }
-
-    #[test]
-    fn one_range_of_services_or_one_of_each_family() {
-        let dual = service_range("fd00:10:96::/112, 10.96.0.0/16").unwrap();
-        assert_eq!(dual.to_string(), "fd00:10:96::/112,10.96.0.0/16");
-        assert_eq!(dual.all().len(), 2);
-        assert_eq!(service_range("10.96.7.0/16").unwrap().to_string(), "10.96.0.0/16");
-        for bad in ["", "10.96.0.0", "10.96.0.0/16,10.97.0.0/16", "10.96.0.0/16,fd00::/112,fd01::/112"] {
-            assert!(service_range(bad).unwrap_err().contains("10.96.0.0/16"), "{bad}");
-        }
-        assert!(service_range("10.96.0.0/31").unwrap_err().contains("no room"));
     }
 
     #[test]

@@ -55,12 +55,7 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
 /// # Errors
 /// Files, certificates or ports that cannot be used; the store being away is no error.
 pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
-    // Addresses that no agent answers would be accepted and not honoured.
-    anyhow::ensure!(
-        config.service_cluster_ip_range.all().iter().all(|range| matches!(range, ipnet::IpNet::V4(_))),
-        "--service-cluster-ip-range {}: agents of this version carry IPv4 alone; give one IPv4 range",
-        config.service_cluster_ip_range
-    );
+    check_ranges(config)?;
     let (service, public) =
         (Family::of(config.kubernetes_service_ip()), Family::of(config.advertise_address));
     anyhow::ensure!(
@@ -91,10 +86,11 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let registry = Registry::new(Arc::clone(&store), cache, ranges);
     let cluster = Welcome {
         revision: 0,
-        cluster_cidr: config.cluster_cidr.to_string(),
+        cluster_cidr: config.cluster_cidr.primary.to_string(),
+        cluster_cidrs: config.cluster_cidr.all().iter().map(ToString::to_string).collect(),
         service_cidr: config.service_cluster_ip_range.to_string(),
         cluster_domain: config.cluster_domain.clone(),
-        cluster_dns: config.cluster_dns_ip().to_string(),
+        cluster_dns: config.cluster_dns_ips()[0].to_string(),
     };
     let events = Arc::new(Events::new(Arc::clone(&registry)));
     let (mut metrics, queues, requests) =
@@ -124,6 +120,18 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let tls = TlsAcceptor::from(pki::server_config(&own, ca.certificate_pem(), &[b"h2", b"http/1.1"])?);
     tasks.spawn("http", server.serve(tasks.clone(), api, tls));
     tracing::info!(api = config.secure_port, agents = config.agent_port, ca = %ca.hash(), "the control plane is up");
+    Ok(())
+}
+
+/// Addresses that no agent answers would be accepted and not honoured.
+fn check_ranges(config: &ServeConfig) -> anyhow::Result<()> {
+    let (pods, services) = (config.cluster_cidr, config.service_cluster_ip_range);
+    for (flag, ranges) in [("--cluster-cidr", pods), ("--service-cluster-ip-range", services)] {
+        anyhow::ensure!(
+            ranges.all().iter().all(|range| Family::of(range.network()) == Family::V4),
+            "{flag} {ranges}: agents of this version carry IPv4 alone; give one IPv4 range"
+        );
+    }
     Ok(())
 }
 
@@ -164,7 +172,7 @@ fn spawn_controllers(
         advertise: config.advertise_address,
         port: config.secure_port,
         service: config.kubernetes_service_ip(),
-        dns: config.cluster_dns_ip(),
+        dns: config.cluster_dns_ips(),
         settings,
         queues,
         tasks: tasks.clone(),
@@ -187,7 +195,7 @@ struct Controllers {
     advertise: IpAddr,
     port: u16,
     service: IpAddr,
-    dns: IpAddr,
+    dns: Vec<IpAddr>,
     settings: Settings,
     queues: Queues,
     tasks: Tasks,
@@ -198,7 +206,7 @@ impl Controllers {
     async fn run(&self, registry: Arc<Registry>, stop: CancellationToken) {
         loop {
             let made = tokio::select! {
-                made = reconcile::bootstrap(&registry, self.advertise, self.port, self.service, self.dns) => made,
+                made = reconcile::bootstrap(&registry, self.advertise, self.port, self.service, &self.dns) => made,
                 () = stop.cancelled() => return,
             };
             match made {

@@ -211,8 +211,9 @@ impl Driver {
                 self.world.assume(&(namespace.clone(), name.clone()), node);
             }
             Wanted::Patch { kind, name, patch, .. } if **kind == NODES => {
-                if let Some(range) = patch["spec"]["podCIDR"].as_str() {
-                    self.world.assume_pod_cidr(name, range);
+                if let Some(ranges) = patch["spec"]["podCIDRs"].as_array() {
+                    let ranges = ranges.iter().filter_map(|range| range.as_str().map(Into::into));
+                    self.world.assume_pod_cidrs(name, ranges.collect());
                 }
             }
             _ => {}

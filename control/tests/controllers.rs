@@ -45,7 +45,7 @@ impl Cluster {
         let registry = Registry::new(store, cache, ranges);
         let advertise = "10.0.0.1".parse().unwrap();
         let [api, dns] = ["10.96.0.1", "10.96.0.10"].map(|ip| ip.parse().unwrap());
-        reconcile::bootstrap(&registry, advertise, 6443, api, dns).await.unwrap();
+        reconcile::bootstrap(&registry, advertise, 6443, api, &[dns]).await.unwrap();
         let settings = Settings { cluster_cidr: "10.244.0.0/16".parse().unwrap(), ca_pem: "ca".to_owned() };
         let events = Arc::new(Events::new(Arc::clone(&registry)));
         let driver = reconcile::run(

@@ -11,6 +11,7 @@ pub mod network_policy;
 pub mod node_selector;
 pub mod openapi;
 pub mod quantity;
+pub mod ranges;
 pub mod schedule;
 pub mod schema;
 pub mod selector;

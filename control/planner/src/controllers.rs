@@ -22,9 +22,9 @@ mod service_ports;
 mod stateful_set;
 mod template;
 
-use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use oarlock_api::catalogue::Kind;
+use oarlock_api::ranges::AddressRanges;
 
 use crate::change::Plan;
 use crate::world::{Key, World};
@@ -32,8 +32,8 @@ use crate::world::{Key, World};
 /// What controllers need to know beside the world.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The range of which every node gets a /24 (or the whole of a smaller one).
-    pub cluster_cidr: Ipv4Net,
+    /// The ranges of which every node gets a /24 of IPv4 and a /64 of IPv6 (or the whole of a smaller one).
+    pub cluster_cidr: AddressRanges,
     /// The cluster's CA, for the ConfigMap `kube-root-ca.crt`.
     pub ca_pem: String,
 }

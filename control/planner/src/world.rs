@@ -179,10 +179,10 @@ impl World {
         }
     }
 
-    /// Counts a range of pod addresses as a node's before the store says so.
-    pub fn assume_pod_cidr(&mut self, node: &str, range: &str) {
+    /// Counts ranges of pod addresses as a node's before the store says so.
+    pub fn assume_pod_cidrs(&mut self, node: &str, ranges: Vec<Box<str>>) {
         if let Some(node) = self.nodes.get_mut(node) {
-            node.pod_cidr = Some(range.into());
+            node.pod_cidrs = ranges;
         }
     }
 

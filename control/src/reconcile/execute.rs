@@ -153,7 +153,7 @@ pub async fn bootstrap(
     advertise: IpAddr,
     port: u16,
     service: IpAddr,
-    dns: IpAddr,
+    dns: &[IpAddr],
 ) -> Result<(), Status> {
     // First: a cluster counts as ready when it has its namespaces.
     crate::auth::bootstrap::bootstrap(registry).await?;
@@ -166,9 +166,10 @@ pub async fn bootstrap(
         let name = if protocol == "UDP" { "dns" } else { "dns-tcp" };
         json!({"name": name, "port": 53, "protocol": protocol})
     });
+    let policy = if dns.len() > 1 { "PreferDualStack" } else { "SingleStack" };
     let object = json!({
         "metadata": {"name": "kube-dns", "labels": {"k8s-app": "kube-dns"}},
-        "spec": {"clusterIP": dns.to_string(), "ports": ports},
+        "spec": {"clusterIP": dns.first(), "clusterIPs": dns, "ipFamilyPolicy": policy, "ports": ports},
     });
     ensure(registry, &SERVICES, "kube-system", object).await?;
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_api::catalogue::{Kind, NODES, SERVICES};
 use oarlock_api::service::{self, Family};
 use oarlock_api::status::{Cause, Status};
@@ -41,7 +41,7 @@ pub(super) enum What {
     ServiceIp(IpAddr, String),
     /// Port, protocol, and where it stands.
     NodePort(u16, String, PortField),
-    PodCidr(Ipv4Net),
+    PodCidr(IpNet),
 }
 
 /// Which field of a Service has a port of the nodes.
@@ -185,8 +185,9 @@ pub(super) fn claims_of(kind: &Kind, object: &Value) -> Vec<Claim> {
             .map(|number| What::NodePort(number, "TCP".to_owned(), PortField::HealthCheck));
         ips.chain(ports).chain(check).collect()
     } else if *kind == NODES {
-        let range = object["spec"]["podCIDR"].as_str().and_then(|range| range.parse().ok());
-        range.map(What::PodCidr).into_iter().collect()
+        let spec = &object["spec"];
+        let listed = spec["podCIDRs"].as_array().into_iter().flatten().chain([&spec["podCIDR"]]);
+        listed.filter_map(|range| range.as_str()?.parse().ok()).map(What::PodCidr).collect()
     } else {
         BTreeSet::new()
     };

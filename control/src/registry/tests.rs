@@ -160,6 +160,9 @@ async fn a_range_of_pod_addresses_is_one_nodes_until_it_goes() {
     let late =
         f.registry.patch(&NODES, "", "b", Sub::Main, &patch, &WriteOptions::default()).await.unwrap_err();
     assert!(late.is("Invalid"), "{late}");
+    let second = json!({"podCIDR": "10.244.8.0/24", "podCIDRs": ["10.244.8.0/24", "10.244.7.0/24"]});
+    let hidden = json!({"metadata": {"name": "c"}, "spec": second});
+    assert!(f.create(&NODES, "", hidden).await.unwrap_err().is("Invalid"), "whichever of its ranges");
     f.registry.delete(&NODES, "", "a", &DeleteOptions::default()).await.unwrap();
     f.registry.patch(&NODES, "", "b", Sub::Main, &patch, &WriteOptions::default()).await.unwrap();
 }

@@ -163,6 +163,9 @@ pub struct Welcome {
     pub cluster_domain: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub cluster_dns: ::prost::alloc::string::String,
+    /// All ranges of pods, cluster_cidr first: with dual stack one of each family.
+    #[prost(string, repeated, tag = "6")]
+    pub cluster_cidrs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// An object that this node needs: its own Pods, the ConfigMaps and Secrets they use, and all Services, EndpointSlices
 /// and Nodes. Secrets never reach a node that runs no pod using them. NetworkPolicies of the namespaces of its pods come before

@@ -307,6 +307,11 @@ fn requests(spec: &Value, resource: &str) -> Quantity {
     list(&spec["initContainers"]).iter().map(of).fold(sum, Ord::max)
 }
 
+fn ranges(spec: &Value) -> Vec<Box<str>> {
+    let all: Vec<Box<str>> = list(&spec["podCIDRs"]).iter().filter_map(non_empty).collect();
+    if all.is_empty() { non_empty(&spec["podCIDR"]).into_iter().collect() } else { all }
+}
+
 fn addresses(status: &Value) -> Vec<Box<str>> {
     let all: Vec<Box<str>> = list(&status["podIPs"]).iter().filter_map(|ip| non_empty(&ip["ip"])).collect();
     if all.is_empty() { non_empty(&status["podIP"]).into_iter().collect() } else { all }
@@ -365,8 +370,8 @@ pub struct NodeView {
     pub taints: Vec<Taint>,
     /// `spec.unschedulable`.
     pub unschedulable: bool,
-    /// `spec.podCIDR`.
-    pub pod_cidr: Option<Box<str>>,
+    /// `spec.podCIDRs`, or `spec.podCIDR` alone.
+    pub pod_cidrs: Vec<Box<str>>,
     /// Allocatable CPU in thousandths of a core.
     pub cpu_milli: i64,
     /// Allocatable memory in bytes.
@@ -408,7 +413,7 @@ impl NodeView {
             labels: map(&node["metadata"]["labels"]),
             taints: list(&node["spec"]["taints"]).iter().map(taint).collect(),
             unschedulable: node["spec"]["unschedulable"] == true,
-            pod_cidr: non_empty(&node["spec"]["podCIDR"]),
+            pod_cidrs: ranges(&node["spec"]),
             cpu_milli: amount("cpu").milli_value(),
             memory: amount("memory").value(),
             storage: amount("ephemeral-storage").value(),

@@ -6,7 +6,7 @@ pub(super) fn refusals(pod: &PodView, node: &NodeView) -> Vec<String> {
     if &*node.ready != "True" {
         return vec!["node(s) were not ready".to_owned()];
     }
-    if node.pod_cidr.is_none() {
+    if node.pod_cidrs.is_empty() {
         return vec!["node(s) had no podCIDR yet".to_owned()];
     }
     let hard = node.taints.iter().filter(|t| matches!(&*t.effect, "NoSchedule" | "NoExecute"));
