@@ -20,6 +20,7 @@ mod plugged;
 pub mod plugin;
 pub mod pods;
 pub mod proxy;
+pub mod rolling_update;
 pub mod runtime;
 mod services;
 mod session;

@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::dataplane::{Fill, ServiceTraffic, Trace};
 use crate::look::Events;
 use cluster::Cluster;
+pub(crate) use cluster::client;
 use text::Totals;
 
 /// How often nodes are asked for events.

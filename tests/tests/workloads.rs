@@ -15,6 +15,7 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     a_stateful_set_keeps_names_through_updates_and_deletions(&cluster);
     a_daemon_set_is_on_every_node_and_rolls(&cluster);
     a_replication_controller_keeps_its_number(&cluster);
+    a_replication_controller_is_replaced_pod_by_pod(&cluster);
     jobs_complete_or_fail(&cluster);
     a_cron_job_makes_up_for_what_was_missed(&cluster);
     deletion_takes_everything_along(&cluster);
@@ -95,6 +96,59 @@ fn a_replication_controller_keeps_its_number(cluster: &Cluster) {
     cluster.kubectl(&format!("delete pod {aside} --wait=false"));
     let rows = cluster.kubectl("get rc -o wide");
     assert!(rows.contains("app=old"), "{rows}");
+}
+
+fn a_replication_controller_is_replaced_pod_by_pod(cluster: &Cluster) {
+    let update = |words: &str| {
+        let said =
+            cluster.shell(&format!("export PATH=$PATH:$PWD/target/debug; {words} --poll-interval=100ms"));
+        assert!(said.well, "{words}: {}", said.text);
+        said.text
+    };
+    let said = update("kubectl rolling-update old --image=oarlock/toolbox:0.1.0 --update-period=100ms");
+    for wanted in
+        ["(keep 3 pods available, don't exceed 4 pods)", "Renaming old-", "controller/old rolling updated"]
+    {
+        assert!(said.contains(wanted), "{said}");
+    }
+    let images = "{.items[*].spec.containers[0].image}";
+    becomes(cluster, "pods -l app=old", images, &["oarlock/toolbox:0.1.0"; 3]);
+    becomes(cluster, "rc old", "{.status.readyReplicas}", &["3"]);
+
+    let file = Cluster::folder().join("new.yaml");
+    let wanted = serde_json::json!({
+        "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "new"},
+        "spec": {"template": {"metadata": {"labels": {"app": "new"}}, "spec": {
+            "terminationGracePeriodSeconds": 1, "containers": [{"name": "web", "image": "oarlock/web:0.1.0"}]}}},
+    });
+    assert!(std::fs::write(&file, wanted.to_string()).is_ok(), "the folder is the cluster's");
+    let to_new = format!("kubectl rolling-update old -f {}", file.display());
+    // Interrupted while there is one pod more than wanted, by a signal to the program that kubectl has become.
+    let interrupted = format!(
+        "(exec {to_new} --update-period=60s --poll-interval=100ms) & sleep 3; kill $!; wait $!; true"
+    );
+    let said = cluster.shell(&format!("export PATH=$PATH:$PWD/target/debug; {interrupted}"));
+    assert!(said.text.contains("Created new") && !said.text.contains("down to"), "{}", said.text);
+    becomes(cluster, "rc old new", "{.items[*].spec.replicas}", &["1", "3"]);
+    assert_eq!(
+        words(cluster, "rc new", "{.metadata.annotations.kubectl\\.kubernetes\\.io/desired-replicas}"),
+        ["3"]
+    );
+    let said = update(&format!("{to_new} --update-period=100ms --rollback"));
+    assert!(said.contains("replicationcontroller/old rolled back"), "{said}");
+    becomes(cluster, "rc", NAMES, &["old"]);
+    becomes(cluster, "rc old", "{.status.readyReplicas}", &["3"]);
+
+    let _ = cluster.shell(&format!("export PATH=$PATH:$PWD/target/debug; {interrupted}"));
+    let said = update(&format!("{to_new} --update-period=100ms"));
+    assert!(said.contains("Continuing update with existing controller new."), "{said}");
+    becomes(cluster, "rc", NAMES, &["new"]);
+    becomes(cluster, "pods -l app=new", images, &["oarlock/web:0.1.0"; 3]);
+    cluster.kubectl("delete rc new --cascade=foreground --timeout=60s");
+    becomes(cluster, "pods -l app=new", NAMES, &[]);
+    // For what is looked at next.
+    cluster.kubectl("apply -f manifests/workloads/");
+    becomes(cluster, "rc old", "{.status.readyReplicas}", &["2"]);
 }
 
 fn jobs_complete_or_fail(cluster: &Cluster) {

@@ -35,15 +35,20 @@ pub(super) struct Receiver {
     pub(super) protocol: Option<String>,
 }
 
+/// A client of the cluster that a kubeconfig names, with kubectl's own credentials.
+pub(crate) async fn client(kubeconfig: Option<&Path>, context: Option<String>) -> anyhow::Result<Client> {
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    let config = match kubeconfig {
+        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await,
+        None => Config::from_kubeconfig(&options).await,
+    };
+    let config = config.context("no cluster is known: give --kubeconfig, or set KUBECONFIG")?;
+    Ok(Client::try_from(config)?)
+}
+
 impl Cluster {
     pub(super) async fn open(kubeconfig: Option<&Path>, context: Option<String>) -> anyhow::Result<Self> {
-        let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-        let config = match kubeconfig {
-            Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await,
-            None => Config::from_kubeconfig(&options).await,
-        };
-        let config = config.context("no cluster is known: give --kubeconfig, or set KUBECONFIG")?;
-        Ok(Self(Client::try_from(config)?))
+        Ok(Self(client(kubeconfig, context).await?))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
