@@ -235,8 +235,12 @@ impl Server {
             }
             return self.document(&target, &query, accept);
         };
+        let served =
+            self.registry.cache().catalogue().by_plural(resource.group, resource.version, resource.plural);
+        let served = served.ok_or_else(Status::no_resource)?;
         let body = read(body).await?;
         let request = resource::Request {
+            served,
             registry: &self.registry,
             authorizer: &self.authorizer,
             user: &user,

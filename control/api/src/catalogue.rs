@@ -30,7 +30,7 @@ pub struct Subresource {
 pub struct Kind {
     /// API group; empty for the core group.
     pub group: &'static str,
-    /// The version that is served and stored.
+    /// The version that is served, and stored but for [`Kind::stored_as`].
     pub version: &'static str,
     /// CamelCase name of one object.
     pub kind: &'static str,
@@ -48,6 +48,8 @@ pub struct Kind {
     pub subresources: &'static [Subresource],
     /// Whether `metadata.generation` counts changes of `spec`.
     pub has_generation: bool,
+    /// Whose form is stored, where these are the same objects in another version (or group).
+    pub stored_as: Option<&'static Kind>,
 }
 
 impl Kind {
@@ -65,6 +67,12 @@ impl Kind {
     #[must_use]
     pub fn qualified(&self) -> String {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// The kind whose form is stored: nearly always this one.
+    #[must_use]
+    pub fn stored(&'static self) -> &'static Self {
+        self.stored_as.unwrap_or(self)
     }
 
     /// `DeploymentList`.
@@ -157,6 +165,7 @@ const fn core(kind: &'static str, plural: &'static str, short_names: &'static [&
         verbs: ALL_VERBS,
         subresources: &[],
         has_generation: false,
+        stored_as: None,
     }
 }
 
@@ -267,6 +276,16 @@ pub static CRON_JOBS: Kind = Kind {
     has_generation: true,
     ..core("CronJob", "cronjobs", &["cj"])
 };
+/// batch/v1beta1 CronJob, which kubectl 1.20 creates.
+pub static CRON_JOBS_V1BETA1: Kind = Kind {
+    group: "batch",
+    version: "v1beta1",
+    categories: &["all"],
+    subresources: &[status("CronJob")],
+    has_generation: true,
+    stored_as: Some(&CRON_JOBS),
+    ..core("CronJob", "cronjobs", &["cj"])
+};
 /// batch/v1 Job.
 pub static JOBS: Kind = Kind {
     group: "batch",
@@ -280,6 +299,17 @@ pub static LEASES: Kind = Kind { group: "coordination.k8s.io", ..core("Lease", "
 /// discovery.k8s.io/v1 EndpointSlice.
 pub static ENDPOINT_SLICES: Kind =
     Kind { group: "discovery.k8s.io", has_generation: true, ..core("EndpointSlice", "endpointslices", &[]) };
+/// discovery.k8s.io/v1beta1 EndpointSlice.
+pub static ENDPOINT_SLICES_V1BETA1: Kind = Kind {
+    group: "discovery.k8s.io",
+    version: "v1beta1",
+    has_generation: true,
+    stored_as: Some(&ENDPOINT_SLICES),
+    ..core("EndpointSlice", "endpointslices", &[])
+};
+/// events.k8s.io/v1 Event: the same objects as those of the core group.
+pub static EVENTS_V1: Kind =
+    Kind { group: "events.k8s.io", stored_as: Some(&EVENTS), ..core("Event", "events", &["ev"]) };
 /// networking.k8s.io/v1 NetworkPolicy.
 pub static NETWORK_POLICIES: Kind = Kind {
     group: "networking.k8s.io",
@@ -301,7 +331,7 @@ pub static ROLE_BINDINGS: Kind = rbac("RoleBinding", "rolebindings");
 /// rbac.authorization.k8s.io/v1 Role.
 pub static ROLES: Kind = rbac("Role", "roles");
 
-/// Every built-in kind, in the order of discovery: core first, then groups by name.
+/// Every built-in kind in the form that is stored, in the order of discovery: core first, then groups by name.
 pub static KINDS: &[&Kind] = &[
     &CONFIG_MAPS,
     &ENDPOINTS,
@@ -330,36 +360,53 @@ pub static KINDS: &[&Kind] = &[
     &ROLES,
 ];
 
+/// Other versions of built-in kinds. What they show is converted from the stored form, and into it
+/// ([`crate::convert`]); a group prefers the version of [`KINDS`].
+pub static VERSIONS: &[&Kind] = &[&CRON_JOBS_V1BETA1, &ENDPOINT_SLICES_V1BETA1, &EVENTS_V1];
+
+/// The built-in kind of an object's group, version and kind, in the form that is stored.
+#[must_use]
+pub fn builtin(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+    let mut served = KINDS.iter().chain(VERSIONS).copied();
+    served.find(|k| k.kind == kind && k.group == group && k.version == version).map(Kind::stored)
+}
+
 /// The kinds that one server knows. Today the built-in ones; kinds added at run time come in here.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     kinds: Vec<&'static Kind>,
+    versions: Vec<&'static Kind>,
 }
 
 impl Catalogue {
     /// All built-in kinds.
     #[must_use]
     pub fn builtin() -> Self {
-        Self { kinds: KINDS.to_vec() }
+        Self { kinds: KINDS.to_vec(), versions: VERSIONS.to_vec() }
     }
 
-    /// All kinds, in the order of discovery.
+    /// All kinds in the form that is stored, in the order of discovery.
     #[must_use]
     pub fn kinds(&self) -> &[&'static Kind] {
         &self.kinds
     }
 
+    /// All kinds in every version that is served, the stored ones first.
+    pub fn served(&self) -> impl Iterator<Item = &'static Kind> {
+        self.kinds.iter().chain(&self.versions).copied()
+    }
+
     /// The kind of a path `/apis/<group>/<version>/.../<plural>`.
     #[must_use]
     pub fn by_plural(&self, group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-        self.kinds.iter().copied().find(|k| k.plural == plural && k.group == group && k.version == version)
+        self.served().find(|k| k.plural == plural && k.group == group && k.version == version)
     }
 
     /// The kind of an object's `apiVersion` and `kind`.
     #[must_use]
     pub fn by_kind(&self, api_version: &str, kind: &str) -> Option<&'static Kind> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        self.kinds.iter().copied().find(|k| k.kind == kind && k.group == group && k.version == version)
+        self.served().find(|k| k.kind == kind && k.group == group && k.version == version)
     }
 
     /// The kind and the namespace and name of a store key; `None` for keys that are no objects of known kinds.
@@ -388,7 +435,7 @@ mod tests {
         let mut recorded: Value = serde_json::from_str(include_str!("catalogue/recorded.json")).unwrap();
         let written: Value = serde_json::from_str(include_str!("catalogue/written.json")).unwrap();
         recorded.as_object_mut().unwrap().extend(written.as_object().unwrap().clone());
-        for kind in KINDS {
+        for kind in KINDS.iter().chain(VERSIONS) {
             let theirs = &recorded[kind.qualified()];
             let lists = |field: &str| theirs.get(field).cloned().unwrap_or_else(|| json!([]));
             assert_eq!(theirs["kind"], kind.kind);
@@ -420,6 +467,12 @@ mod tests {
             assert_eq!(catalogue.by_key(&key), Some((*kind, namespace, "a.b")), "{key}");
             assert_eq!(catalogue.by_kind(&kind.api_version(), kind.kind), Some(*kind));
             assert_eq!(catalogue.by_plural(kind.group, kind.version, kind.plural), Some(*kind));
+        }
+        for version in VERSIONS {
+            assert_eq!(catalogue.by_plural(version.group, version.version, version.plural), Some(*version));
+            let stored = catalogue.by_key(&version.stored().key("ns", "a")).map(|found| found.0);
+            assert_eq!(stored, Some(version.stored()), "{version:?} is kept as what it is stored as");
+            assert_eq!(builtin(version.group, version.version, version.kind), stored);
         }
         for foreign in
             ["/registry/core/pods/only-namespace", "/claims/nodeports/1/TCP", "/registry/x/y/z", ""]

@@ -113,7 +113,7 @@ impl<'c> OpenApi<'c> {
     /// an ETag; with empty strings for the document of version 2.
     pub fn hash(&self, group: &str, version: &str) -> String {
         let mut hasher = self.seed.clone();
-        for kind in self.catalogue.kinds() {
+        for kind in self.catalogue.served() {
             if group.is_empty() && version.is_empty() || (kind.group, kind.version) == (group, version) {
                 let subresources: Vec<_> =
                     kind.subresources.iter().map(|sub| (sub.name, sub.verbs)).collect();

@@ -345,6 +345,15 @@ impl FieldSelector {
         self.terms.is_empty()
     }
 
+    /// The same about fields of other names.
+    #[must_use]
+    pub fn renamed(mut self, mut rename: impl FnMut(&str) -> String) -> Self {
+        for (field, _, _) in &mut self.terms {
+            *field = rename(field);
+        }
+        self
+    }
+
     /// The names of the fields that it looks at.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         self.terms.iter().map(|(key, _, _)| key.as_str())

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
-    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS, Kind, LEASES, NETWORK_POLICIES, PODS,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, JOBS, Kind, LEASES, NETWORK_POLICIES, PODS,
     REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS,
 };
 use crate::status::Cause;
@@ -37,6 +37,16 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<Cause> {
     let mut errors = Errors::default();
     meta::check(&mut errors, kind, object);
     checks(&mut errors, kind, object);
+    errors.causes
+}
+
+/// What a version asks for beside what every version of the kind does; on the stored form.
+#[must_use]
+pub fn version(kind: &Kind, object: &Value) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    if *kind == EVENTS_V1 {
+        records::new_event(&mut errors, object, "reportingController");
+    }
     errors.causes
 }
 
@@ -215,4 +225,4 @@ fn text<'v>(object: &'v Value, field: &str) -> &'v str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// Groups in the order in which kubectl should try them: core first, apps, then by name.
 fn groups(catalogue: &Catalogue) -> Vec<(&'static str, Vec<&'static str>)> {
     let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for kind in catalogue.kinds() {
+    for kind in catalogue.served() {
         let versions = groups.entry(kind.group).or_default();
         if !versions.contains(&kind.version) {
             versions.push(kind.version);
@@ -50,8 +50,8 @@ fn group_json(name: &str, versions: &[&str]) -> Value {
 
 /// `/api/v1`, `/apis/<group>/<version>`.
 pub(super) fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Option<Value> {
-    let kinds: Vec<&Kind> =
-        catalogue.kinds().iter().copied().filter(|k| k.group == group && k.version == version).collect();
+    let kinds: Vec<&'static Kind> =
+        catalogue.served().filter(|k| k.group == group && k.version == version).collect();
     let api_version = kinds.first()?.api_version();
     let mut list = Vec::new();
     for kind in kinds {
@@ -61,7 +61,7 @@ pub(super) fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Op
             "namespaced": kind.namespaced,
             "kind": kind.kind,
             "verbs": kind.verbs,
-            "storageVersionHash": storage_hash(kind),
+            "storageVersionHash": storage_hash(kind.stored()),
         });
         if !kind.short_names.is_empty() {
             entry["shortNames"] = json!(kind.short_names);
@@ -125,7 +125,7 @@ pub(super) fn aggregated(catalogue: &Catalogue, core: bool, version: &str) -> Va
 }
 
 fn aggregated_version(catalogue: &Catalogue, group: &str, version: &str) -> Value {
-    let kinds = catalogue.kinds().iter().filter(|k| k.group == group && k.version == version);
+    let kinds = catalogue.served().filter(|k| k.group == group && k.version == version);
     let resources: Vec<Value> = kinds
         .map(|kind| {
             let subresources: Vec<Value> = kind

@@ -3,7 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use jiff::Timestamp;
 use oarlock_api::catalogue::Kind;
-use oarlock_api::table;
+use oarlock_api::{convert, table};
 use serde_json::{Value, json};
 
 use super::negotiate::Form;
@@ -27,10 +27,10 @@ impl Include {
     }
 }
 
-/// One object.
-pub(super) fn object(kind: &Kind, form: Form, include: Include, value: &Value) -> Value {
+/// One object, out of its stored form.
+pub(super) fn object(kind: &'static Kind, form: Form, include: Include, value: &Value) -> Value {
     match form {
-        Form::Objects => value.clone(),
+        Form::Objects => converted(kind, value),
         Form::Metadata(version) => partial(version, value),
         Form::Table(version) => {
             let version_of = value["metadata"]["resourceVersion"].clone();
@@ -62,7 +62,7 @@ impl ListMeta {
 
 /// A list.
 pub(super) fn list<O: AsRef<Object>>(
-    kind: &Kind,
+    kind: &'static Kind,
     form: Form,
     include: Include,
     objects: &[O],
@@ -83,7 +83,7 @@ pub(super) fn list<O: AsRef<Object>>(
                 if index > 0 {
                     body.put_u8(b',');
                 }
-                body.put_slice(&object.as_ref().encoded);
+                body.put_slice(&bytes(kind, object.as_ref()));
             }
             body.put_slice(b"]}\n");
             body.freeze()
@@ -105,9 +105,15 @@ pub(super) fn list<O: AsRef<Object>>(
 
 /// One object as a watch event carries it: bytes of the cache for objects, a one-row Table (columns only in the first)
 /// otherwise.
-pub(super) fn event(kind: &Kind, form: Form, include: Include, object: &Object, with_columns: bool) -> Bytes {
+pub(super) fn event(
+    kind: &'static Kind,
+    form: Form,
+    include: Include,
+    object: &Object,
+    with_columns: bool,
+) -> Bytes {
     match form {
-        Form::Objects => object.encoded.clone(),
+        Form::Objects => bytes(kind, object),
         Form::Metadata(version) => partial(version, &object.value()).to_string().into(),
         Form::Table(version) => {
             let value = object.value();
@@ -115,6 +121,21 @@ pub(super) fn event(kind: &Kind, form: Form, include: Include, object: &Object, 
             let meta = json!({"resourceVersion": object.revision.0.to_string()});
             rows_table(kind, version, meta, rows, with_columns).to_string().into()
         }
+    }
+}
+
+/// An object in the version that is asked for.
+fn converted(kind: &Kind, value: &Value) -> Value {
+    let mut value = value.clone();
+    convert::from_stored(kind, &mut value);
+    value
+}
+
+/// The bytes of the cache, or those of another version.
+fn bytes(kind: &Kind, object: &Object) -> Bytes {
+    match kind.stored_as {
+        None => object.encoded.clone(),
+        Some(_) => converted(kind, &object.value()).to_string().into(),
     }
 }
 
@@ -126,21 +147,27 @@ fn partial(version: &str, value: &Value) -> Value {
     })
 }
 
-fn row(kind: &Kind, version: &str, include: Include, value: &Value) -> Value {
-    let mut row = json!({"cells": table::cells(kind, value, Timestamp::now())});
-    if let Some(conditions) = table::conditions(kind, value) {
+fn row(kind: &'static Kind, version: &str, include: Include, value: &Value) -> Value {
+    let mut row = json!({"cells": table::cells(kind.stored(), value, Timestamp::now())});
+    if let Some(conditions) = table::conditions(kind.stored(), value) {
         row["conditions"] = conditions;
     }
     match include {
         Include::None => {}
         Include::Metadata => row["object"] = partial(version, value),
-        Include::Object => row["object"] = value.clone(),
+        Include::Object => row["object"] = converted(kind, value),
     }
     row
 }
 
-fn rows_table(kind: &Kind, version: &str, meta: Value, rows: Vec<Value>, with_columns: bool) -> Value {
-    let columns: Vec<Value> = table::columns(kind)
+fn rows_table(
+    kind: &'static Kind,
+    version: &str,
+    meta: Value,
+    rows: Vec<Value>,
+    with_columns: bool,
+) -> Value {
+    let columns: Vec<Value> = table::columns(kind.stored())
         .iter()
         .filter(|_| with_columns)
         .map(|c| json!({"name": c.name, "type": c.kind, "format": c.format, "description": "", "priority": c.priority}))

@@ -24,6 +24,9 @@ use crate::registry::Registry;
 /// Which objects of a kind.
 #[derive(Debug, Clone)]
 pub(super) struct Scope {
+    /// The version that is answered.
+    pub(super) served: &'static Kind,
+    /// The kind as it is stored.
     pub(super) kind: &'static Kind,
     pub(super) namespace: Option<String>,
     pub(super) labels: Selector,
@@ -118,7 +121,7 @@ pub(super) async fn list(
             }
         },
     };
-    let body = encode::list(scope.kind, form, include, &objects, &meta);
+    let body = encode::list(scope.served, form, include, &objects, &meta);
     Ok(respond::bytes(StatusCode::OK, "application/json", body))
 }
 

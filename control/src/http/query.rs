@@ -1,9 +1,9 @@
 //! Query parameters that requests about objects may have. Pure.
 
 use oarlock_api::catalogue::Kind;
-use oarlock_api::fields;
 use oarlock_api::selector::{FieldSelector, Selector};
 use oarlock_api::status::{Cause, Status};
+use oarlock_api::{convert, fields};
 
 /// The parameters, decoded. Unknown ones are ignored, as upstream does.
 #[derive(Debug, Clone, Default)]
@@ -92,13 +92,17 @@ impl Query {
         Selector::parse(text).map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))
     }
 
-    pub(super) fn fields(&self, kind: &Kind) -> Result<FieldSelector, Status> {
+    /// The field selector of a version, about the stored form.
+    pub(super) fn fields(&self, kind: &'static Kind) -> Result<FieldSelector, Status> {
         let selector = FieldSelector::parse(self.get("fieldSelector").unwrap_or(""))
             .map_err(|e| Status::bad_request(e.to_string()))?;
-        if let Some(field) = selector.fields().find(|field| !fields::is_selectable(kind, field)) {
+        let meant = |field: &str| {
+            convert::field(kind, field).filter(|meant| fields::is_selectable(kind.stored(), meant))
+        };
+        if let Some(field) = selector.fields().find(|field| meant(field).is_none()) {
             return Err(Status::bad_request(format!("field label not supported: {field}")));
         }
-        Ok(selector)
+        Ok(selector.renamed(|field| meant(field).unwrap_or_default()))
     }
 
     pub(super) fn version(&self) -> Result<Option<u64>, Status> {
@@ -183,6 +187,7 @@ fn copy_of_core() -> Kind {
         verbs: &[],
         subresources: &[],
         has_generation: false,
+        stored_as: None,
     }
 }
 

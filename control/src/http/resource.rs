@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use oarlock_api::catalogue::{Kind, NODES, PODS};
-use oarlock_api::meta;
 use oarlock_api::status::Status;
+use oarlock_api::{convert, meta, validate};
 use oarlock_daemon::Tasks;
 use serde_json::{Value, json};
 
@@ -25,6 +25,8 @@ use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
 
 /// A request about objects, with everything that it carries.
 pub(super) struct Request<'r> {
+    /// The kind, in the version that the path names.
+    pub(super) served: &'static Kind,
     pub(super) registry: &'r Arc<Registry>,
     pub(super) authorizer: &'r Authorizer,
     pub(super) user: &'r User,
@@ -43,9 +45,7 @@ impl Request<'_> {
     /// Answers it.
     pub(super) async fn answer(&self) -> Result<Response<Body>, Status> {
         let path = &self.path;
-        let catalogue = self.registry.cache().catalogue();
-        let kind =
-            catalogue.by_plural(path.group, path.version, path.plural).ok_or_else(Status::no_resource)?;
+        let kind = self.served.stored();
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_resource());
         }
@@ -97,10 +97,11 @@ impl Request<'_> {
 
     fn scope(&self, kind: &'static Kind) -> Result<Scope, Status> {
         Ok(Scope {
+            served: self.served,
             kind,
             namespace: self.path.namespace.map(str::to_owned),
             labels: self.query.labels()?,
-            fields: self.query.fields(kind)?,
+            fields: self.query.fields(self.served)?,
         })
     }
 
@@ -116,13 +117,13 @@ impl Request<'_> {
             }
             Method::GET => {
                 let value = self.registry.get(kind, namespace, name).await?;
-                self.answer_object(kind, StatusCode::OK, &value, &[])
+                self.answer_object(StatusCode::OK, &value, &[])
             }
             Method::PUT if kind.allows("update") => self.update(kind, name, Sub::Main).await,
             Method::PATCH if kind.allows("patch") => self.patch(kind, name, Sub::Main).await,
             Method::DELETE if kind.allows("delete") => {
                 let deleted = self.registry.delete(kind, namespace, name, &self.delete_options()?).await?;
-                Ok(deletion(kind, name, &deleted))
+                Ok(deletion(self.served, name, deleted))
             }
             _ => Err(Status::method_not_allowed()),
         }
@@ -147,7 +148,7 @@ impl Request<'_> {
             ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, name).await,
             ("status", &Method::GET) => {
                 let value = self.registry.get(kind, namespace, name).await?;
-                self.answer_object(kind, StatusCode::OK, &value, &[])
+                self.answer_object(StatusCode::OK, &value, &[])
             }
             ("status", &Method::PUT) => self.update(kind, name, Sub::Status).await,
             ("status", &Method::PATCH) => self.patch(kind, name, Sub::Status).await,
@@ -180,18 +181,26 @@ impl Request<'_> {
     async fn create(&self, kind: &'static Kind) -> Result<Response<Body>, Status> {
         let namespace = self.namespace(kind)?;
         let validation = self.query.field_validation()?;
-        let Decoded { object, warnings } =
-            body::decode(self.content_type, &self.body, Expected::of(kind), validation)?;
+        let Decoded { mut object, warnings } =
+            body::decode(self.content_type, &self.body, Expected::of(self.served), validation)?;
+        convert::to_stored(self.served, &mut object);
+        let causes = validate::version(self.served, &object);
+        if !causes.is_empty() {
+            return Err(Status::invalid(kind, meta::name(&object), causes));
+        }
         self.guard(kind, namespace).await?.check(kind, None, &object)?;
         let created = self.registry.create(kind, namespace, object, &self.write_options()?).await?;
-        self.answer_object(kind, StatusCode::CREATED, &created, &warnings)
+        self.answer_object(StatusCode::CREATED, &created, &warnings)
     }
 
     async fn update(&self, kind: &'static Kind, name: &str, sub: Sub) -> Result<Response<Body>, Status> {
         let namespace = self.namespace(kind)?;
         let validation = self.query.field_validation()?;
-        let Decoded { object, warnings } =
-            body::decode(self.content_type, &self.body, expected(kind, sub), validation)?;
+        let Decoded { mut object, warnings } =
+            body::decode(self.content_type, &self.body, expected(self.served, sub), validation)?;
+        if sub != Sub::Scale {
+            convert::to_stored(self.served, &mut object);
+        }
         let (guard, options) = (self.guard(kind, namespace).await?, self.write_options()?);
         let written = self
             .registry
@@ -199,7 +208,7 @@ impl Request<'_> {
                 guard.check(kind, Some(old), new)
             })
             .await?;
-        self.answer_written(kind, sub, &written, &warnings)
+        self.answer_written(sub, &written, &warnings)
     }
 
     async fn patch(&self, kind: &'static Kind, name: &str, sub: Sub) -> Result<Response<Body>, Status> {
@@ -210,23 +219,25 @@ impl Request<'_> {
         let (guard, options) = (self.guard(kind, namespace).await?, self.write_options()?);
         let written = self
             .registry
-            .modify(kind, namespace, name, sub, &options, |present| {
+            .modify(kind, namespace, name, sub, &options, |mut present| {
                 let old = guard.concerns(kind).then(|| present.clone());
-                let mut patched = patch.apply(kind, sub, present)?;
+                let version = if sub == Sub::Scale { kind } else { self.served };
+                convert::from_stored(version, &mut present);
+                let mut patched = patch.apply(self.served, sub, present)?;
                 if meta::name(&patched) != name {
                     return Err(Status::bad_request("the name of an object may not be changed by a patch"));
                 }
-                warnings = body::check_patched(&mut patched, expected(kind, sub), validation)?;
+                warnings = body::check_patched(&mut patched, expected(self.served, sub), validation)?;
+                convert::to_stored(version, &mut patched);
                 guard.check(kind, old.as_ref(), &patched)?;
                 Ok(patched)
             })
             .await?;
-        self.answer_written(kind, sub, &written, &warnings)
+        self.answer_written(sub, &written, &warnings)
     }
 
     fn answer_written(
         &self,
-        kind: &Kind,
         sub: Sub,
         written: &Value,
         warnings: &[String],
@@ -236,18 +247,17 @@ impl Request<'_> {
             respond::warn(&mut response, warnings);
             return Ok(response);
         }
-        self.answer_object(kind, StatusCode::OK, written, warnings)
+        self.answer_object(StatusCode::OK, written, warnings)
     }
 
     fn answer_object(
         &self,
-        kind: &Kind,
         code: StatusCode,
         value: &Value,
         warnings: &[String],
     ) -> Result<Response<Body>, Status> {
         let include = Include::parse(self.query.get("includeObject"));
-        let mut response = respond::json(code, &encode::object(kind, self.form()?, include, value));
+        let mut response = respond::json(code, &encode::object(self.served, self.form()?, include, value));
         respond::warn(&mut response, warnings);
         Ok(response)
     }
@@ -292,13 +302,15 @@ impl Request<'_> {
         let mut items = Vec::new();
         for object in objects.iter().filter(|o| scope.matches(o)) {
             match self.registry.delete(kind, &object.key.namespace, &object.key.name, &options).await {
-                Ok(Deleted::Gone(value) | Deleted::Terminating(value)) => items.push(value),
+                Ok(Deleted::Gone(value) | Deleted::Terminating(value)) => {
+                    items.push(shown(self.served, value));
+                }
                 Err(status) if status.is("NotFound") => {}
                 Err(status) => return Err(status),
             }
         }
         let list = json!({
-            "kind": kind.list_kind(), "apiVersion": kind.api_version(),
+            "kind": kind.list_kind(), "apiVersion": self.served.api_version(),
             "metadata": {"resourceVersion": self.registry.cache().revision().0.to_string()}, "items": items,
         });
         Ok(respond::json(StatusCode::OK, &list))
@@ -314,16 +326,22 @@ fn expected(kind: &Kind, sub: Sub) -> Expected<'_> {
 }
 
 /// What a delete answers: the object while it is ending (pods and namespaces), else a Status with what is gone.
-fn deletion(kind: &Kind, name: &str, deleted: &Deleted) -> Response<Body> {
+fn deletion(served: &'static Kind, name: &str, deleted: Deleted) -> Response<Body> {
     let object = match deleted {
-        Deleted::Terminating(object) => return respond::json(StatusCode::OK, object),
-        Deleted::Gone(object) if *kind == PODS => return respond::json(StatusCode::OK, object),
+        Deleted::Terminating(object) => return respond::json(StatusCode::OK, &shown(served, object)),
+        Deleted::Gone(object) if *served == PODS => return respond::json(StatusCode::OK, &object),
         Deleted::Gone(object) => object,
     };
-    let mut details = json!({"name": name, "kind": kind.plural, "uid": meta::uid(object)});
-    if !kind.group.is_empty() {
-        details["group"] = json!(kind.group);
+    let mut details = json!({"name": name, "kind": served.plural, "uid": meta::uid(&object)});
+    if !served.group.is_empty() {
+        details["group"] = json!(served.group);
     }
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
     respond::json(StatusCode::OK, &status)
+}
+
+/// A stored object in the version that is answered.
+fn shown(served: &Kind, mut object: Value) -> Value {
+    convert::from_stored(served, &mut object);
+    object
 }

@@ -12,6 +12,7 @@ use crate::registry::tests::{Fixture, fixture};
 mod access;
 mod fuzz;
 mod lists;
+mod versions;
 mod watches;
 
 /// A node that serves streams in memory.

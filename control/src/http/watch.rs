@@ -177,7 +177,7 @@ impl Session {
         let mut value = Value::clone(&old.value());
         value["metadata"]["resourceVersion"] = json!(revision.0.to_string());
         let columns = !std::mem::replace(&mut self.columns_sent, true);
-        let mut shown = encode::object(self.scope.kind, self.form, self.include, &value);
+        let mut shown = encode::object(self.scope.served, self.form, self.include, &value);
         if !columns && matches!(self.form, Form::Table(_)) {
             shown["columnDefinitions"] = json!([]);
         }
@@ -186,7 +186,7 @@ impl Session {
 
     fn line(&mut self, kind: &str, object: &Object) -> Bytes {
         let columns = !std::mem::replace(&mut self.columns_sent, true);
-        line(kind, &encode::event(self.scope.kind, self.form, self.include, object, columns))
+        line(kind, &encode::event(self.scope.served, self.form, self.include, object, columns))
     }
 
     fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
@@ -196,7 +196,7 @@ impl Session {
         }
         let object = match self.form {
             Form::Objects => {
-                json!({"kind": self.scope.kind.kind, "apiVersion": self.scope.kind.api_version(), "metadata": metadata})
+                json!({"kind": self.scope.served.kind, "apiVersion": self.scope.served.api_version(), "metadata": metadata})
             }
             Form::Metadata(version) => {
                 let api_version = format!("meta.k8s.io/{version}");

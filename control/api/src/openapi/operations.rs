@@ -90,7 +90,7 @@ pub(super) enum Body {
 /// Every group version of the catalogue, once.
 pub(super) fn group_versions(catalogue: &Catalogue) -> Vec<(&'static str, &'static str)> {
     let mut found = Vec::new();
-    for kind in catalogue.kinds() {
+    for kind in catalogue.served() {
         if !found.contains(&(kind.group, kind.version)) {
             found.push((kind.group, kind.version));
         }

@@ -11,11 +11,10 @@ use crate::schema::Schema;
 /// The whole document.
 pub(super) fn document(schema: &Schema, catalogue: &Catalogue) -> Value {
     let served = operations::group_versions(catalogue);
-    let roots = catalogue.kinds().iter().flat_map(|kind| operations::roots(schema, kind));
+    let roots = catalogue.served().flat_map(|kind| operations::roots(schema, kind));
     let definitions = Definitions::new(schema, Dialect::V2, &served).reach(roots);
     let paths: Map<String, Value> = catalogue
-        .kinds()
-        .iter()
+        .served()
         .flat_map(|kind| operations::paths(schema, kind))
         .map(|path| (path.path.clone(), path_item(&path)))
         .collect();

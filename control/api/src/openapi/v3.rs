@@ -11,7 +11,7 @@ use crate::schema::Schema;
 /// The document of one group version.
 pub(super) fn document(schema: &Schema, catalogue: &Catalogue, group: &str, version: &str) -> Value {
     let served = operations::group_versions(catalogue);
-    let kinds = || catalogue.kinds().iter().filter(|kind| (kind.group, kind.version) == (group, version));
+    let kinds = || catalogue.served().filter(|kind| (kind.group, kind.version) == (group, version));
     let roots = kinds().flat_map(|kind| operations::roots(schema, kind));
     let schemas = Definitions::new(schema, Dialect::V3, &served).reach(roots);
     let paths: Map<String, Value> = kinds()

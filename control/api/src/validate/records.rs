@@ -5,13 +5,49 @@ use serde_json::Value;
 use super::{Errors, text};
 use crate::meta as rules;
 
+/// The most characters of an event's reporting instance, action and reason, and of its message.
+const WORD: usize = 128;
+const MESSAGE: usize = 1024;
+
+/// k8s.io/kubernetes/pkg/apis/core/validation/events.go
 pub(super) fn event(errors: &mut Errors, object: &Value) {
     let own = rules::namespace(object);
     let about = text(&object["involvedObject"], "namespace");
+    let new = !text(object, "eventTime").is_empty();
     // What is about an object of the cluster lives in the default namespace.
-    let agrees = if about.is_empty() { own == "default" } else { own == about };
+    let agrees = match about.is_empty() {
+        true => own == "default" || new && own == "kube-system",
+        false => own == about || new,
+    };
     if !agrees && !own.is_empty() {
         errors.invalid("involvedObject.namespace", format!("{about:?}"), "does not match event.namespace");
+    }
+    if new {
+        new_event(errors, object, "reportingComponent");
+    }
+}
+
+/// Who gives an event's time says also who saw what, and where.
+pub(super) fn new_event(errors: &mut Errors, object: &Value, controller_field: &str) {
+    if text(object, "eventTime").is_empty() {
+        errors.required("eventTime", "");
+    }
+    let controller = text(object, "reportingComponent");
+    if controller.is_empty() {
+        errors.required(controller_field, "");
+    } else if let Err(why) = rules::check_qualified_name(controller) {
+        errors.invalid(controller_field, format!("{controller:?}"), why);
+    }
+    for field in ["reportingInstance", "action", "reason"] {
+        let said = text(object, field);
+        if said.is_empty() {
+            errors.required(field, "");
+        } else if said.len() > WORD {
+            errors.invalid(field, "\"\"", format_args!("can have at most {WORD} characters"));
+        }
+    }
+    if text(object, "message").len() > MESSAGE {
+        errors.invalid("message", "\"\"", format_args!("can have at most {MESSAGE} characters"));
     }
 }
 

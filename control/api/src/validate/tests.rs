@@ -436,7 +436,7 @@ proptest::proptest! {
 }
 
 /// JSON with the field names that the rules look at, and the wrong things in them.
-fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
+pub(crate) fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
     use proptest::prelude::*;
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -445,6 +445,8 @@ fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
         "[a-zA-Z/.:]{0,8}".prop_map(Value::from),
     ];
     let names = [
+        "endpoints",
+        "topology",
         "metadata",
         "spec",
         "status",

@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::KINDS;
+use oarlock_api::catalogue;
 use oarlock_api::meta;
 use oarlock_api::node_selector::NodeSelector;
 use oarlock_api::quantity::Quantity;
@@ -269,7 +269,7 @@ impl PodView {
 pub(crate) fn is_known(reference: &Value) -> bool {
     let text = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or("");
     let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
-    KINDS.iter().any(|k| k.kind == text("kind") && k.group == group && k.version == version)
+    catalogue::builtin(group, version, text("kind")).is_some()
 }
 
 fn unusual_references(pod: &Value) -> Option<Arc<Value>> {
