@@ -24,7 +24,7 @@ use crate::desired::{Desired, Topic};
 use crate::dns::{self, Dns};
 use crate::health_checks;
 use crate::look::{self, Look};
-use crate::net::{self, Network, NodeRoute, PodNetResult};
+use crate::net::{self, Network, Peer, PodNetResult, Reached, Underlay};
 use crate::node_object::{NodeFacts, NodeState};
 use crate::outbox::Outbox;
 use crate::plugged::{Known, Plugged};
@@ -72,7 +72,7 @@ struct Parts {
 }
 
 async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
-    let uplink = config.uplinks.first().context("--uplink is needed")?;
+    anyhow::ensure!(!config.uplinks.is_empty(), "--uplink is needed");
     let listener = TcpListener::bind(config.metrics_bind_address).await.with_context(|| {
         format!("cannot listen on {}: is another agent running?", config.metrics_bind_address)
     })?;
@@ -86,7 +86,12 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
 
     let port = config.metrics_bind_address.port();
     let facts = NodeFacts::read(&config.node_name, config.node_ip, config.max_pods, port, &config.data_dir);
-    let network = Arc::new(Network::open(tasks, &config.data_dir, uplink).await?);
+    let underlay = Underlay {
+        uplinks: config.uplinks.clone(),
+        node_ip: of_dataplane.node_ip,
+        routing: config.pod_routing,
+    };
+    let network = Arc::new(Network::open(tasks, &config.data_dir, underlay).await?);
     let dataplane = Dataplane::open(of_dataplane)?;
     let facts = facts.with_modes(dataplane.modes());
     for mode in dataplane.modes() {
@@ -231,7 +236,7 @@ impl Parts {
         let mut changed = self.desired.subscribe(Topic::Services);
         // Labels and ports of pods are what policies look at.
         let mut pods_changed = self.desired.subscribe(Topic::Pods);
-        let mut plugged = self.network.subscribe();
+        let (mut plugged, mut reached) = (self.network.subscribe(), self.network.reached());
         let token = tasks.token();
         let mut services = Services::new(dataplane, self.health.clone(), board, known);
         loop {
@@ -245,8 +250,9 @@ impl Parts {
                 });
             dns.update(&domain, cluster_cidr, &snapshot, complete);
             let snapshot = dns::with_endpoint(snapshot, &endpoint);
-            let wanted =
-                Wanted { snapshot, complete, pods: LocalPods::Linked(pods), cluster_cidr, overlay: None };
+            let Reached { routes, overlay, .. } = reached.borrow_and_update().clone();
+            let (pods, routes) = (LocalPods::Linked(pods), Some(routes));
+            let wanted = Wanted { snapshot, complete, pods, cluster_cidr, overlay, routes };
             if !services.apply(wanted).await {
                 return;
             }
@@ -254,6 +260,7 @@ impl Parts {
                 _ = changed.changed() => {}
                 _ = pods_changed.changed() => {}
                 _ = plugged.changed() => {}
+                _ = reached.changed() => {}
                 () = tokio::time::sleep(REFRESH) => {}
                 () = token.cancelled() => return,
             }
@@ -263,6 +270,7 @@ impl Parts {
     /// Keeps the own podCIDR and the routes to other nodes' pods as the Nodes say.
     async fn follow_nodes(self: Arc<Self>, tasks: Tasks) {
         let mut changed = self.desired.subscribe(Topic::Nodes);
+        let mut moved = self.network.moved();
         let token = tasks.token();
         loop {
             let (snapshot, complete) = self.desired.snapshot();
@@ -275,6 +283,7 @@ impl Parts {
             }
             tokio::select! {
                 _ = changed.changed() => {}
+                _ = moved.changed() => {}
                 () = tokio::time::sleep(REFRESH) => {}
                 () = token.cancelled() => return,
             }
@@ -285,26 +294,28 @@ impl Parts {
         &self,
         nodes: impl Iterator<Item = &'n Node>,
     ) -> Result<(), crate::net::NetError> {
-        let mut routes = BTreeSet::new();
+        let mut peers = BTreeSet::new();
         for node in nodes {
             let cidr = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()?.parse().ok());
             let Some(pod_cidr) = cidr else { continue };
             if node.metadata.name.as_deref() == Some(self.name.as_str()) {
                 self.network.set_pod_cidr(pod_cidr).await?;
-            } else if let Some(IpAddr::V4(via)) = internal_ip(node) {
-                routes.insert(NodeRoute { pod_cidr, via });
+            } else if let Some(IpAddr::V4(address)) = internal_ip(node) {
+                peers.insert(Peer { pod_cidr, address });
             }
         }
-        self.network.set_node_routes(&routes).await
+        self.network.set_peers(&peers).await
     }
 
     /// Reports what the node is and whether it can run pods.
     async fn report_node(self: Arc<Self>, object: watch::Sender<Bytes>, tasks: Tasks) {
         let mut runtime = self.pods.runtime_health();
         let mut nodes = self.desired.subscribe(Topic::Nodes);
+        let mut reached = self.network.reached();
         let token = tasks.token();
         loop {
-            let mut state = NodeState::default();
+            let routing = reached.borrow_and_update().description.clone();
+            let mut state = NodeState { routing, ..NodeState::default() };
             match self.docker.version().await {
                 Ok(version) => {
                     state.docker_version = version.runtime.trim_start_matches("docker://").to_owned();
@@ -326,7 +337,8 @@ impl Parts {
             let now = Timestamp::now();
             // Before the first snapshot only trouble is certain: what the control plane last heard stays.
             if complete || !state.not_ready.is_empty() {
-                self.outbox.node_status(encode(&self.facts.status(&state, now)));
+                let annotations = encode(&self.facts.annotations(&state));
+                self.outbox.node_status(encode(&self.facts.status(&state, now)), annotations);
             }
             if !complete {
                 state.not_ready.push(STARTING.to_owned());
@@ -335,6 +347,7 @@ impl Parts {
             tokio::select! {
                 _ = runtime.changed() => {}
                 _ = nodes.changed() => {}
+                _ = reached.changed() => {}
                 () = tokio::time::sleep(REFRESH) => {}
                 () = token.cancelled() => return,
             }

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use oarlock_daemon::logging::Format;
 
 use crate::dataplane::Acceleration;
+use crate::net::Routing;
 pub use proxy::ProxyConfig;
 
 /// The node agent of Oarlock: runs the pods that the control plane binds to this node through Docker, gives them a network,
@@ -74,6 +75,10 @@ pub struct RunConfig {
     /// Whether uplinks answer Services by XDP. What it does not serve, tc does; `kubectl describe node` shows which and why.
     #[arg(long, env = "OARLOCK_XDP", value_enum, default_value_t)]
     pub xdp: Acceleration,
+    /// How pods of other nodes are reached: routed to nodes on the uplinks' networks and by VXLAN (UDP 8472) to the others, or one
+    /// of both to all.
+    #[arg(long, env = "OARLOCK_POD_ROUTING", value_enum, default_value_t)]
+    pub pod_routing: Routing,
     /// Where Docker listens.
     #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
     pub docker_host: String,

@@ -105,6 +105,17 @@ pub struct Overlay {
     pub link: u32,
     /// The node's address there; none: the node's own is used.
     pub address: Option<Ipv4Addr>,
+    /// Nodes on other networks than ours, where nobody knows pods' addresses: what pods send to these nodes themselves leaves with
+    /// our node's address.
+    pub nodes: Arc<BTreeSet<Ipv4Addr>>,
+}
+
+impl Overlay {
+    /// Of all nodes those that pods talk to with their own addresses.
+    fn near(overlay: Option<&Self>, mut nodes: BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+        nodes.retain(|node| !overlay.is_some_and(|overlay| overlay.nodes.contains(node)));
+        nodes
+    }
 }
 
 /// Where XDP answers Services on uplinks. tc answers where it does not.
@@ -292,7 +303,7 @@ impl Dataplane {
         self.due.extend(self.compiler.update(snapshot, &compile::by_uid(self.links.pods())));
         let synced = self.tables.sync(&mut self.due, |key| self.compiler.frontend(key));
         if !self.nodes.as_ref().is_some_and(|nodes| nodes.ptr_eq(&snapshot.nodes)) {
-            self.links.set_nodes(&compile::nodes(snapshot))?;
+            self.links.set_nodes(&Overlay::near(self.overlay.as_ref(), compile::nodes(snapshot)))?;
             self.nodes = Some(snapshot.nodes.clone());
         }
         let cluster = self.cluster_cidr;
@@ -346,13 +357,17 @@ impl Dataplane {
         if self.overlay.as_ref() == overlay {
             return Ok(());
         }
-        // Until it is attached, replies from there would not be understood.
-        self.overlay = None;
-        self.links.set_overlay(overlay.map(|overlay| overlay.name.clone()))?;
-        if let Some(Overlay { name, link, address }) = overlay {
-            tracing::info!(name, link, ?address, "pods of other nodes are reached by an overlay");
+        let place = |overlay: &Overlay| (overlay.name.clone(), overlay.link, overlay.address);
+        if self.overlay.as_ref().map(place) != overlay.map(place) {
+            // Until it is attached, replies from there would not be understood.
+            self.overlay = None;
+            self.links.set_overlay(overlay.map(|overlay| overlay.name.clone()))?;
+            if let Some(Overlay { name, link, address, .. }) = overlay {
+                tracing::info!(name, link, ?address, "pods of other nodes are reached by an overlay");
+            }
         }
         self.overlay = overlay.cloned();
+        self.nodes = None;
         Ok(())
     }
 

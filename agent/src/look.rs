@@ -28,7 +28,7 @@ use crate::dataplane::{
 };
 use crate::desired::Desired;
 use crate::dns;
-use crate::net;
+use crate::net::{self, Way};
 use crate::services::{Board, LocalPods};
 
 pub(crate) use metrics::Counters;
@@ -177,7 +177,8 @@ impl Look {
             pods,
         };
         let leaving: Vec<Ipv4Addr> = told.leaving.iter().copied().collect();
-        Ok(Picture { leaving, ..dataplane::wanted(&told.config, &snapshot, around) })
+        let routes = told.wanted.routes.clone();
+        Ok(Picture { leaving, routes, ..dataplane::wanted(&told.config, &snapshot, around) })
     }
 }
 
@@ -244,6 +245,8 @@ pub struct Counted {
     pub pods: usize,
     /// Nodes of the cluster.
     pub nodes: usize,
+    /// Nodes whose pods are reached directly, and through a tunnel.
+    pub routes: [usize; 2],
 }
 
 /// Compares the kernel's tables with what the agent at this address wants.
@@ -257,7 +260,10 @@ pub async fn verify(agent: SocketAddr, bpffs: &Path, node_name: &str) -> anyhow:
         let wanted: Picture = serde_json::from_str(&json).with_context(|| {
             format!("what the agent at {agent} wants cannot be understood: is it of another version?")
         })?;
-        let kernel = dataplane::kernel(bpffs, node_name)?;
+        let mut kernel = dataplane::kernel(bpffs, node_name)?;
+        if wanted.routes.is_some() {
+            kernel.tables.routes = Some(net::node_routes().await?);
+        }
         readings.push(dataplane::compare(&kernel, &wanted));
         let differences = dataplane::lasting(&readings);
         if differences.is_empty() || readings.len() == READINGS {
@@ -275,5 +281,7 @@ fn counted(picture: &Picture) -> Counted {
         backends: backends.len(),
         pods: picture.pods.len(),
         nodes: picture.nodes.len(),
+        routes: [Way::Direct, Way::Vxlan]
+            .map(|way| picture.routes.iter().flatten().filter(|route| route.way == way).count()),
     }
 }

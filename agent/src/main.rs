@@ -49,7 +49,11 @@ fn run() -> anyhow::Result<ExitCode> {
                 dataplane::prepare_peer(&bpffs, &iface)?;
             }
             Command::Dataplane(DataplaneCommand::Dump { node_name, json, bpffs }) => {
-                let dump = dataplane::dump(&bpffs, &node_name)?;
+                let mut dump = dataplane::dump(&bpffs, &node_name)?;
+                // Routes are of the namespace in which we are: not always the node's.
+                if net::own_cookie().is_ok_and(|own| own == dump.tables.node.namespace_cookie) {
+                    dump.tables.routes = Some(net::node_routes().await?).filter(|routes| !routes.is_empty());
+                }
                 let text =
                     if json { serde_json::to_string_pretty(&dump)? + "\n" } else { dataplane::text(&dump) };
                 write!(std::io::stdout(), "{text}")?;
@@ -97,10 +101,11 @@ async fn verify(config: &VerifyConfig) -> anyhow::Result<ExitCode> {
         writeln!(out, "{difference}")?;
     }
     if found.differences.is_empty() {
-        let Counted { frontends, backends, pods, nodes } = found.compared;
+        let Counted { frontends, backends, pods, nodes, routes: [direct, tunnelled] } = found.compared;
         writeln!(
             out,
-            "the kernel's tables are as wanted: {frontends} frontends, {backends} backends, {pods} pods, {nodes} nodes"
+            "the kernel's tables are as wanted: {frontends} frontends, {backends} backends, {pods} pods, {nodes} nodes; \
+             {direct} other nodes' pods reached directly, {tunnelled} by VXLAN"
         )?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -1,4 +1,5 @@
-//! The pod network of a node: a veth pair a pod, a /32 route to it, routes to the pods of other nodes.
+//! The pod network of a node: a veth pair a pod, a /32 route to it, routes to the pods of other nodes,
+//! through tunnels to those on other networks.
 //!
 //! In: which pod (by the process that holds its network namespace), which podCIDR, which other nodes. Out: netlink requests;
 //! the only user of rtnetlink. No bridge, no iptables; every decision about packets is the dataplane's.
@@ -7,10 +8,13 @@ mod ipam;
 mod links;
 mod netns;
 mod pod_veth;
+mod reach;
 mod routes;
 mod sockets;
 mod state;
 mod sysctl;
+mod tunnel;
+mod underlay;
 mod uplinks;
 
 use std::net::Ipv4Addr;
@@ -18,10 +22,11 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 
 pub use netns::{dial_loopback, own_cookie};
-pub use pod_veth::Network;
-pub use routes::NodeRoute;
+pub use pod_veth::{Network, Reached};
+pub use reach::{NodeRoute, Peer, Routing, Way};
 pub use sockets::{Connection, abort_udp, connections};
-pub use uplinks::{of_default_routes, overlay, uplinks};
+pub use underlay::Underlay;
+pub use uplinks::{node_routes, of_default_routes, overlay, uplinks};
 
 /// The pod whose network is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,6 +36,8 @@ pub(crate) struct NodeState {
     pub(crate) docker_version: String,
     /// Why the node cannot run pods; empty when it can.
     pub(crate) not_ready: Vec<String>,
+    /// How other nodes' pods are reached: `direct,vxlan mtu=1450`. Shown as an annotation.
+    pub(crate) routing: String,
     /// Images present: names and size in bytes.
     pub(crate) images: Vec<(Vec<String>, i64)>,
 }
@@ -81,17 +83,26 @@ impl NodeFacts {
             ("beta.kubernetes.io/os", "linux"),
             ("beta.kubernetes.io/arch", architecture()),
         ];
-        let annotations = [("dataplane.oarlock.io/modes", self.dataplane_modes.as_str())];
         Node {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 labels: Some(owned(&labels)),
-                annotations: Some(owned(&annotations)).filter(|_| !self.dataplane_modes.is_empty()),
+                annotations: Some(self.annotations(state)).filter(|all| !all.is_empty()),
                 ..ObjectMeta::default()
             },
             spec: None,
             status: Some(self.status(state, now)),
         }
+    }
+
+    /// What the node says of its dataplane.
+    pub(crate) fn annotations(&self, state: &NodeState) -> BTreeMap<String, String> {
+        let mut all = owned(&[
+            ("dataplane.oarlock.io/modes", self.dataplane_modes.as_str()),
+            ("dataplane.oarlock.io/routing", state.routing.as_str()),
+        ]);
+        all.retain(|_, value| !value.is_empty());
+        all
     }
 
     /// The status alone, for reports.

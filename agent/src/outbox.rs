@@ -23,7 +23,7 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Inner {
-    node_status: Option<Bytes>,
+    node_status: Option<NodeStatus>,
     pods: BTreeMap<String, Subject>,
     events: VecDeque<EventReport>,
     lost_events: u64,
@@ -48,11 +48,12 @@ struct Subject {
 }
 
 impl Outbox {
-    /// The node's status, JSON-encoded.
-    pub fn node_status(&self, status: Bytes) {
+    /// The node's status and the annotations in which it tells of itself, JSON-encoded.
+    pub fn node_status(&self, status: Bytes, annotations: Bytes) {
         let mut inner = self.inner.lock();
-        if inner.node_status.as_ref() != Some(&status) {
-            inner.node_status = Some(status);
+        let report = NodeStatus { status, annotations };
+        if inner.node_status.as_ref() != Some(&report) {
+            inner.node_status = Some(report);
             inner.unsent.node_status = true;
             drop(inner);
             self.bell.notify_one();
@@ -156,8 +157,7 @@ impl Inner {
     fn take(&mut self) -> Option<Message> {
         if self.unsent.node_status {
             self.unsent.node_status = false;
-            let status = self.node_status.clone().unwrap_or_default();
-            return Some(Message::NodeStatus(NodeStatus { status }));
+            return Some(Message::NodeStatus(self.node_status.clone().unwrap_or_default()));
         }
         while let Some(uid) = self.unsent.pods.pop_first() {
             if let Some(message) = self.pods.get(&uid).and_then(|subject| subject.message(&uid)) {
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_new_session_hears_everything_but_pods_that_are_unknown() {
         let outbox = Outbox::default();
-        outbox.node_status(Bytes::from("{}"));
+        outbox.node_status(Bytes::from("{}"), Bytes::from("{}"));
         outbox.pod_status("d", "a", "u1", Bytes::from("1"));
         outbox.pod_status("d", "b", "u2", Bytes::from("1"));
         outbox.ack(7);

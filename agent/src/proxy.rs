@@ -222,7 +222,8 @@ impl Proxy {
             }
             if let Some(services) = &mut services {
                 let pods = LocalPods::Foreign(node::pods(&snapshot, &self.dataplane.node_name));
-                let wanted = Wanted { snapshot, complete, pods, cluster_cidr: self.cluster_cidr, overlay };
+                let cluster_cidr = self.cluster_cidr;
+                let wanted = Wanted { snapshot, complete, pods, cluster_cidr, overlay, routes: None };
                 anyhow::ensure!(services.apply(wanted).await, "the dataplane is lost");
                 self.healthz.written(services.is_well(), Timestamp::now());
             }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::dataplane::{Changed, Dataplane, DataplaneConfig, DataplaneError, Directory, Overlay, PodLink};
 use crate::desired::Snapshot;
+use crate::net::NodeRoute;
 use crate::plugged::Known;
 
 /// What the kernel is to answer for.
@@ -24,6 +25,8 @@ pub(crate) struct Wanted {
     pub(crate) cluster_cidr: Option<Ipv4Net>,
     /// By which link other nodes' pods are reached, if not by the uplinks.
     pub(crate) overlay: Option<Overlay>,
+    /// The ways to other nodes' pods, where they are ours to keep. For those who look.
+    pub(crate) routes: Option<BTreeSet<NodeRoute>>,
 }
 
 /// The pods of this node.

@@ -10,7 +10,9 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use oarlock_agent::net::{Network, PodNetRequest, PodNetResult, PodNetwork as _};
+use oarlock_agent::net::{
+    Network, NodeRoute, Peer, PodNetRequest, PodNetResult, PodNetwork as _, Underlay, Way, node_routes,
+};
 use oarlock_daemon::Tasks;
 
 /// A process in a network namespace of its own, as a pod's sandbox is; ends with the test.
@@ -57,7 +59,8 @@ fn number(link: &str) -> u32 {
 }
 
 async fn open(tasks: &Tasks, folder: &Path) -> Arc<Network> {
-    Arc::new(Network::open(tasks, folder, "eth0").await.unwrap())
+    let underlay = Underlay::by("eth0", Ipv4Addr::new(192, 0, 2, 1));
+    Arc::new(Network::open(tasks, folder, underlay).await.unwrap())
 }
 
 fn request(uid: &str, sandbox: &Sandbox) -> PodNetRequest {
@@ -140,7 +143,7 @@ fn pods_that_are_looked_at_together_keep_their_links() {
             let next = open(&tasks, &folder).await;
             let others = tokio::spawn({
                 let next = Arc::clone(&next);
-                async move { next.set_node_routes(&BTreeSet::new()).await }
+                async move { next.set_peers(&BTreeSet::new()).await }
             });
             assert_eq!(add_all(&next, &pods).await, given);
             others.await.unwrap().unwrap();
@@ -156,4 +159,95 @@ async fn add_all(network: &Arc<Network>, pods: &[PodNetRequest]) -> Vec<PodNetRe
         tokio::spawn(async move { network.add(&pod).await })
     });
     join_all(adding).await.into_iter().map(|added| added.unwrap().unwrap()).collect()
+}
+
+fn peer(net: u8, address: &str) -> Peer {
+    Peer { pod_cidr: format!("10.77.{net}.0/24").parse().unwrap(), address: address.parse().unwrap() }
+}
+
+/// What leads to a peer, in the words of `ip route`.
+fn route_to(net: u8) -> String {
+    ip(&format!("route show 10.77.{net}.0/24"))
+}
+
+/// What a pod sends fits into the tunnel as long as there is one; the tunnel knows exactly the nodes that it leads to.
+#[test]
+fn nodes_on_other_networks_are_reached_through_a_tunnel_that_pods_packets_fit_into() {
+    on_a_node(|tasks, folder| async move {
+        ip("addr add 192.0.2.1/24 dev eth0");
+        ip("link set eth0 up");
+        ip("link set far up");
+        let (sandbox, network) = (Sandbox::start(), open(&tasks, &folder).await);
+        network.set_pod_cidr("10.77.0.0/24".parse().unwrap()).await.unwrap();
+        let pod = network.add(&request("uid-1", &sandbox)).await.unwrap();
+        let near = BTreeSet::from([peer(1, "192.0.2.2")]);
+        network.set_peers(&near).await.unwrap();
+        assert!(route_to(1).contains("via 192.0.2.2 dev eth0"), "{}", route_to(1));
+        assert_eq!(network.reached().borrow().description, "direct mtu=1500");
+        assert!(!sandbox.ip("route show default").contains("mtu"));
+
+        let far = BTreeSet::from([peer(1, "192.0.2.2"), peer(2, "198.51.100.2"), peer(3, "198.51.100.3")]);
+        network.set_peers(&far).await.unwrap();
+        let tunnel = "via 198.51.100.2 dev oarlock-vx proto 201 src 10.77.0.0 onlink";
+        assert!(route_to(2).contains(tunnel), "{}", route_to(2));
+        assert!(route_to(1).contains("dev eth0"), "a neighbour is routed to as before");
+        let link = ip("-d link show oarlock-vx");
+        for part in ["mtu 1450", "link/ether 0a:6f:c0:00:02:01", "dstport 8472", "nolearning"] {
+            assert!(link.contains(part), "no {part} in {link}");
+        }
+        let knows = || run(Command::new("bridge").args(["fdb", "show", "dev", "oarlock-vx"]));
+        assert!(knows().contains("0a:6f:c6:33:64:02 dst 198.51.100.2 self permanent"), "{}", knows());
+        assert!(sandbox.ip("route show default").contains("mtu 1450"), "pods send what fits");
+        assert!(sandbox.ip("link show eth0").contains("mtu 1500"), "and take what others send");
+        let ways = network.reached().borrow().clone();
+        assert_eq!(ways.description, "direct,vxlan mtu=1450");
+        let overlay = ways.overlay.unwrap();
+        assert_eq!((overlay.link, overlay.address), (number("oarlock-vx"), Some([10, 77, 0, 0].into())));
+        assert_eq!(overlay.nodes.len(), 2, "those that are not neighbours");
+        assert_eq!(node_routes().await.unwrap(), ways.routes, "as the kernel has it");
+
+        // Somebody takes away what the tunnel knows: that is found, and mended by the next call.
+        run(Command::new("bridge")
+            .args("fdb del 0a:6f:c6:33:64:02 dst 198.51.100.2 dev oarlock-vx".split(' ')));
+        let lost = NodeRoute {
+            pod_cidr: far.iter().nth(1).unwrap().pod_cidr,
+            via: [198, 51, 100, 2].into(),
+            way: Way::Vxlan,
+        };
+        assert!(ways.routes.contains(&lost) && !node_routes().await.unwrap().contains(&lost));
+        network.set_peers(&far).await.unwrap();
+        assert!(node_routes().await.unwrap().contains(&lost));
+
+        // Another agent leaves it as it is, and links as long as it does not know better.
+        drop(network);
+        let (index, next) = (number("oarlock-vx"), open(&tasks, &folder).await);
+        next.set_pod_cidr("10.77.0.0/24".parse().unwrap()).await.unwrap();
+        assert_eq!(next.add(&request("uid-1", &sandbox)).await.unwrap(), pod);
+        assert!(sandbox.ip("route show default").contains("mtu 1450"));
+        next.set_peers(&far).await.unwrap();
+        assert_eq!(number("oarlock-vx"), index);
+
+        // The uplink takes more: the bell rings, and pods follow.
+        let mut moved = next.moved();
+        moved.mark_unchanged();
+        ip("link set eth0 mtu 9000");
+        tokio::time::timeout(std::time::Duration::from_secs(5), moved.changed())
+            .await
+            .expect("a bell")
+            .unwrap();
+        next.set_peers(&far).await.unwrap();
+        assert!(sandbox.ip("link show eth0").contains("mtu 9000"));
+        assert!(sandbox.ip("route show default").contains("mtu 8950"));
+        assert!(ip("link show oarlock-vx").contains("mtu 8950"));
+
+        // A node has gone: the tunnel forgets it. One that has come nearer needs none.
+        next.set_peers(&BTreeSet::from([peer(3, "198.51.100.3")])).await.unwrap();
+        assert!(!knows().contains("198.51.100.2") && knows().contains("198.51.100.3"), "{}", knows());
+        assert_eq!(route_to(2), "");
+        ip("addr add 198.51.100.1/24 dev eth0");
+        next.set_peers(&BTreeSet::from([peer(3, "198.51.100.3")])).await.unwrap();
+        assert!(route_to(3).contains("via 198.51.100.3 dev eth0"), "{}", route_to(3));
+        assert!(!ip("link").contains("oarlock-vx"), "nobody is behind it any more");
+        assert!(!sandbox.ip("route show default").contains("mtu"), "as much as the uplink takes");
+    });
 }

@@ -16,7 +16,7 @@ use oarlock_agent::dataplane::{
     self, Acceleration, Dataplane, DataplaneConfig, PodLink, Question, Surroundings, Tc, Uplink,
 };
 use oarlock_agent::desired::Snapshot;
-use oarlock_agent::net::{Network, PodNetRequest, PodNetwork as _};
+use oarlock_agent::net::{Network, PodNetRequest, PodNetwork as _, Underlay};
 use oarlock_api::k8s::api::networking::v1::NetworkPolicyPeer;
 use oarlock_api::network_policy::{Member, PodGroup};
 use oarlock_daemon::Tasks;
@@ -224,7 +224,7 @@ const CAT: [&str; 3] = ["timeout", "20", "cat"];
 fn plug(tasks: &Tasks, folder: PathBuf) -> BTreeMap<&'static str, Pod> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let network = Network::open(tasks, &folder, "eth0").await.unwrap();
+        let network = Network::open(tasks, &folder, Underlay::by("eth0", Ipv4Addr::LOCALHOST)).await.unwrap();
         network.set_pod_cidr("10.78.0.0/24".parse().unwrap()).await.unwrap();
         let mut pods = BTreeMap::new();
         for name in ["a", "b", "c"] {

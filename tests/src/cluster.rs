@@ -14,6 +14,8 @@ static ONE: Mutex<()> = Mutex::new(());
 pub const MACHINE: &str = "172.30.77.1";
 /// The addresses of the nodes.
 pub const NODES: [&str; 2] = ["172.30.77.11", "172.30.77.12"];
+/// Those of two nodes on networks of their own.
+pub const FAR_NODES: [&str; 2] = ["172.30.77.11", "172.30.78.12"];
 /// The network namespace of a client outside the nodes.
 pub const CLIENT: &str = "oarlock-client";
 
@@ -77,6 +79,7 @@ pub fn wait<T>(what: &str, patience: Duration, mut seen: impl FnMut() -> Result<
 pub struct Cluster {
     store: &'static str,
     xdp: &'static str,
+    networks: &'static str,
     is_up: bool,
     _one: MutexGuard<'static, ()>,
 }
@@ -85,13 +88,19 @@ impl Cluster {
     /// Brings a cluster up that keeps its objects in `store` (embedded, etcd), with XDP on its uplinks as in the flag `--xdp`.
     #[must_use]
     pub fn up(store: &'static str, xdp: &'static str) -> Self {
+        Self::up_on("1", store, xdp)
+    }
+
+    /// The same, with the two nodes on that many networks.
+    #[must_use]
+    pub fn up_on(networks: &'static str, store: &'static str, xdp: &'static str) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let status = xtask(&["status"]).text;
         assert!(
             !status.contains("running, pid"),
             "take your cluster down first (cargo xtask down):\n{status}"
         );
-        let cluster = Self { store, xdp, is_up: true, _one: one };
+        let cluster = Self { store, xdp, networks, is_up: true, _one: one };
         cluster.start(&[]);
         cluster
     }
@@ -108,7 +117,8 @@ impl Cluster {
     }
 
     fn start(&self, more: &[&str]) {
-        let up = ["up", "--profile", "dev", "--store", self.store, "--xdp", self.xdp];
+        let up =
+            ["up", "--profile", "dev", "--store", self.store, "--xdp", self.xdp, "--networks", self.networks];
         let said = xtask(&[&up[..], more].concat());
         assert!(said.well, "{}\n{}", said.text, self.logs());
     }

@@ -59,6 +59,9 @@ pub(crate) struct UpOptions {
     /// How many nodes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=20))]
     nodes: u8,
+    /// Over how many networks, with a router between them, the nodes are dealt out.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(fabric::NETWORKS)))]
+    networks: u8,
     /// Where the cluster keeps its objects.
     #[arg(long, value_enum, default_value = "embedded")]
     store: Store,
@@ -145,7 +148,7 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
     check_store(options.store)?;
     step("making the network", || {
         let native = options.xdp == Xdp::Native;
-        fabric::up(options.nodes, native)?;
+        fabric::up(options.nodes, options.networks, native)?;
         let agent = options.profile.daemon("oarlock-agent").display().to_string();
         let peers = if native { options.nodes } else { 0 };
         (1..=peers).try_for_each(|number| fabric::prepare_peer(number, &agent))
@@ -155,11 +158,11 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
     }
     step("starting the control plane", || start_control(options))?;
     step(&format!("starting {} nodes", options.nodes), || {
-        (1..=options.nodes).try_for_each(|number| start_node(options.profile, number, options.xdp))?;
+        (1..=options.nodes).try_for_each(|number| start_node(options, number))?;
         wait("every node is Ready", || ready_nodes().is_ok_and(|n| n.len() >= usize::from(options.nodes)))
     })?;
-    for (cidr, ip) in ready_nodes()? {
-        fabric::route_pods(&cidr, &ip)?;
+    for (cidr, ip) in ready_nodes()?.iter().filter(|(_, ip)| fabric::is_near(ip)) {
+        fabric::route_pods(cidr, ip)?;
     }
     fabric::route_services()?;
     println!(
@@ -218,19 +221,20 @@ fn start_control(options: &UpOptions) -> Result<()> {
     Ok(())
 }
 
-fn start_node(profile: Profile, number: u8, xdp: Xdp) -> Result<()> {
+fn start_node(options: &UpOptions, number: u8) -> Result<()> {
     let name = format!("node{number}");
     if daemons::is_running(&name) {
         return Ok(());
     }
     let control = control_dir();
-    let program = profile.daemon("oarlock-agent").display().to_string();
+    let program = options.profile.daemon("oarlock-agent").display().to_string();
     let mut command = fabric::command_in(&fabric::node_namespace(number), &program);
     command.args(["run", "--node-name", &name, "--server", &format!("https://{}:6444", fabric::HOST)]);
     command.args(["--token-file", &control.join("join-token").display().to_string()]);
     command.args(["--ca-file", &control.join("pki/ca.crt").display().to_string()]);
     command.args(["--data-dir", &state().join(&name).display().to_string()]);
-    command.args(["--node-ip", &fabric::node_ip(number), "--uplink", "eth0", &xdp.flag()]);
+    let node_ip = fabric::node_ip_of(number, options.networks);
+    command.args(["--node-ip", &node_ip, "--uplink", "eth0", &options.xdp.flag()]);
     // The machine, which is no node, reaches ClusterIPs by a route to a node.
     command.arg("--accept-external-cluster-ip");
     daemons::spawn(&name, command)

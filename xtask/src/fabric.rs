@@ -2,6 +2,9 @@
 //!
 //! The machine is not a node: it reaches pods by routes through the fabric. Before anything else, its ranges are made
 //! unreachable, so that no packet of the cluster can leave by the machine's own uplink.
+//!
+//! Nodes may be spread over several networks. Then the bridges' namespace is the router between them: one that knows of nodes
+//! alone, and lets nobody's address pass but theirs, as routers of clouds do.
 
 use std::process::Command;
 
@@ -13,8 +16,11 @@ use crate::exec::{output, succeeds};
 pub(crate) const HOST: &str = "172.30.77.1";
 const FABRIC: &str = "oarlock-fabric";
 const CLIENT: &str = "oarlock-client";
-/// The ranges of nodes, pods and Services.
-const RANGES: [&str; 3] = ["172.30.77.0/24", "10.244.0.0/16", "10.96.0.0/16"];
+/// The range of pods, and that of Services.
+const PODS: &str = "10.244.0.0/16";
+const SERVICES: &str = "10.96.0.0/16";
+/// How many networks nodes may be spread over.
+pub(crate) const NETWORKS: u8 = 3;
 /// Marks the machine's routes as ours.
 const PROTOCOL: &str = "201";
 
@@ -23,9 +29,46 @@ pub(crate) fn node_namespace(number: u8) -> String {
     format!("oarlock-node{number}")
 }
 
-/// The address of a node.
+/// The address of a node where all are on one network.
 pub(crate) fn node_ip(number: u8) -> String {
-    format!("172.30.77.{}", 10 + number)
+    address(0, 10 + number)
+}
+
+/// The address of a node where nodes are dealt out to this many networks.
+pub(crate) fn node_ip_of(number: u8, networks: u8) -> String {
+    address(network_of(number, networks), 10 + number)
+}
+
+/// Whether a node's address is on the network of the machine and the client.
+pub(crate) fn is_near(node: &str) -> bool {
+    node.starts_with("172.30.77.")
+}
+
+fn network_of(number: u8, networks: u8) -> u8 {
+    (number - 1) % networks
+}
+
+fn address(network: u8, host: u8) -> String {
+    format!("172.30.{}.{host}", 77 + network)
+}
+
+/// The range of a network's nodes.
+fn range(network: u8) -> String {
+    format!("{}/24", address(network, 0))
+}
+
+/// The router's address on a network.
+fn router(network: u8) -> String {
+    address(network, 254)
+}
+
+fn bridge(network: u8) -> String {
+    if network == 0 { "oarlock-br".to_owned() } else { format!("oarlock-br{network}") }
+}
+
+/// What is unreachable but by the fabric.
+fn ranges() -> Vec<String> {
+    (0..NETWORKS).map(range).chain([PODS.to_owned(), SERVICES.to_owned()]).collect()
 }
 
 fn ip(arguments: &str) -> Result<()> {
@@ -42,15 +85,18 @@ pub(crate) fn exists() -> bool {
 }
 
 /// Makes what is missing of the fabric with this many nodes; repairs what a crash left half made.
-pub(crate) fn up(nodes: u8, xdp: bool) -> Result<()> {
-    for range in RANGES {
+pub(crate) fn up(nodes: u8, networks: u8, xdp: bool) -> Result<()> {
+    for range in ranges() {
         ip(&format!("route replace unreachable {range} metric 4000 proto {PROTOCOL}"))?;
     }
     namespace(FABRIC)?;
-    if !has_link(FABRIC, "oarlock-br") {
-        ip(&format!("-n {FABRIC} link add oarlock-br type bridge"))?;
+    for network in 0..networks {
+        let name = bridge(network);
+        if !has_link(FABRIC, &name) {
+            ip(&format!("-n {FABRIC} link add {name} type bridge"))?;
+        }
+        ip(&format!("-n {FABRIC} link set {name} up"))?;
     }
-    ip(&format!("-n {FABRIC} link set oarlock-br up"))?;
     if !succeeds("ip", &["link", "show", "oarlock-host"]) {
         ip(&format!("link add oarlock-host type veth peer name host netns {FABRIC}"))?;
     }
@@ -59,10 +105,34 @@ pub(crate) fn up(nodes: u8, xdp: bool) -> Result<()> {
     ip("link set oarlock-host up")?;
     feature(None, "oarlock-host", "tx", !xdp)?;
     for number in 1..=nodes {
+        let network = network_of(number, networks);
         let (namespace, port) = (node_namespace(number), format!("node{number}"));
-        join(&namespace, &port, &node_ip(number), xdp)?;
+        join(&namespace, &port, network, &node_ip_of(number, networks), xdp)?;
     }
-    join(CLIENT, "client", "172.30.77.200", xdp)
+    join(CLIENT, "client", 0, "172.30.77.200", xdp)?;
+    if networks > 1 { route_between(nodes, networks) } else { Ok(()) }
+}
+
+/// A router between the networks, and everybody's way to it. Only addresses of its own networks pass (RFC 3704 2.2).
+fn route_between(nodes: u8, networks: u8) -> Result<()> {
+    for setting in ["ip_forward=1", "conf.all.rp_filter=1"] {
+        output("ip", &["netns", "exec", FABRIC, "sysctl", "-qw", &format!("net.ipv4.{setting}")])?;
+    }
+    for network in 0..networks {
+        ip(&format!("-n {FABRIC} addr replace {}/24 dev {}", router(network), bridge(network)))?;
+    }
+    let nodes = (1..=nodes).map(|number| (node_namespace(number), network_of(number, networks)));
+    for (namespace, here) in nodes.chain([(CLIENT.to_owned(), 0)]) {
+        for there in (0..networks).filter(|there| *there != here) {
+            ip(&format!("-n {namespace} route replace {} via {} dev eth0", range(there), router(here)))?;
+        }
+    }
+    for there in 1..networks {
+        let words =
+            format!("route replace {} via {} dev oarlock-host proto {PROTOCOL}", range(there), router(0));
+        ip(&words)?;
+    }
+    Ok(())
 }
 
 /// Readies the bridge's port of a node for what the node sends by XDP.
@@ -90,7 +160,7 @@ fn has_link(namespace: &str, name: &str) -> bool {
     succeeds("ip", &["-n", namespace, "link", "show", name])
 }
 
-fn join(name: &str, port: &str, address: &str, xdp: bool) -> Result<()> {
+fn join(name: &str, port: &str, network: u8, address: &str, xdp: bool) -> Result<()> {
     namespace(name)?;
     if !has_link(name, "eth0") {
         // One queue: with XDP each queue of a veth is polled by itself, and packets of one connection that two cores have
@@ -98,7 +168,7 @@ fn join(name: &str, port: &str, address: &str, xdp: bool) -> Result<()> {
         let one = "numtxqueues 1 numrxqueues 1";
         ip(&format!("-n {FABRIC} link add {port} {one} type veth peer name eth0 {one} netns {name}"))?;
     }
-    ip(&format!("-n {FABRIC} link set {port} master oarlock-br up"))?;
+    ip(&format!("-n {FABRIC} link set {port} master {} up", bridge(network)))?;
     ip(&format!("-n {name} addr replace {address}/24 dev eth0"))?;
     ip(&format!("-n {name} link set eth0 up"))?;
     feature(Some(name), "eth0", "tx", !xdp)?;
@@ -107,7 +177,7 @@ fn join(name: &str, port: &str, address: &str, xdp: bool) -> Result<()> {
 
 /// A route of the machine to the Services, through the first node.
 pub(crate) fn route_services() -> Result<()> {
-    ip(&format!("route replace {} via {} dev oarlock-host proto {PROTOCOL}", RANGES[2], node_ip(1)))
+    ip(&format!("route replace {SERVICES} via {} dev oarlock-host proto {PROTOCOL}", node_ip(1)))
 }
 
 /// A route of the machine to the pods of a node.
@@ -128,7 +198,7 @@ pub(crate) fn down() {
     }
     let _ = ip("link del oarlock-host");
     let _ = ip(&format!("route flush proto {PROTOCOL}"));
-    for range in RANGES {
+    for range in ranges() {
         let _ = ip(&format!("route del unreachable {range} metric 4000"));
     }
 }

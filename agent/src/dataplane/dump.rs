@@ -19,6 +19,9 @@ pub fn text(dump: &Dump) -> String {
     let _ = writeln!(out, "\npods of this node: {}", joined(tables.pods.iter().map(|pod| pod.address)));
     policies(&tables.policies, &mut out);
     let _ = writeln!(out, "\nnodes: {}", joined(&tables.nodes));
+    for route in tables.routes.iter().flatten() {
+        let _ = writeln!(out, "pods {} via {} ({})", route.pod_cidr, route.via, route.way.name());
+    }
     let _ = writeln!(out, "\ntranslated flows ({}):", dump.flows.len());
     for flow in &dump.flows {
         let closing = if flow.closing { ", closing" } else { "" };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::compile::Algorithm;
 use super::policies::PolicyPicture;
+use crate::net::NodeRoute;
 
 /// The tables that the agent writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Picture {
     pub pods: Vec<PodPicture>,
     /// The addresses of all nodes, sorted.
     pub nodes: Vec<Ipv4Addr>,
+    /// How other nodes' pods are reached; nothing where somebody else sees to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<BTreeSet<NodeRoute>>,
     /// What NetworkPolicies say of those pods.
     #[serde(default, skip_serializing_if = "PolicyPicture::is_empty")]
     pub policies: PolicyPicture,

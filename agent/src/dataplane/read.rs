@@ -46,8 +46,9 @@ pub fn kernel(bpffs: &Path, node_name: &str) -> Result<Kernel, DataplaneError> {
     let settings: Array<MapData, Settings> = open(&pins, maps::SETTINGS, Map::Array)?;
     let node = NodePicture::of(&settings.get(&0, 0).unwrap_or_default());
     let policies = policies(&pins)?;
-    let leaving = Vec::new();
-    let tables = Picture { layout_version: LAYOUT_VERSION, node, frontends, pods, nodes, policies, leaving };
+    let (leaving, routes) = (Vec::new(), None);
+    let layout_version = LAYOUT_VERSION;
+    let tables = Picture { layout_version, node, frontends, pods, nodes, routes, policies, leaving };
     Ok(Kernel { tables, flaws: services.flaws })
 }
 

@@ -15,6 +15,7 @@ use super::policies;
 use super::read::Kernel;
 use super::{DataplaneConfig, Overlay, PodLink};
 use crate::desired::Snapshot;
+use crate::net::NodeRoute;
 use ipnet::Ipv4Net;
 
 /// Something that the kernel has otherwise than it should.
@@ -94,12 +95,14 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
     });
     let foreign = foreign.iter().map(|ip| PodPicture::of(*ip, &Owner::by_routes(flow::LOCAL_POD)));
     let pods: BTreeMap<Ipv4Addr, PodPicture> = linked.chain(foreign).map(|pod| (pod.address, pod)).collect();
+    let nodes = Overlay::near(around.overlay, compile::nodes(snapshot));
     let settings = super::settings(config, around.cluster_cidr, around.overlay, around.namespace);
     Picture {
         layout_version: LAYOUT_VERSION,
         node: NodePicture::of(&settings),
         frontends: frontends.collect(),
-        nodes: compile::nodes(snapshot).into_iter().filter(|ip| !pods.contains_key(ip)).collect(),
+        nodes: nodes.into_iter().filter(|ip| !pods.contains_key(ip)).collect(),
+        routes: None,
         pods: pods.into_values().collect(),
         policies: policies::wanted(snapshot, linked_pods),
         leaving: Vec::new(),
@@ -121,6 +124,7 @@ pub fn compare(kernel: &Kernel, wanted: &Picture) -> BTreeSet<Difference> {
     all.extend(of_node(&tables.node, &wanted.node));
     all.extend(of_frontends(&tables.frontends, &wanted.frontends));
     all.extend(of_addresses(tables, wanted));
+    all.extend(of_routes(tables.routes.as_ref(), wanted.routes.as_ref()));
     all.extend(tables.policies.compare(&wanted.policies));
     // What the kernel knows by number has a name for people.
     let named = |mut difference: Difference| {
@@ -222,6 +226,28 @@ fn of_addresses(present: &Picture, wanted: &Picture) -> Vec<Difference> {
     all.extend(extra.map(|(address, is)| {
         Difference::plain(maps::ADDRESSES, address, format!("is not wanted: it is {is}"))
     }));
+    all
+}
+
+/// Of one who does not know the kernel's routes, or does not want any, nothing is told.
+fn of_routes(is: Option<&BTreeSet<NodeRoute>>, should: Option<&BTreeSet<NodeRoute>>) -> Vec<Difference> {
+    let (Some(is), Some(should)) = (is, should) else { return Vec::new() };
+    let by_range = |all: &BTreeSet<NodeRoute>| -> BTreeMap<Ipv4Net, String> {
+        let told = |route: &NodeRoute| (route.pod_cidr, format!("via {} ({})", route.via, route.way.name()));
+        all.iter().map(told).collect()
+    };
+    let (is, should) = (by_range(is), by_range(should));
+    let mut all = Vec::new();
+    for (range, should) in &should {
+        let problem = match is.get(range) {
+            None => format!("is missing, or the tunnel does not know the node: should be {should}"),
+            Some(is) if is != should => format!("is {is}, should be {should}"),
+            Some(_) => continue,
+        };
+        all.push(Difference::plain("routes", range, problem));
+    }
+    let extra = is.iter().filter(|(range, _)| !should.contains_key(*range));
+    all.extend(extra.map(|(range, is)| Difference::plain("routes", range, format!("is not wanted: {is}"))));
     all
 }
 

@@ -46,6 +46,11 @@ pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<Link>, Ne
     Ok(Some(link))
 }
 
+/// What the kernel said, with what was tried.
+pub(super) fn check<T>(what: String, outcome: Result<T, rtnetlink::Error>) -> Result<T, NetError> {
+    outcome.map_err(|source| NetError::Netlink { what, source })
+}
+
 /// The link of this name, which has to be there.
 pub(super) async fn get(handle: &Handle, name: &str) -> Result<Link, NetError> {
     find(handle, name).await?.ok_or_else(|| NetError::Io {

@@ -3,23 +3,28 @@
 //! The pod sees `eth0` with its /32 address and a default route by the link-local gateway 169.254.1.1, which answers on
 //! every pod's link alike, so that no address of the node is spent and no ARP is ever asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use ipnet::Ipv4Net;
 use oarlock_daemon::Tasks;
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
 
-use super::links::{self, Link};
-use super::routes::{self, NodeRoute};
+use super::links::{self, Link, check};
+use super::reach::{self, Mtu, NodeRoute, Peer, Way};
+use super::routes::Tunnel;
 use super::state::{PodNet, State};
-use super::{NetError, PodNetRequest, PodNetResult, PodNetwork, ipam, netns, sysctl};
+use super::tunnel::End;
+use super::underlay::{self, Underlay};
+use super::{NetError, PodNetRequest, PodNetResult, PodNetwork, ipam, netns, routes, sysctl, tunnel};
+use crate::dataplane::Overlay;
 
 /// The gateway of every pod: link-local, never seen outside the pair.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -31,14 +36,30 @@ const POD_LINK: &str = "eth0";
 pub struct Network {
     tasks: Tasks,
     handle: Handle,
-    uplink_mtu: u32,
+    underlay: Underlay,
     inner: Mutex<Inner>,
     plugged: watch::Sender<u64>,
+    moved: watch::Sender<u64>,
+    reached: watch::Sender<Reached>,
 }
 
 struct Inner {
     state: State,
     pod_cidr: Option<Ipv4Net>,
+    mtu: Mtu,
+    /// The processes that hold the namespaces of pods, as they were told last.
+    holders: BTreeMap<String, u32>,
+}
+
+/// How other nodes' pods are reached now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// The way to each node's pods.
+    pub routes: BTreeSet<NodeRoute>,
+    /// The link of those that are not reached directly.
+    pub overlay: Option<Overlay>,
+    /// For people: `direct,vxlan mtu=1450`.
+    pub description: String,
 }
 
 impl Network {
@@ -46,19 +67,29 @@ impl Network {
     ///
     /// # Errors
     /// No such uplink, a damaged state file, or missing privileges.
-    pub async fn open(tasks: &Tasks, data_dir: &Path, uplink: &str) -> Result<Self, NetError> {
+    pub async fn open(tasks: &Tasks, data_dir: &Path, underlay: Underlay) -> Result<Self, NetError> {
         let (connection, handle, _) = rtnetlink::new_connection()
             .map_err(|source| NetError::Io { what: "open a netlink socket".to_owned(), source })?;
         tasks.job("netlink/node", connection);
         sysctl::prepare_node()?;
         let state = State::open(&data_dir.join("network.json"))?;
-        let uplink_mtu = links::get(&handle, uplink).await?.mtu;
+        let uplinks = underlay::look(&handle, &underlay.uplinks).await?;
+        // Pods that run go on sending what fits through the tunnel that an earlier agent has made.
+        let tunnels = links::find(&handle, tunnel::LINK).await?.is_some();
+        let mtu = Mtu::of(uplinks.mtu, tunnels);
+        let description = reach::describe(&BTreeSet::new(), mtu);
+        let reached = Reached { routes: BTreeSet::new(), overlay: None, description };
+        let moved = watch::Sender::new(0);
+        underlay::watch(tasks, &underlay.uplinks, moved.clone())?;
+        let inner = Inner { state, pod_cidr: None, mtu, holders: BTreeMap::new() };
         Ok(Self {
             tasks: tasks.clone(),
             handle,
-            uplink_mtu,
-            inner: Mutex::new(Inner { state, pod_cidr: None }),
+            underlay,
+            inner: Mutex::new(inner),
             plugged: watch::Sender::new(0),
+            moved,
+            reached: watch::Sender::new(reached),
         })
     }
 
@@ -75,12 +106,99 @@ impl Network {
         Ok(())
     }
 
-    /// Makes the routes to other nodes' pods exactly these.
+    /// Makes the ways to other nodes' pods exactly those that lead to these peers, as the uplinks are now, and has pods send what
+    /// fits into them. Not twice at a time.
     ///
     /// # Errors
-    /// The first route that the kernel refused, after all were tried.
-    pub async fn set_node_routes(&self, wanted: &BTreeSet<NodeRoute>) -> Result<(), NetError> {
-        routes::sync(&self.handle, wanted).await
+    /// The first thing that the kernel refused, after all were tried.
+    pub async fn set_peers(&self, peers: &BTreeSet<Peer>) -> Result<(), NetError> {
+        let uplinks = underlay::look(&self.handle, &self.underlay.uplinks).await?;
+        let wanted = reach::routes(self.underlay.routing, &uplinks.networks, peers);
+        let far: BTreeSet<Ipv4Addr> =
+            wanted.iter().filter(|route| route.way == Way::Vxlan).map(|route| route.via).collect();
+        let mtu = Mtu::of(uplinks.mtu, !far.is_empty());
+        // Smaller packets before the way that takes no larger ones, larger ones after it has gone.
+        let fitted = self.set_mtu(mtu).await;
+        let pod_cidr = self.inner.lock().await.pod_cidr;
+        let (tunnel, stale) = match pod_cidr {
+            _ if far.is_empty() => (None, None),
+            Some(pod_cidr) => Some(self.tunnel(pod_cidr, &far, mtu).await?).unzip(),
+            // A node without a range of its own has no pods that would ask for the way.
+            None => return Err(NetError::NoPodCidr),
+        };
+        let routed = routes::sync(&self.handle, &wanted, tunnel).await;
+        match stale {
+            Some(stale) => tunnel::forget(&self.handle, stale).await?,
+            None => tunnel::remove(&self.handle).await?,
+        }
+        let overlay = tunnel.map(|Tunnel { link, address }| Overlay {
+            name: tunnel::LINK.to_owned(),
+            link,
+            address: Some(address),
+            nodes: Arc::new(far),
+        });
+        let description = reach::describe(&wanted, mtu);
+        let reached = Reached { routes: wanted, overlay, description };
+        self.reached.send_if_modified(|present| {
+            let changes = *present != reached;
+            if changes {
+                let nodes = reached.routes.len();
+                tracing::info!(ways = %reached.description, nodes, "pods of other nodes are reached");
+                *present = reached;
+            }
+            changes
+        });
+        routed.and(fitted)
+    }
+
+    /// Our end of the tunnels, which knows of these nodes.
+    async fn tunnel(
+        &self,
+        pod_cidr: Ipv4Net,
+        far: &BTreeSet<Ipv4Addr>,
+        mtu: Mtu,
+    ) -> Result<(Tunnel, tunnel::Stale), NetError> {
+        let end = End { node: self.underlay.node_ip, pod_cidr, mtu: mtu.pods };
+        let link = tunnel::ensure(&self.handle, end).await?;
+        let stale = tunnel::tell(&self.handle, link, far).await?;
+        Ok((Tunnel { link, address: end.address() }, stale))
+    }
+
+    /// Makes the links of all pods take, and pods send, packets of this length.
+    async fn set_mtu(&self, mtu: Mtu) -> Result<(), NetError> {
+        let pods: Vec<(PodNet, u32)> = {
+            let mut inner = self.inner.lock().await;
+            if inner.mtu == mtu {
+                return Ok(());
+            }
+            tracing::info!(
+                links = mtu.link,
+                pods = mtu.pods,
+                "packets of pods may be as long as the ways allow"
+            );
+            inner.mtu = mtu;
+            let pods = &inner.state.given.pods;
+            inner.holders.iter().filter_map(|(uid, pid)| Some((pods.get(uid)?.clone(), *pid))).collect()
+        };
+        for (net, pid) in pods {
+            // One that has ended meanwhile needs nothing; what is wrong with one that runs is repaired when it is added again.
+            if let Err(error) = self.plug(&net, pid, mtu, true).await {
+                tracing::debug!(%error, interface = %net.interface, "the length of a pod's packets is as it was");
+            }
+        }
+        Ok(())
+    }
+
+    /// How other nodes' pods are reached, now and whenever that changes.
+    #[must_use]
+    pub fn reached(&self) -> watch::Receiver<Reached> {
+        self.reached.subscribe()
+    }
+
+    /// A bell that rings when the uplinks have changed: [`Self::set_peers`] has to be called again.
+    #[must_use]
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     /// Every pod that has a network, as (uid, what it got).
@@ -113,16 +231,25 @@ impl Network {
 
     /// Makes the pod's link as it should be. A pair that is there already stays, and what is right already is not touched: an
     /// agent that starts again must not pull the plug of pods that run. Returns the hardware addresses of its ends.
-    async fn plug(&self, net: &PodNet, pid: u32) -> Result<Option<[u8; 12]>, NetError> {
+    ///
+    /// Of one that is only to be adjusted, a pair that is not there is not made.
+    async fn plug(
+        &self,
+        net: &PodNet,
+        pid: u32,
+        mtu: Mtu,
+        adjust: bool,
+    ) -> Result<Option<[u8; 12]>, NetError> {
         let name = net.interface.as_str();
         let pod = netns::handle_in(&self.tasks, pid).await?;
         let (host_side, pod_side) = match self.pair(name, &pod).await? {
             Some(pair) => pair,
-            None => self.make_pair(name, &pod, pid).await?,
+            None if adjust => return Ok(None),
+            None => self.make_pair(name, &pod, pid, mtu).await?,
         };
-        configure_pod_side(&pod, &pod_side, net.ip, &host_side.mac, self.uplink_mtu).await?;
+        configure_pod_side(&pod, &pod_side, net.ip, &host_side.mac, mtu).await?;
         sysctl::prepare_link(name)?;
-        let up = LinkUnspec::new_with_index(host_side.index).up().build();
+        let up = LinkUnspec::new_with_index(host_side.index).mtu(mtu.link).up().build();
         check(format!("bring up {name}"), self.handle.link().set(up).execute().await)?;
         add_neighbour(&self.handle, host_side.index, net.ip, &pod_side.mac).await?;
         let route = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -144,10 +271,16 @@ impl Network {
     }
 
     /// A new pair, in place of whatever has its name.
-    async fn make_pair(&self, name: &str, pod: &Handle, pid: u32) -> Result<(Link, Link), NetError> {
+    async fn make_pair(
+        &self,
+        name: &str,
+        pod: &Handle,
+        pid: u32,
+        mtu: Mtu,
+    ) -> Result<(Link, Link), NetError> {
         self.unplug(name).await?;
         let peer = format!("p{name}");
-        let pair = LinkVeth::new(name, &peer).mtu(self.uplink_mtu).build();
+        let pair = LinkVeth::new(name, &peer).mtu(mtu.link).build();
         check(format!("create the link {name}"), self.handle.link().add(pair).execute().await)?;
         let moved = LinkUnspec::new_with_name(&peer).setns_by_pid(pid).build();
         check(format!("move the link {peer} into the pod"), self.handle.link().set(moved).execute().await)?;
@@ -168,7 +301,19 @@ impl Network {
 impl PodNetwork for Network {
     async fn add(&self, pod: &PodNetRequest) -> Result<PodNetResult, NetError> {
         let mut net = self.claim(&pod.uid).await?;
-        let ends = self.plug(&net, pod.pid).await?;
+        let mut mtu = {
+            let mut inner = self.inner.lock().await;
+            inner.holders.insert(pod.uid.clone(), pod.pid);
+            inner.mtu
+        };
+        let ends = loop {
+            let ends = self.plug(&net, pod.pid, mtu, false).await?;
+            let now = self.inner.lock().await.mtu;
+            // It may have changed while there was no link yet to be adjusted.
+            if std::mem::replace(&mut mtu, now) == now {
+                break ends;
+            }
+        };
         if net.ends != ends {
             net.ends = ends;
             let mut inner = self.inner.lock().await;
@@ -187,6 +332,7 @@ impl PodNetwork for Network {
         let Some(net) = inner.state.given.pods.get(uid).cloned() else { return Ok(()) };
         self.unplug(&net.interface).await?;
         inner.state.given.pods.remove(uid);
+        inner.holders.remove(uid);
         self.plugged.send_modify(|count| *count = count.wrapping_add(1));
         inner.state.save()
     }
@@ -211,13 +357,13 @@ async fn configure_pod_side(
     link: &Link,
     ip: Ipv4Addr,
     gateway_mac: &[u8],
-    mtu: u32,
+    mtu: Mtu,
 ) -> Result<(), NetError> {
     let loopback = LinkUnspec::new_with_name("lo").up().build();
     check("bring up lo in the pod".to_owned(), pod.link().set(loopback).execute().await)?;
     let address = pod.address().add(link.index, IpAddr::V4(ip), 32).replace().execute().await;
     check(format!("give the pod its address {ip}"), address)?;
-    let up = LinkUnspec::new_with_index(link.index).mtu(mtu).up().build();
+    let up = LinkUnspec::new_with_index(link.index).mtu(mtu.link).up().build();
     check(format!("bring up the pod's {POD_LINK}"), pod.link().set(up).execute().await)?;
     add_neighbour(pod, link.index, GATEWAY, gateway_mac).await?;
     let gateway = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -226,11 +372,12 @@ async fn configure_pod_side(
         .scope(RouteScope::Link)
         .build();
     check("route to the pod's gateway".to_owned(), pod.route().add(gateway).replace().execute().await)?;
-    let default = RouteMessageBuilder::<Ipv4Addr>::new()
-        .gateway(GATEWAY)
-        .output_interface(link.index)
-        .pref_source(ip)
-        .build();
+    let mut default =
+        RouteMessageBuilder::<Ipv4Addr>::new().gateway(GATEWAY).output_interface(link.index).pref_source(ip);
+    if mtu.pods < mtu.link {
+        default.get_mut().attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.pods)]));
+    }
+    let default = default.build();
     check("set the pod's default route".to_owned(), pod.route().add(default).replace().execute().await)
 }
 
@@ -238,10 +385,6 @@ async fn add_neighbour(handle: &Handle, index: u32, ip: Ipv4Addr, mac: &[u8]) ->
     let request = handle.neighbours().add(index, IpAddr::V4(ip)).link_layer_address(mac);
     let permanent = request.state(NeighbourState::Permanent).replace();
     check(format!("set the neighbour {ip}"), permanent.execute().await)
-}
-
-fn check<T>(what: String, outcome: Result<T, rtnetlink::Error>) -> Result<T, NetError> {
-    outcome.map_err(|source| NetError::Netlink { what, source })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Routes to the pods of other nodes that stand on the same layer-2 network.
+//! Routes to the pods of other nodes: by the node as next hop, on the network that it shares with us or inside a tunnel.
 //!
 //! The difference between wanted and present is computed purely; only routes that carry our protocol number are ever
 //! removed.
@@ -11,19 +11,12 @@ use ipnet::Ipv4Net;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::NetError;
+use super::links::{self, check};
+use super::reach::{NodeRoute, Way};
+use super::{NetError, tunnel};
 
 /// Marks our routes (`ip route show proto 201`); unassigned in rtnetlink.h.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
-
-/// The pods of another node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NodeRoute {
-    /// The node's podCIDR.
-    pub pod_cidr: Ipv4Net,
-    /// The node's address on the shared network.
-    pub via: Ipv4Addr,
-}
 
 /// What to change.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,29 +34,44 @@ fn difference(wanted: &BTreeSet<NodeRoute>, present: &BTreeSet<NodeRoute>) -> Di
     }
 }
 
+/// Our end of the tunnels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tunnel {
+    pub(super) link: u32,
+    /// The node's address inside.
+    pub(super) address: Ipv4Addr,
+}
+
 /// Makes our routes those of `wanted`. All are tried; the first failure is returned.
-pub(super) async fn sync(handle: &Handle, wanted: &BTreeSet<NodeRoute>) -> Result<(), NetError> {
-    let present = list(handle).await?;
+pub(super) async fn sync(
+    handle: &Handle,
+    wanted: &BTreeSet<NodeRoute>,
+    through: Option<Tunnel>,
+) -> Result<(), NetError> {
+    let link = links::find(handle, tunnel::LINK).await?.map(|link| link.index);
+    let present = list(handle, link).await?;
     let change = difference(wanted, &present.iter().map(|(route, _)| *route).collect());
     let mut outcome = Ok(());
     for route in change.add {
         let message = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(route.pod_cidr.network(), route.pod_cidr.prefix_len())
             .gateway(route.via)
-            .protocol(PROTOCOL)
-            .build();
-        let done = handle.route().add(message).replace().execute().await.map_err(|source| {
-            NetError::Netlink { what: format!("route {} via {}", route.pod_cidr, route.via), source }
-        });
-        outcome = outcome.and(done);
+            .protocol(PROTOCOL);
+        let message = match (route.way, through) {
+            (Way::Vxlan, Some(Tunnel { link, address })) => {
+                message.output_interface(link).onlink().pref_source(address)
+            }
+            _ => message,
+        };
+        let done = handle.route().add(message.build()).replace().execute().await;
+        let what = format!("route {} via {} ({})", route.pod_cidr, route.via, route.way.name());
+        outcome = outcome.and(check(what, done));
     }
     for (route, message) in present {
         if change.remove.contains(&route) {
-            let done = handle.route().del(message).execute().await.map_err(|source| NetError::Netlink {
-                what: format!("remove the route {} via {}", route.pod_cidr, route.via),
-                source,
-            });
-            outcome = outcome.and(done);
+            let done = handle.route().del(message).execute().await;
+            let what = format!("remove the route {} via {}", route.pod_cidr, route.via);
+            outcome = outcome.and(check(what, done));
         }
     }
     outcome
@@ -76,43 +84,39 @@ pub(super) async fn refuse_unused(handle: &Handle, pod_cidr: Ipv4Net) -> Result<
         .kind(RouteType::Unreachable)
         .protocol(PROTOCOL)
         .build();
-    let what = || format!("make {pod_cidr} unreachable where no pod has the address");
-    handle
-        .route()
-        .add(message)
-        .replace()
-        .execute()
-        .await
-        .map_err(|source| NetError::Netlink { what: what(), source })
+    let done = handle.route().add(message).replace().execute().await;
+    check(format!("make {pod_cidr} unreachable where no pod has the address"), done)
 }
 
-async fn list(handle: &Handle) -> Result<Vec<(NodeRoute, RouteMessage)>, NetError> {
+/// The routes that we have made, where this link is our end of the tunnels.
+pub(super) async fn list(
+    handle: &Handle,
+    tunnel: Option<u32>,
+) -> Result<Vec<(NodeRoute, RouteMessage)>, NetError> {
     let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let routes: Vec<RouteMessage> = handle
-        .route()
-        .get(all)
-        .execute()
-        .try_collect()
-        .await
-        .map_err(|source| NetError::Netlink { what: "list routes".to_owned(), source })?;
-    Ok(routes.into_iter().filter_map(|message| ours(&message).map(|route| (route, message))).collect())
+    let routes: Vec<RouteMessage> =
+        check("list routes".to_owned(), handle.route().get(all).execute().try_collect().await)?;
+    let ours = routes.into_iter().filter_map(|message| Some((ours(&message, tunnel)?, message)));
+    Ok(ours.collect())
 }
 
-fn ours(message: &RouteMessage) -> Option<NodeRoute> {
+fn ours(message: &RouteMessage, tunnel: Option<u32>) -> Option<NodeRoute> {
     if message.header.protocol != PROTOCOL || message.header.kind != RouteType::Unicast {
         return None;
     }
     let mut destination = None;
-    let mut via = None;
+    let (mut via, mut link) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = Some(*ip),
             RouteAttribute::Gateway(RouteAddress::Inet(ip)) => via = Some(*ip),
+            RouteAttribute::Oif(index) => link = Some(*index),
             _ => {}
         }
     }
     let pod_cidr = Ipv4Net::new(destination?, message.header.destination_prefix_length).ok()?;
-    Some(NodeRoute { pod_cidr, via: via? })
+    let way = if tunnel.is_some() && link == tunnel { Way::Vxlan } else { Way::Direct };
+    Some(NodeRoute { pod_cidr, via: via?, way })
 }
 
 #[cfg(test)]
@@ -123,6 +127,7 @@ mod tests {
         NodeRoute {
             pod_cidr: Ipv4Net::new(Ipv4Addr::new(10, 244, net, 0), 24).unwrap(),
             via: Ipv4Addr::new(172, 30, 77, via),
+            way: Way::Direct,
         }
     }
 
@@ -133,5 +138,8 @@ mod tests {
         let change = difference(&wanted, &present);
         assert_eq!(change, Difference { add: vec![route(2, 22)], remove: vec![route(3, 13)] });
         assert_eq!(difference(&wanted, &wanted), Difference { add: vec![], remove: vec![] });
+        let tunnelled = NodeRoute { way: Way::Vxlan, ..route(1, 11) };
+        let change = difference(&BTreeSet::from([tunnelled]), &BTreeSet::from([route(1, 11)]));
+        assert_eq!(change, Difference { add: vec![tunnelled], remove: vec![] }, "replaced in place");
     }
 }

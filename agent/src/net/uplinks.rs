@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
@@ -9,7 +10,8 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::NetError;
+use super::reach::{NodeRoute, Way};
+use super::{NetError, links, routes, tunnel};
 use crate::dataplane::{Overlay, Uplink};
 
 /// Looks at the uplinks.
@@ -59,7 +61,25 @@ pub async fn overlay(name: &str) -> Result<Option<Overlay>, NetError> {
                 AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
                 _ => None,
             });
-        Ok(Some(Overlay { name: name.to_owned(), link: number, address }))
+        Ok(Some(Overlay { name: name.to_owned(), link: number, address, nodes: Arc::default() }))
+    })
+    .await
+}
+
+/// The routes to other nodes' pods that the kernel has in the present namespace. Those into a tunnel only where its end knows the
+/// node.
+///
+/// # Errors
+/// They cannot be listed.
+pub async fn node_routes() -> Result<BTreeSet<NodeRoute>, NetError> {
+    asking("look at the routes to other nodes' pods", async |handle| {
+        let link = links::find(&handle, tunnel::LINK).await?.map(|link| link.index);
+        let known = match link {
+            Some(link) => tunnel::nodes(&handle, link).await?,
+            None => BTreeSet::new(),
+        };
+        let routes = routes::list(&handle, link).await?.into_iter().map(|(route, _)| route);
+        Ok(routes.filter(|route| route.way == Way::Direct || known.contains(&route.via)).collect())
     })
     .await
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use oarlock_api::catalogue::{LEASES, NODES, PODS};
 use oarlock_api::meta::{self, map_at, map_of};
 use oarlock_api::node::agent_message::Message;
-use oarlock_api::node::{PodGone, PodStatus};
+use oarlock_api::node::{NodeStatus, PodGone, PodStatus};
 use oarlock_api::status::Status;
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ impl Nodes {
     pub(super) async fn report(&self, node: &str, message: Message) {
         let outcome = match message {
             Message::Heartbeat(_) => self.heartbeat(node).await,
-            Message::NodeStatus(report) => self.node_status(node, &report.status).await,
+            Message::NodeStatus(report) => self.node_status(node, report).await,
             Message::PodStatus(report) => self.pod_status(node, report).await,
             Message::PodGone(gone) => self.pod_gone(node, &gone).await,
             Message::Event(event) => self.events.report(node, &event).await,
@@ -64,10 +64,31 @@ impl Nodes {
         self.registry.modify(&NODES, "", node, Sub::Main, &options, keep).await.map(drop)
     }
 
-    async fn node_status(&self, node: &str, status: &[u8]) -> Result<(), Status> {
+    async fn node_status(&self, node: &str, report: NodeStatus) -> Result<(), Status> {
         let parse =
             |e: serde_json::Error| Status::bad_request(format!("the node's status does not parse: {e}"));
-        self.write_node_status(node, &serde_json::from_slice(status).map_err(parse)?).await
+        self.write_node_status(node, &serde_json::from_slice(&report.status).map_err(parse)?).await?;
+        // An agent of before says none.
+        let annotations = serde_json::from_slice(&report.annotations).unwrap_or_default();
+        self.annotate(node, &annotations).await
+    }
+
+    /// Writes annotations that the node's object has otherwise or lacks.
+    async fn annotate(&self, node: &str, wanted: &Value) -> Result<(), Status> {
+        let wanted = wanted.as_object().into_iter().flatten();
+        let present = self.registry.get(&NODES, "", node).await?;
+        let differs =
+            |(name, value): &(&String, &Value)| present["metadata"]["annotations"][*name] != **value;
+        let missing: Vec<_> = wanted.filter(differs).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let change = |mut present: Value| {
+            let annotations = map_at(meta::metadata_mut(&mut present), "annotations");
+            annotations.extend(missing.iter().map(|(name, value)| ((*name).clone(), (*value).clone())));
+            Ok(present)
+        };
+        self.registry.modify(&NODES, "", node, Sub::Main, &WriteOptions::default(), change).await.map(drop)
     }
 
     async fn write_node_status(&self, node: &str, status: &Value) -> Result<(), Status> {

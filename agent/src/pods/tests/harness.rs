@@ -125,7 +125,8 @@ impl Node {
             let done = std::process::Command::new("ip").args(words.split(' ')).status();
             assert!(done.expect("these tests need ip (package iproute2)").success(), "ip {words}");
         }
-        let network = crate::net::Network::open(&self.tasks, self.dir.path(), "eth0").await.unwrap();
+        let underlay = crate::net::Underlay::by("eth0", std::net::Ipv4Addr::LOCALHOST);
+        let network = crate::net::Network::open(&self.tasks, self.dir.path(), underlay).await.unwrap();
         network.set_pod_cidr("10.77.0.0/24".parse().unwrap()).await.unwrap();
         Self::with(self.name, self.dir, self.docker, Some(Arc::new(network)))
     }

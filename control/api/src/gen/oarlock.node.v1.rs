@@ -79,6 +79,9 @@ pub struct NodeStatus {
     /// JSON-encoded v1.NodeStatus: replaces the object's status but for the conditions that controllers own.
     #[prost(bytes = "bytes", tag = "1")]
     pub status: ::prost::bytes::Bytes,
+    /// JSON-encoded object of strings: annotations that the agent owns. Others are left alone.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub annotations: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PodStatus {

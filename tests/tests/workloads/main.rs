@@ -1,5 +1,7 @@
-//! StatefulSets, DaemonSets, ReplicationControllers, Jobs and CronJobs as kubectl and Docker see them, on real nodes. Needs
-//! root.
+//! StatefulSets, DaemonSets, ReplicationControllers, Jobs and CronJobs as kubectl and Docker see them, on real nodes, which
+//! are on networks of their own: their pods talk through a tunnel. Needs root.
+
+mod reach;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +12,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 #[test]
 fn workloads_run_on_real_nodes_as_kubectl_expects() {
-    let cluster = Cluster::up("embedded", "native");
+    let cluster = Cluster::up_on("2", "embedded", "native");
     cluster.kubectl("apply -f manifests/workloads/");
     a_stateful_set_keeps_names_through_updates_and_deletions(&cluster);
     a_daemon_set_is_on_every_node_and_rolls(&cluster);
@@ -19,6 +21,7 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     jobs_complete_or_fail(&cluster);
     a_cron_job_makes_up_for_what_was_missed(&cluster);
     deletion_takes_everything_along(&cluster);
+    reach::pods_of_other_networks_are_reached(&cluster);
     cluster.down();
 }
 

@@ -1,0 +1,114 @@
+//! Pods of nodes that a router is between, which passes nothing with a pod's address.
+
+use oarlock_tests::cluster::{CLIENT, Cluster, FAR_NODES, run_in, shell, wait, xtask};
+use serde_json::json;
+
+use super::SOON;
+
+/// A pod's name, its node, and what can be asked of it.
+struct Pod {
+    name: &'static str,
+    ip: String,
+    pid: String,
+}
+
+impl Pod {
+    fn run(cluster: &Cluster, name: &'static str, node: usize) {
+        let spec = json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": format!("node{node}")},
+                                   "terminationGracePeriodSeconds": 1}});
+        cluster.kubectl(&format!(
+            "run {name} --image=oarlock/web:0.1.0 --labels=run={name} --overrides='{spec}'"
+        ));
+    }
+
+    fn ready(cluster: &Cluster, name: &'static str) -> Self {
+        cluster.kubectl(&format!("wait --for=condition=Ready --timeout=60s pod/{name}"));
+        let ip = cluster.kubectl(&format!("get pod {name} -o jsonpath='{{.status.podIP}}'"));
+        let pid = shell(&format!(
+            "docker inspect -f '{{{{.State.Pid}}}}' $(docker ps -q --filter name=k8s_{name}_{name})"
+        ));
+        Self { name, ip, pid: pid.text.trim().to_owned() }
+    }
+
+    /// A command in the pod's network, and in its cgroup, where its socket programs are.
+    fn shell(&self, command: &str) -> String {
+        let cgroup = "$(awk '$3==\"cgroup2\"{print $2; exit}' /proc/self/mounts)";
+        let enter = format!("echo $$ >{cgroup}$(sed -n 's/^0:://p' /proc/{}/cgroup)/cgroup.procs", self.pid);
+        shell(&format!("{enter} && exec nsenter -t {} -n sh <<'END'\n{command}\nEND", self.pid)).text
+    }
+}
+
+fn curl(url: &str) -> String {
+    format!("curl -sS -m 3 http://{url}/")
+}
+
+pub(super) fn pods_of_other_networks_are_reached(cluster: &Cluster) {
+    Pod::run(cluster, "here", 1);
+    Pod::run(cluster, "there", 2);
+    let [here, there] = ["here", "there"].map(|name| Pod::ready(cluster, name));
+    cluster.kubectl("expose pod there --name=away --type=NodePort --port=80");
+    let service = cluster.json("get service away");
+    let (ip, port) =
+        (service["spec"]["clusterIP"].as_str().unwrap_or_default(), &service["spec"]["ports"][0]["nodePort"]);
+    for node in ["node1", "node2"] {
+        let routing = "{.metadata.annotations.dataplane\\.oarlock\\.io/routing}";
+        let said = cluster.kubectl(&format!("get node {node} -o jsonpath='{routing}'"));
+        assert_eq!(said, "vxlan mtu=1450", "{node}");
+    }
+
+    let from = |client: &str| format!("pod: {}\nclient: {client}:", there.name);
+    let said = here.shell(&curl(&there.ip));
+    assert!(said.contains(&from(&here.ip)), "pod to pod, by their own addresses: {said}");
+    wait("pods reach it by its Service", SOON, || {
+        let said = here.shell(&curl(ip));
+        if said.contains(&from(&here.ip)) { Ok(()) } else { Err(said) }
+    });
+    let said = run_in(CLIENT, &curl(&format!("{}:{port}", FAR_NODES[1]))).text;
+    assert!(said.contains(&from("172.30.77.200")), "its own node shows the client: {said}");
+    let inside = cluster.kubectl("get node node1 -o jsonpath='{.spec.podCIDR}'").replace("/24", "");
+    let said = run_in(CLIENT, &curl(&format!("{}:{port}", FAR_NODES[0]))).text;
+    assert!(said.contains(&from(&inside)), "the other one its own address in the tunnel: {said}");
+    let said = run_in("oarlock-node1", &curl(&there.ip)).text;
+    assert!(said.contains(&from(&inside)), "so do the node's processes: {said}");
+    let serve = format!("timeout 20 python3 -m http.server 8123 --bind {} >/dev/null 2>&1 &", FAR_NODES[1]);
+    assert!(run_in("oarlock-node2", &serve).well);
+    wait("pods reach the other node, which sees theirs", SOON, || {
+        let said = here.shell(&curl(&format!("{}:8123", FAR_NODES[1])));
+        if said.contains("Directory listing") { Ok(()) } else { Err(said) }
+    });
+    much_arrives_whole(&here, &there.ip, port);
+
+    let verify = "target/debug/oarlock-agent dataplane verify --node-name node1";
+    let verified = xtask(&["node", "1", "--", "sh", "-c", verify]).text;
+    assert!(verified.contains("0 other nodes' pods reached directly, 1 by VXLAN"), "{verified}");
+}
+
+/// Megabytes, and datagrams longer than a packet. Of connections nothing is cut into fragments on the way.
+fn much_arrives_whole(here: &Pod, there: &str, port: &serde_json::Value) {
+    let pieces = || {
+        let nodes = ["oarlock-node1", "oarlock-node2", "oarlock-fabric"];
+        nodes.map(|node| run_in(node, "awk '$1==\"Ip:\"{print $19}' /proc/net/snmp | tail -1").text)
+    };
+    let much = "
+import socket, sys
+lines = b''.join(b'X-%d: %s\\r\\n' % (n, b'y' * 1000) for n in range(5000))
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+s.sendall(b'GET / HTTP/1.1\\r\\nConnection: close\\r\\n' + lines + b'\\r\\n')
+answer = b''.join(iter(lambda: s.recv(1 << 20), b''))
+print('whole' if lines in answer else 'broken')
+";
+    let datagram = "
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.sendto(b'x' * 10000, (sys.argv[1], 80))
+print('whole' if b'x' * 10000 in s.recv(65000) else 'broken')
+";
+    let python = |script: &str, to: &str| format!("python3 -c \"{script}\" {to}");
+    let before = pieces();
+    assert_eq!(here.shell(&python(much, &format!("{there} 80"))).trim(), "whole");
+    let by_node = run_in(CLIENT, &python(much, &format!("{} {port}", FAR_NODES[0]))).text;
+    assert_eq!(by_node.trim(), "whole");
+    assert_eq!(pieces(), before, "packets of connections fit into the tunnel");
+    assert_eq!(here.shell(&python(datagram, there)).trim(), "whole");
+}
