@@ -5,6 +5,7 @@
 
 mod claims;
 mod delete;
+mod evict;
 mod prepare;
 mod repair;
 mod scale;

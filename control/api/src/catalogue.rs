@@ -153,6 +153,14 @@ const SCALE: Subresource = Subresource {
     verbs: STATUS_VERBS,
 };
 
+/// Accepted in version v1beta1, too.
+const EVICTION: Subresource = Subresource {
+    name: "eviction",
+    kind: "Eviction",
+    group_version: Some(("policy", "v1")),
+    verbs: &["create"],
+};
+
 const fn core(kind: &'static str, plural: &'static str, short_names: &'static [&'static str]) -> Kind {
     Kind {
         group: "",
@@ -188,6 +196,7 @@ pub static PODS: Kind = Kind {
     subresources: &[
         connect("attach", "PodAttachOptions"),
         Subresource { name: "binding", kind: "Binding", group_version: None, verbs: &["create"] },
+        EVICTION,
         connect("exec", "PodExecOptions"),
         Subresource { name: "log", kind: "Pod", group_version: None, verbs: &["get"] },
         connect("portforward", "PodPortForwardOptions"),
@@ -317,6 +326,24 @@ pub static NETWORK_POLICIES: Kind = Kind {
     ..core("NetworkPolicy", "networkpolicies", &["netpol"])
 };
 
+/// policy/v1 PodDisruptionBudget.
+pub static POD_DISRUPTION_BUDGETS: Kind = Kind {
+    group: "policy",
+    subresources: &[status("PodDisruptionBudget")],
+    has_generation: true,
+    ..core("PodDisruptionBudget", "poddisruptionbudgets", &["pdb"])
+};
+
+/// policy/v1beta1 PodDisruptionBudget, which kubectl 1.20 creates.
+pub static POD_DISRUPTION_BUDGETS_V1BETA1: Kind = Kind {
+    group: "policy",
+    version: "v1beta1",
+    subresources: &[status("PodDisruptionBudget")],
+    has_generation: true,
+    stored_as: Some(&POD_DISRUPTION_BUDGETS),
+    ..core("PodDisruptionBudget", "poddisruptionbudgets", &["pdb"])
+};
+
 const fn rbac(kind: &'static str, plural: &'static str) -> Kind {
     Kind { group: "rbac.authorization.k8s.io", ..core(kind, plural, &[]) }
 }
@@ -354,6 +381,7 @@ pub static KINDS: &[&Kind] = &[
     &LEASES,
     &ENDPOINT_SLICES,
     &NETWORK_POLICIES,
+    &POD_DISRUPTION_BUDGETS,
     &CLUSTER_ROLE_BINDINGS,
     &CLUSTER_ROLES,
     &ROLE_BINDINGS,
@@ -362,7 +390,8 @@ pub static KINDS: &[&Kind] = &[
 
 /// Other versions of built-in kinds. What they show is converted from the stored form, and into it
 /// ([`crate::convert`]); a group prefers the version of [`KINDS`].
-pub static VERSIONS: &[&Kind] = &[&CRON_JOBS_V1BETA1, &ENDPOINT_SLICES_V1BETA1, &EVENTS_V1];
+pub static VERSIONS: &[&Kind] =
+    &[&CRON_JOBS_V1BETA1, &ENDPOINT_SLICES_V1BETA1, &EVENTS_V1, &POD_DISRUPTION_BUDGETS_V1BETA1];
 
 /// The built-in kind of an object's group, version and kind, in the form that is stored.
 #[must_use]

@@ -7,10 +7,11 @@
 
 mod discovery;
 mod events;
+mod policy;
 
 use serde_json::{Value, json};
 
-use crate::catalogue::{ENDPOINT_SLICES_V1BETA1, EVENTS_V1, Kind};
+use crate::catalogue::{ENDPOINT_SLICES_V1BETA1, EVENTS_V1, Kind, POD_DISRUPTION_BUDGETS_V1BETA1};
 use crate::meta::map_of;
 
 /// Makes the stored form of an object what this version shows.
@@ -22,6 +23,8 @@ pub fn from_stored(kind: &Kind, object: &mut Value) {
         events::from_core(map_of(object));
     } else if *kind == ENDPOINT_SLICES_V1BETA1 {
         discovery::to_v1beta1(map_of(object));
+    } else if *kind == POD_DISRUPTION_BUDGETS_V1BETA1 {
+        policy::to_v1beta1(object);
     }
     name(kind, object);
 }
@@ -33,6 +36,8 @@ pub fn to_stored(kind: &Kind, object: &mut Value) {
         events::to_core(map_of(object));
     } else if *kind == ENDPOINT_SLICES_V1BETA1 {
         discovery::from_v1beta1(map_of(object));
+    } else if *kind == POD_DISRUPTION_BUDGETS_V1BETA1 {
+        policy::from_v1beta1(object);
     }
     name(stored, object);
 }

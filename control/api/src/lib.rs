@@ -6,6 +6,7 @@
 pub mod catalogue;
 pub mod convert;
 pub mod defaults;
+pub mod disruption;
 pub mod fields;
 pub mod meta;
 pub mod network_policy;

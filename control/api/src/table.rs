@@ -4,6 +4,7 @@
 
 mod core;
 mod pod;
+mod policy;
 mod rbac;
 mod workload;
 
@@ -12,8 +13,9 @@ use serde_json::{Value, json};
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS,
-    ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODES, PODS,
-    REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
+    ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODES,
+    POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, SECRETS,
+    SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
 };
 use crate::meta;
 
@@ -69,6 +71,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&LEASES, const { &[NAME, text("Holder"), AGE] }),
         (&CLUSTER_ROLE_BINDINGS, rbac::BINDING),
         (&ROLE_BINDINGS, rbac::BINDING),
+        (&POD_DISRUPTION_BUDGETS, policy::DISRUPTION_BUDGET),
         (&NETWORK_POLICIES, const { &[NAME, text("Pod-Selector"), AGE] }),
         (&ENDPOINT_SLICES, const { &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE] }),
     ];
@@ -119,6 +122,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         vec![name, json!(object["spec"]["holderIdentity"].as_str().unwrap_or("")), age]
     } else if *kind == CLUSTER_ROLE_BINDINGS || *kind == ROLE_BINDINGS {
         rbac::binding(object, age)
+    } else if *kind == POD_DISRUPTION_BUDGETS {
+        policy::disruption_budget(object, age)
     } else if *kind == NETWORK_POLICIES {
         vec![name, json!(workload::selector(&object["spec"]["podSelector"])), age]
     } else if *kind == ENDPOINT_SLICES {

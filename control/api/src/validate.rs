@@ -12,6 +12,7 @@ mod network_policy;
 mod pod;
 mod pod_context;
 mod pod_support;
+mod policy;
 mod rbac;
 mod records;
 mod service;
@@ -26,8 +27,9 @@ use serde_json::Value;
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
-    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, JOBS, Kind, LEASES, NETWORK_POLICIES, PODS,
-    REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, JOBS, Kind, LEASES, NETWORK_POLICIES,
+    POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS,
+    SERVICES, STATEFUL_SETS,
 };
 use crate::status::Cause;
 
@@ -75,6 +77,8 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         config::check_update(&mut errors, kind, old, new);
     } else if *kind == CLUSTER_ROLE_BINDINGS || *kind == ROLE_BINDINGS {
         rbac::binding_update(&mut errors, old, new);
+    } else if *kind == POD_DISRUPTION_BUDGETS {
+        policy::disruption_status(&mut errors, &new["status"]);
     } else if *kind == ENDPOINT_SLICES {
         discovery::slice_update(&mut errors, old, new);
     }
@@ -130,6 +134,8 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         discovery::endpoints(errors, object);
     } else if *kind == ENDPOINT_SLICES {
         discovery::slice(errors, object);
+    } else if *kind == POD_DISRUPTION_BUDGETS {
+        policy::disruption_budget(errors, &object["spec"]);
     } else if *kind == NETWORK_POLICIES {
         network_policy::check(errors, &object["spec"]);
     } else if *kind == CLUSTER_ROLES || *kind == ROLES {

@@ -4,6 +4,7 @@ mod cluster_role_aggregation;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod event_ttl;
 mod garbage;
@@ -65,6 +66,7 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "statefulset", affected: stateful_set::affected, plan: stateful_set::plan },
     Controller { name: "job", affected: job::affected, plan: job::plan },
     Controller { name: "cronjob", affected: cron_job::affected, plan: cron_job::plan },
+    Controller { name: "disruption", affected: disruption::affected, plan: disruption::plan },
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },
     Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },
     Controller { name: "namespace", affected: namespace::affected, plan: namespace::plan },

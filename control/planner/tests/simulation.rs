@@ -7,6 +7,8 @@
 mod cluster;
 #[path = "simulation/daemon_sets.rs"]
 mod daemon_sets;
+#[path = "simulation/disruptions.rs"]
+mod disruptions;
 #[path = "simulation/jobs.rs"]
 mod jobs;
 #[path = "simulation/replication_controllers.rs"]

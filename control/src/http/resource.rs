@@ -146,6 +146,7 @@ impl Request<'_> {
             }
             ("proxy", _) => proxy::pods::answer(self, kind, namespace, name).await,
             ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, name).await,
+            ("eviction", &Method::POST) if *kind == PODS => self.evict(namespace, name).await,
             ("status", &Method::GET) => {
                 let value = self.registry.get(kind, namespace, name).await?;
                 self.answer_object(StatusCode::OK, &value, &[])
@@ -276,8 +277,27 @@ impl Request<'_> {
         Ok(respond::json(StatusCode::CREATED, &success))
     }
 
+    async fn evict(&self, namespace: &str, name: &str) -> Result<Response<Body>, Status> {
+        let stated = body::options(self.content_type, &self.body)?.unwrap_or_default();
+        let version = if stated["apiVersion"] == "policy/v1beta1" { "v1beta1" } else { "v1" };
+        let expected = Expected { group: "policy", version, kind: "Eviction" };
+        let validation = self.query.field_validation()?;
+        let eviction = body::decode(self.content_type, &self.body, expected, validation)?.object;
+        if meta::name(&eviction) != name {
+            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+        }
+        let options = self.deletion_of(&eviction["deleteOptions"])?;
+        self.registry.evict(namespace, name, &options).await?;
+        let success =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        Ok(respond::json(StatusCode::CREATED, &success))
+    }
+
     fn delete_options(&self) -> Result<DeleteOptions, Status> {
-        let body = body::options(self.content_type, &self.body)?.unwrap_or_else(|| json!({}));
+        self.deletion_of(&body::options(self.content_type, &self.body)?.unwrap_or_default())
+    }
+
+    fn deletion_of(&self, body: &Value) -> Result<DeleteOptions, Status> {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let grace = body["gracePeriodSeconds"].as_i64();
         let query_grace = self.query.number("gracePeriodSeconds")?.and_then(|n| i64::try_from(n).ok());
@@ -291,6 +311,7 @@ impl Request<'_> {
             resource_version: text(&body["preconditions"]["resourceVersion"]),
             propagation_policy: policy.or_else(|| self.query.get("propagationPolicy").map(str::to_owned)),
             dry_run: self.query.dry_run()? || dry_body,
+            evicted: false,
         })
     }
 

@@ -343,3 +343,28 @@ async fn names_in_paths_may_be_encoded() {
     assert_eq!(api.get(&format!("{MAPS}/m%2En")).await.code, 200);
     assert_eq!(api.get(&format!("{MAPS}/%FF%FE")).await.code, 404);
 }
+
+#[tokio::test]
+async fn evictions_of_both_versions_are_answered_as_upstream_answers_them() {
+    let api = api().await;
+    for (name, version) in [("a", "policy/v1"), ("b", "policy/v1beta1")] {
+        assert_eq!(api.post(PODS, pod(name)).await.code, 201);
+        let body =
+            json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": name, "namespace": "d"}});
+        let done = api.post(&format!("{PODS}/{name}/eviction"), body).await;
+        assert_eq!((done.code, &done.json()["status"]), (201, &json!("Success")), "{}", done.message());
+        assert_eq!(api.get(&format!("{PODS}/{name}")).await.code, 404);
+    }
+    assert_eq!(api.post(PODS, pod("c")).await.code, 201);
+    let wrong = api.post(&format!("{PODS}/c/eviction"), json!({"metadata": {"name": "d"}})).await;
+    assert_eq!(
+        (wrong.code, wrong.message().as_str()),
+        (400, "name in URL does not match name in Eviction object")
+    );
+    let budget = json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "maxUnavailable": "120%",
+        "unhealthyPodEvictionPolicy": "Never"}});
+    let refused = api.post("/apis/policy/v1/namespaces/d/poddisruptionbudgets", budget).await;
+    let causes = &refused.json()["details"]["causes"];
+    let fields: Vec<&str> = causes.as_array().unwrap().iter().map(|c| c["field"].as_str().unwrap()).collect();
+    assert_eq!(fields, ["spec", "spec.maxUnavailable", "spec.unhealthyPodEvictionPolicy"], "{causes}");
+}

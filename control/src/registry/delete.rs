@@ -22,6 +22,8 @@ pub struct DeleteOptions {
     pub propagation_policy: Option<String>,
     /// `dryRun=All`.
     pub dry_run: bool,
+    /// A pod goes by an eviction: its conditions say so.
+    pub evicted: bool,
 }
 
 /// What became of the object.
@@ -119,6 +121,9 @@ fn decide(kind: &Kind, present: &Value, options: &DeleteOptions, now: Timestamp)
         // Nothing becomes shorter; only the finalizers may have changed.
         return Ok(if next == *present { Decision::Nothing } else { Decision::Write(next) });
     }
+    if options.evicted {
+        say_evicted(&mut next, now);
+    }
     let end = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
     let metadata = meta::metadata_mut(&mut next);
     metadata.insert("deletionTimestamp".to_owned(), json!(meta::time(end)));
@@ -131,6 +136,19 @@ fn decide(kind: &Kind, present: &Value, options: &DeleteOptions, now: Timestamp)
         next["status"]["phase"] = json!("Terminating");
     }
     Ok(Decision::Write(next))
+}
+
+/// In the same write as the deletion, so that no pod ever says so and stays.
+fn say_evicted(pod: &mut Value, now: Timestamp) {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time(now),
+        "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+    });
+    let status = meta::map_at(meta::map_of(pod), "status");
+    if let Some(conditions) = status.entry("conditions").or_insert_with(|| json!([])).as_array_mut() {
+        conditions.retain(|c| c["type"] != "DisruptionTarget");
+        conditions.push(condition);
+    }
 }
 
 /// How long a pod has: what was asked for, else what it says itself; a pod that no node runs needs none.

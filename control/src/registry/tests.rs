@@ -1,5 +1,6 @@
 //! The verbs over a real embedded store.
 
+mod evictions;
 mod repair;
 mod services;
 

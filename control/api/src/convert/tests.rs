@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{field, from_stored, to_stored};
-use crate::catalogue::{CRON_JOBS_V1BETA1, ENDPOINT_SLICES_V1BETA1, EVENTS_V1, Kind, PODS, VERSIONS};
+use crate::catalogue::{
+    CRON_JOBS_V1BETA1, ENDPOINT_SLICES_V1BETA1, EVENTS_V1, Kind, POD_DISRUPTION_BUDGETS_V1BETA1, PODS,
+    VERSIONS,
+};
 use crate::fields::is_selectable;
 
 fn shown(kind: &Kind, mut stored: Value) -> Value {
@@ -76,4 +79,25 @@ proptest! {
         let kind = VERSIONS[version];
         stored(kind, shown(kind, object));
     }
+}
+
+#[test]
+fn an_empty_selector_of_the_first_budgets_stays_one_that_covers_nothing() {
+    let budget = |selector: Value| json!({"spec": {"selector": selector}});
+    let covers = |selector: Value| {
+        let mut object = budget(selector);
+        to_stored(&POD_DISRUPTION_BUDGETS_V1BETA1, &mut object);
+        let pods = json!({"app": "web"});
+        let covers = crate::disruption::covers(&object, pods.as_object());
+        from_stored(&POD_DISRUPTION_BUDGETS_V1BETA1, &mut object);
+        (covers, object["spec"]["selector"].clone())
+    };
+    let labels = json!({"matchLabels": {"app": "web"}});
+    assert_eq!(covers(json!({})), (false, json!({})));
+    assert_eq!(covers(labels.clone()), (true, labels));
+    assert_eq!(covers(Value::Null), (false, Value::Null));
+    let mut all = budget(json!({}));
+    from_stored(&POD_DISRUPTION_BUDGETS_V1BETA1, &mut all);
+    let shown = all["spec"]["selector"].clone();
+    assert_eq!(covers(shown.clone()), (true, shown), "one of version 1 that covers everything");
 }

@@ -33,7 +33,7 @@ pub(super) fn check(errors: &mut Errors, spec: &Value) {
     }
 }
 
-fn selector(errors: &mut Errors, field: &str, selector: &Value) {
+pub(super) fn selector(errors: &mut Errors, field: &str, selector: &Value) {
     super::meta::labels(errors, &format!("{field}.matchLabels"), selector.get("matchLabels"));
     if let Err(why) = Selector::from_label_selector(Some(selector)) {
         errors.invalid(field, selector, why);
