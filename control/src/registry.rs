@@ -3,6 +3,7 @@
 //! In: JSON objects and options. Out: JSON objects with their resourceVersion, or a Kubernetes [`Status`]. Every write is a
 //! compare-and-swap on what was read; nothing is ever written unconditionally.
 
+mod admit;
 mod claims;
 mod delete;
 mod evict;

@@ -190,6 +190,17 @@ pub static NAMESPACES: Kind = Kind {
 /// core/v1 Node.
 pub static NODES: Kind =
     Kind { namespaced: false, subresources: &[status("Node")], ..core("Node", "nodes", &["no"]) };
+/// core/v1 PersistentVolumeClaim.
+pub static PERSISTENT_VOLUME_CLAIMS: Kind = Kind {
+    subresources: &[status("PersistentVolumeClaim")],
+    ..core("PersistentVolumeClaim", "persistentvolumeclaims", &["pvc"])
+};
+/// core/v1 PersistentVolume.
+pub static PERSISTENT_VOLUMES: Kind = Kind {
+    namespaced: false,
+    subresources: &[status("PersistentVolume")],
+    ..core("PersistentVolume", "persistentvolumes", &["pv"])
+};
 /// core/v1 Pod.
 pub static PODS: Kind = Kind {
     categories: &["all"],
@@ -358,6 +369,10 @@ pub static ROLE_BINDINGS: Kind = rbac("RoleBinding", "rolebindings");
 /// rbac.authorization.k8s.io/v1 Role.
 pub static ROLES: Kind = rbac("Role", "roles");
 
+/// storage.k8s.io/v1 StorageClass.
+pub static STORAGE_CLASSES: Kind =
+    Kind { group: "storage.k8s.io", namespaced: false, ..core("StorageClass", "storageclasses", &["sc"]) };
+
 /// Every built-in kind in the form that is stored, in the order of discovery: core first, then groups by name.
 pub static KINDS: &[&Kind] = &[
     &CONFIG_MAPS,
@@ -365,6 +380,8 @@ pub static KINDS: &[&Kind] = &[
     &EVENTS,
     &NAMESPACES,
     &NODES,
+    &PERSISTENT_VOLUME_CLAIMS,
+    &PERSISTENT_VOLUMES,
     &PODS,
     &REPLICATION_CONTROLLERS,
     &SECRETS,
@@ -386,6 +403,7 @@ pub static KINDS: &[&Kind] = &[
     &CLUSTER_ROLES,
     &ROLE_BINDINGS,
     &ROLES,
+    &STORAGE_CLASSES,
 ];
 
 /// Other versions of built-in kinds. What they show is converted from the stored form, and into it

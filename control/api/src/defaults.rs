@@ -5,13 +5,15 @@
 mod job;
 mod pod;
 mod service;
+mod storage;
 
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    JOBS, Kind, NAMESPACES, NETWORK_POLICIES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS,
-    ROLES, SECRETS, SERVICES, STATEFUL_SETS,
+    JOBS, Kind, NAMESPACES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
+    REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS,
+    STORAGE_CLASSES,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -22,6 +24,12 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         pod::pod(map_of(object));
     } else if kind_is(&SERVICES) {
         service::service(map_of(object));
+    } else if kind_is(&PERSISTENT_VOLUME_CLAIMS) {
+        storage::claim(map_of(object));
+    } else if kind_is(&PERSISTENT_VOLUMES) {
+        storage::volume(map_of(object));
+    } else if kind_is(&STORAGE_CLASSES) {
+        storage::class(map_of(object));
     } else if kind_is(&DEPLOYMENTS) {
         deployment(map_at(map_of(object), "spec"));
     } else if kind_is(&REPLICA_SETS) {

@@ -19,6 +19,7 @@ pub mod schema;
 pub mod selector;
 pub mod service;
 pub mod status;
+pub mod storage;
 pub mod table;
 pub mod validate;
 

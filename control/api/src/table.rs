@@ -6,6 +6,7 @@ mod core;
 mod pod;
 mod policy;
 mod rbac;
+mod storage;
 mod workload;
 
 use jiff::Timestamp;
@@ -14,8 +15,9 @@ use serde_json::{Value, json};
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS,
     ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODES,
-    POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, SECRETS,
-    SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
+    REPLICATION_CONTROLLERS, ROLE_BINDINGS, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
+    STORAGE_CLASSES,
 };
 use crate::meta;
 
@@ -60,6 +62,9 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&SECRETS, const { &[NAME, text("Type"), text("Data"), AGE] }),
         (&SERVICE_ACCOUNTS, const { &[NAME, text("Secrets"), AGE] }),
         (&EVENTS, core::EVENT),
+        (&PERSISTENT_VOLUMES, storage::VOLUME),
+        (&PERSISTENT_VOLUME_CLAIMS, storage::CLAIM),
+        (&STORAGE_CLASSES, storage::CLASS),
         (&DEPLOYMENTS, workload::DEPLOYMENT),
         (&REPLICA_SETS, workload::REPLICA_SET),
         (&REPLICATION_CONTROLLERS, workload::REPLICA_SET),
@@ -104,6 +109,12 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         vec![name, json!(object["secrets"].as_array().map_or(0, Vec::len)), age]
     } else if *kind == EVENTS {
         core::event(object, now)
+    } else if *kind == PERSISTENT_VOLUMES {
+        storage::volume(object, now)
+    } else if *kind == PERSISTENT_VOLUME_CLAIMS {
+        storage::claim(object, now)
+    } else if *kind == STORAGE_CLASSES {
+        storage::class(object, now)
     } else if *kind == DEPLOYMENTS {
         workload::deployment(object, now)
     } else if *kind == REPLICA_SETS || *kind == REPLICATION_CONTROLLERS {

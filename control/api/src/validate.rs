@@ -17,6 +17,7 @@ mod rbac;
 mod records;
 mod service;
 mod stateful_set;
+mod storage;
 mod volumes;
 mod workload;
 
@@ -28,8 +29,8 @@ use serde_json::Value;
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
     DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, JOBS, Kind, LEASES, NETWORK_POLICIES,
-    POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS,
-    SERVICES, STATEFUL_SETS,
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
+    REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::status::Cause;
 
@@ -69,6 +70,12 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         stateful_set::check_update(&mut errors, &old["spec"], &new["spec"]);
     } else if *kind == JOBS {
         job::check_update(&mut errors, old, new);
+    } else if *kind == PERSISTENT_VOLUME_CLAIMS {
+        storage::claim_update(&mut errors, old, new);
+    } else if *kind == PERSISTENT_VOLUMES {
+        storage::volume_update(&mut errors, old, new);
+    } else if *kind == STORAGE_CLASSES {
+        storage::class_update(&mut errors, old, new);
     } else if *kind == CONTROLLER_REVISIONS {
         errors.immutable("data", &old["data"], &new["data"]);
     } else if *kind == SERVICES {
@@ -118,6 +125,12 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         workload::daemon_set(errors, &object["spec"]);
     } else if *kind == STATEFUL_SETS {
         stateful_set::check(errors, &object["spec"]);
+    } else if *kind == PERSISTENT_VOLUME_CLAIMS {
+        storage::claim(errors, "spec", &object["spec"]);
+    } else if *kind == PERSISTENT_VOLUMES {
+        storage::volume(errors, &object["spec"]);
+    } else if *kind == STORAGE_CLASSES {
+        storage::class(errors, object);
     } else if *kind == CRON_JOBS {
         job::cron_job(errors, object);
     } else if *kind == JOBS {

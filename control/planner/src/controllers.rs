@@ -22,6 +22,8 @@ mod service_account;
 mod service_ports;
 mod stateful_set;
 mod template;
+mod volume_binder;
+mod volume_protection;
 
 use jiff::Timestamp;
 use oarlock_api::catalogue::Kind;
@@ -69,6 +71,21 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "disruption", affected: disruption::affected, plan: disruption::plan },
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },
     Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },
+    Controller {
+        name: "persistentvolume-binder",
+        affected: volume_binder::affected,
+        plan: volume_binder::plan,
+    },
+    Controller {
+        name: "pvc-protection",
+        affected: volume_protection::affected_claims,
+        plan: volume_protection::plan_claim,
+    },
+    Controller {
+        name: "pv-protection",
+        affected: volume_protection::affected_volumes,
+        plan: volume_protection::plan_volume,
+    },
     Controller { name: "namespace", affected: namespace::affected, plan: namespace::plan },
     Controller { name: "serviceaccount", affected: service_account::affected, plan: service_account::plan },
     Controller {

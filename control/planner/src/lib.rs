@@ -8,6 +8,7 @@
 mod change;
 pub mod controllers;
 mod schedule;
+mod volumes;
 mod world;
 
 pub use change::{Change, EventAbout, Part, Plan};

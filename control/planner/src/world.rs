@@ -2,15 +2,19 @@
 //!
 //! Kept up to date change by change; the cost of a change does not depend on the size of the cluster.
 
+mod storage;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use oarlock_api::catalogue::{ENDPOINT_SLICES, Kind, NODES, PODS};
+use oarlock_api::catalogue::{
+    ENDPOINT_SLICES, Kind, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
+};
 use oarlock_api::meta;
 use serde_json::Value;
 
+pub(crate) use storage::claim_of;
 pub(crate) use views::{INDEX_ANNOTATION, Taint, is_known};
 pub use views::{NodeView, PodView};
 
@@ -39,6 +43,7 @@ pub struct World {
     dependents: BTreeMap<String, BTreeSet<(&'static str, &'static str, Key)>>,
     /// EndpointSlices by namespace and Service.
     slices: BTreeMap<Key, BTreeSet<Key>>,
+    storage: storage::Storage,
     revision: u64,
 }
 
@@ -93,6 +98,12 @@ impl World {
             {
                 self.slices.entry(service).or_default().insert(key.clone());
             }
+            if *kind == PERSISTENT_VOLUMES {
+                self.storage.put_volume(name, value);
+            }
+            if *kind == PERSISTENT_VOLUME_CLAIMS {
+                self.storage.put_claim(&key, value);
+            }
             let held = Held { value: Arc::clone(value), revision };
             self.objects.entry(table(kind)).or_default().insert(key, held);
         }
@@ -115,6 +126,12 @@ impl World {
             let Some(held) = self.objects.get_mut(&table(kind)).and_then(|t| t.remove(key)) else { return };
             if *kind == ENDPOINT_SLICES {
                 self.forget_slice(key, &held.value);
+            }
+            if *kind == PERSISTENT_VOLUMES {
+                self.storage.forget_volume(&key.1, &held.value);
+            }
+            if *kind == PERSISTENT_VOLUME_CLAIMS {
+                self.storage.forget_claim(key, &held.value);
             }
             let owners =
                 meta::owner_references(&held.value).iter().filter_map(|o| o["uid"].as_str().map(Box::from));
@@ -143,6 +160,7 @@ impl World {
     }
 
     fn put_pod(&mut self, key: Key, pod: PodView) {
+        self.storage.put_pod(&key, &pod.claims);
         if let Some(owner) = &pod.controller {
             self.pods_by_owner.entry(owner.to_string()).or_default().insert(key.clone());
         }
@@ -156,6 +174,7 @@ impl World {
 
     fn take_pod(&mut self, key: &Key) -> Option<PodView> {
         let pod = self.pods.remove(key)?;
+        self.storage.forget_pod(key, &pod.claims);
         self.pending.remove(key);
         for (index, name) in [(&mut self.pods_by_owner, &pod.controller), (&mut self.pods_by_node, &pod.node)]
         {

@@ -17,6 +17,8 @@ mod replication_controllers;
 mod stateful_sets;
 #[path = "simulation/store.rs"]
 mod store;
+#[path = "simulation/volumes.rs"]
+mod volumes;
 
 use std::collections::BTreeSet;
 

@@ -1,9 +1,12 @@
 //! What the server owns in an object, set right on every create and update. Pure.
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{Kind, NAMESPACES, NODES, PODS, SERVICES};
+use oarlock_api::catalogue::{
+    Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES,
+};
 use oarlock_api::meta;
 use oarlock_api::status::{Cause, Status};
+use oarlock_api::storage::{CLAIM_PROTECTION, VOLUME_PROTECTION};
 use serde_json::{Map, Value, json};
 
 /// Metadata that clients cannot change.
@@ -63,6 +66,7 @@ pub(super) fn create(kind: &Kind, namespace: &str, object: Value, now: Timestamp
     }
     metadata.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
     metadata.insert("creationTimestamp".to_owned(), json!(meta::time(now)));
+    protect(kind, &mut metadata);
     if kind.has_generation {
         metadata.insert("generation".to_owned(), json!(1));
     }
@@ -72,8 +76,25 @@ pub(super) fn create(kind: &Kind, namespace: &str, object: Value, now: Timestamp
     Ok(assemble(kind, metadata, object))
 }
 
+/// What is in use stays though it is deleted: admission's StorageObjectInUseProtection.
+fn protect(kind: &Kind, metadata: &mut Map<String, Value>) {
+    let finalizer = if *kind == PERSISTENT_VOLUME_CLAIMS {
+        CLAIM_PROTECTION
+    } else if *kind == PERSISTENT_VOLUMES {
+        VOLUME_PROTECTION
+    } else {
+        return;
+    };
+    let finalizers = metadata.entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(finalizers) = finalizers.as_array_mut()
+        && !finalizers.contains(&json!(finalizer))
+    {
+        finalizers.push(json!(finalizer));
+    }
+}
+
 fn initial_status(kind: &Kind) -> Value {
-    if *kind == PODS {
+    if [&PODS, &PERSISTENT_VOLUME_CLAIMS, &PERSISTENT_VOLUMES].contains(&kind) {
         json!({"phase": "Pending"})
     } else if *kind == NAMESPACES {
         json!({"phase": "Active"})

@@ -7,7 +7,10 @@ mod services;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oarlock_api::catalogue::{CONFIG_MAPS, Catalogue, DEPLOYMENTS, Kind, NAMESPACES, NODES, PODS, SERVICES};
+use oarlock_api::catalogue::{
+    CONFIG_MAPS, Catalogue, DEPLOYMENTS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PODS, SERVICES,
+    STORAGE_CLASSES,
+};
 use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
@@ -316,4 +319,26 @@ async fn a_service_without_an_address_of_its_own_gives_it_back() {
     f.create(&SERVICES, "d", other.clone()).await.unwrap();
     let again = f.create(&SERVICES, "d", other).await.unwrap_err();
     assert_eq!(again.reason, "AlreadyExists", "the name says more than the address");
+}
+
+#[tokio::test]
+async fn claims_are_protected_and_get_the_default_class() {
+    let f = fixture().await;
+    let claim = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": null,
+            "resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Bound"}})
+    };
+    let early = f.create(&PERSISTENT_VOLUME_CLAIMS, "d", claim("early")).await.unwrap();
+    assert_eq!(early["spec"].get("storageClassName"), None, "there is no default class yet");
+    f.create(&STORAGE_CLASSES, "", oarlock_api::storage::local_class()).await.unwrap();
+    f.registry.catch_up().await.unwrap();
+    let made = f.create(&PERSISTENT_VOLUME_CLAIMS, "d", claim("c")).await.unwrap();
+    assert_eq!(made["spec"]["storageClassName"], "local");
+    assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    assert_eq!(made["status"], json!({"phase": "Pending"}));
+    let mut without = claim("without");
+    without["spec"]["storageClassName"] = json!("");
+    let without = f.create(&PERSISTENT_VOLUME_CLAIMS, "d", without).await.unwrap();
+    assert_eq!(without["spec"]["storageClassName"], "", "no class is a choice, too");
+    assert!(matches!(f.delete(&PERSISTENT_VOLUME_CLAIMS, "c").await.unwrap(), Deleted::Terminating(_)));
 }

@@ -38,6 +38,7 @@ impl Registry {
         let mut object = prepare::create(kind, namespace, object, now)?;
         let mut home = self.home(kind, namespace, meta::name(&object), false).await?;
         defaults::apply(kind, &mut object);
+        self.admit(kind, &mut object);
         let generated = meta::name(&object).is_empty();
         for attempt in 0..ATTEMPTS {
             let mut wanted = object.clone();

@@ -2,6 +2,7 @@
 
 mod services;
 mod stateful_sets;
+mod storage;
 
 use serde_json::{Value, json};
 

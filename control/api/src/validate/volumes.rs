@@ -41,7 +41,7 @@ fn medium(source: &Value) -> Value {
     Value::from(text(source, "medium"))
 }
 
-fn host_path(errors: &mut Errors, path: &str, source: &Value) {
+pub(super) fn host_path(errors: &mut Errors, path: &str, source: &Value) {
     let at = text(source, "path");
     if at.is_empty() {
         errors.required(format!("{path}.path"), "");
@@ -168,7 +168,7 @@ pub(super) fn key_ref(errors: &mut Errors, path: &str, reference: &Value) {
     }
 }
 
-fn no_way_up(errors: &mut Errors, field: &str, path: &str) {
+pub(super) fn no_way_up(errors: &mut Errors, field: &str, path: &str) {
     if path.split('/').any(|part| part == "..") {
         errors.invalid(field, format!("{path:?}"), "must not contain '..'");
     }

@@ -9,6 +9,7 @@ use oarlock_api::catalogue;
 use oarlock_api::meta;
 use oarlock_api::node_selector::NodeSelector;
 use oarlock_api::quantity::Quantity;
+use oarlock_api::storage;
 use serde_json::Value;
 
 /// A pod.
@@ -48,6 +49,8 @@ pub struct PodView {
     pub ports: Vec<(Box<str>, Box<str>, u16)>,
     /// What it asks for of its node's ports.
     pub host_ports: Box<[HostPort]>,
+    /// The claims of its volumes.
+    pub claims: Box<[Box<str>]>,
     /// `spec.hostname`, for records of headless Services.
     pub hostname: Option<Box<str>>,
     /// `spec.subdomain`: the Service whose records name it.
@@ -200,6 +203,7 @@ impl PodView {
             storage: request("ephemeral-storage").value(),
             ports: named_ports(spec),
             host_ports: host_ports(spec),
+            claims: claims(pod),
             hostname: non_empty(&spec["hostname"]),
             subdomain: non_empty(&spec["subdomain"]),
             phase: text(&status["phase"]),
@@ -326,6 +330,12 @@ fn host_ports(spec: &Value) -> Box<[HostPort]> {
         Some(HostPort { ip, protocol: p["protocol"].as_str().unwrap_or("TCP").into(), number })
     });
     asked.collect()
+}
+
+/// The claims that its volumes name, and those that are made for its ephemeral ones.
+fn claims(pod: &Value) -> Box<[Box<str>]> {
+    let volumes = list(&pod["spec"]["volumes"]).iter();
+    volumes.filter_map(|v| Some(storage::claim_of(meta::name(pod), v)?.into_boxed_str())).collect()
 }
 
 fn named_ports(spec: &Value) -> Vec<(Box<str>, Box<str>, u16)> {

@@ -85,7 +85,7 @@ impl Cluster {
     }
 
     pub(crate) fn user_creates(&mut self, kind: &'static Kind, object: Value) {
-        self.store.create(kind, "d", object);
+        self.store.create(kind, if kind.namespaced { "d" } else { "" }, object);
     }
 
     pub(crate) fn user_patches(&mut self, kind: &'static Kind, name: &str, patch: &Value) {

@@ -1,0 +1,31 @@
+//! Defaults of volumes, claims and classes.
+
+use serde_json::{Map, Value, json};
+
+use super::set;
+use crate::meta::map_at;
+
+pub(super) fn claim(claim: &mut Map<String, Value>) {
+    claim_spec(map_at(claim, "spec"));
+    set(map_at(claim, "status"), "phase", json!("Pending"));
+}
+
+/// A claim's spec, in a claim or in a template.
+pub(super) fn claim_spec(spec: &mut Map<String, Value>) {
+    set(spec, "volumeMode", json!("Filesystem"));
+}
+
+pub(super) fn volume(volume: &mut Map<String, Value>) {
+    let spec = map_at(volume, "spec");
+    set(spec, "persistentVolumeReclaimPolicy", json!("Retain"));
+    set(spec, "volumeMode", json!("Filesystem"));
+    if let Some(path) = spec.get_mut("hostPath").and_then(Value::as_object_mut) {
+        set(path, "type", json!(""));
+    }
+    set(map_at(volume, "status"), "phase", json!("Pending"));
+}
+
+pub(super) fn class(class: &mut Map<String, Value>) {
+    set(class, "reclaimPolicy", json!("Delete"));
+    set(class, "volumeBindingMode", json!("Immediate"));
+}
