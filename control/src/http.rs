@@ -4,6 +4,7 @@
 //! registry. Nothing here knows a single kind but for the paths that upstream made special.
 
 mod access;
+mod apply;
 mod body;
 mod discovery;
 mod encode;

@@ -30,8 +30,8 @@ pub enum Patch {
 
 impl Patch {
     /// The content types that are taken, as the refusal of others lists them.
-    pub const TYPES: &'static str =
-        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+    pub const TYPES: &'static str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
+         application/apply-patch+yaml";
 
     /// Parses a body by its content type.
     ///

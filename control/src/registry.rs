@@ -7,6 +7,7 @@ mod admit;
 mod claims;
 mod delete;
 mod evict;
+mod owners;
 mod prepare;
 mod repair;
 mod scale;
@@ -51,11 +52,50 @@ pub enum Sub {
     Finalize,
 }
 
+impl Sub {
+    /// Its name in paths; empty for the object.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Main => "",
+            Self::Status => "status",
+            Self::Scale => "scale",
+            Self::Finalize => "finalize",
+        }
+    }
+}
+
 /// Options of creates, updates and patches.
 #[derive(Debug, Clone, Default)]
 pub struct WriteOptions {
     /// Do everything but write (`dryRun=All`).
     pub dry_run: bool,
+    /// Whose the fields are that change. Without one, nobody is told of.
+    pub manager: Option<Manager>,
+}
+
+/// A field manager.
+#[derive(Debug, Clone)]
+pub struct Manager {
+    /// Its name.
+    pub name: String,
+    /// The version that it writes in; the stored one without.
+    pub version: Option<&'static Kind>,
+    /// It has laid a configuration over the object: the owners are in it already.
+    pub applies: bool,
+}
+
+impl WriteOptions {
+    /// Writes of one manager, in the stored version.
+    #[must_use]
+    pub fn by(name: &str) -> Self {
+        let manager = Manager { name: name.to_owned(), version: None, applies: false };
+        Self { manager: Some(manager), ..Self::default() }
+    }
+
+    fn applies(&self) -> bool {
+        self.manager.as_ref().is_some_and(|manager| manager.applies)
+    }
 }
 
 /// What the registry allocates from.
@@ -221,7 +261,7 @@ impl Registry {
     }
 
     /// Reads, changes and writes an object, again as long as others write in between. The change sees the whole object
-    /// (for [`Sub::Scale`]: the Scale) and returns what it should be.
+    /// (for [`Sub::Scale`]: the Scale, unless the manager applies) and returns what it should be.
     ///
     /// # Errors
     /// What the change, validation or the store say.
@@ -236,8 +276,10 @@ impl Registry {
     ) -> Result<Value, Status> {
         for attempt in 0..ATTEMPTS {
             let present = self.read(kind, namespace, name).await?;
-            let view =
-                if sub == Sub::Scale { scale::view(kind, &present.value)? } else { present.value.clone() };
+            let view = match sub {
+                Sub::Scale if !options.applies() => scale::view(kind, &present.value)?,
+                _ => present.value.clone(),
+            };
             let version = meta::resource_version(&view).to_owned();
             let wanted = change(view)?;
             let asked = meta::resource_version(&wanted);

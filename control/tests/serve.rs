@@ -42,6 +42,9 @@ fn comparable(answer: &Answer) -> Value {
     let mut body = answer.body.clone();
     if let Some(metadata) = body["metadata"].as_object_mut() {
         metadata.retain(|key, _| !["uid", "resourceVersion", "creationTimestamp"].contains(&key.as_str()));
+        for entry in metadata.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
+            entry["time"] = Value::Null;
+        }
     }
     if let Some(details) = body["details"].as_object_mut() {
         details.shift_remove("uid");

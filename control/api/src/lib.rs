@@ -8,6 +8,7 @@ pub mod convert;
 pub mod defaults;
 pub mod disruption;
 pub mod fields;
+pub mod managed;
 pub mod meta;
 pub mod network_policy;
 pub mod node_selector;

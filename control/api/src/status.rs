@@ -137,9 +137,23 @@ impl Status {
         Self::conflict(kind, name, why)
     }
 
+    /// 409: fields that somebody else owns would be applied.
+    #[must_use]
+    pub fn apply_conflict(message: String, causes: Vec<Cause>) -> Self {
+        let mut status = Self::new(409, "Conflict", message);
+        status.details = Some(Box::new(Details { causes, ..Details::default() }));
+        status
+    }
+
     /// 422: the object does not pass validation. With no causes at all this would be a bug of the caller.
     #[must_use]
     pub fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
+        Self::invalid_kind(kind.group, kind.kind, name, causes)
+    }
+
+    /// The same for a kind that need not be served.
+    #[must_use]
+    pub fn invalid_kind(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let texts: Vec<String> =
             causes
                 .iter()
@@ -148,16 +162,12 @@ impl Status {
                 })
                 .collect();
         let all = if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) };
-        let qualified = if kind.group.is_empty() {
-            kind.kind.to_owned()
-        } else {
-            format!("{}.{}", kind.kind, kind.group)
-        };
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let mut status = Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {all}"));
         status.details = Some(Box::new(Details {
             name: name.to_owned(),
-            group: kind.group.to_owned(),
-            kind: kind.kind.to_owned(),
+            group: group.to_owned(),
+            kind: kind.to_owned(),
             causes,
             ..Details::default()
         }));

@@ -72,6 +72,26 @@ pub(super) fn refuse(user: &User, attributes: &Attributes<'_>, reason: &str) -> 
     }
 }
 
+/// Lets an apply create what is not there, or says why not.
+pub(super) fn authorize_create(
+    authorizer: &Authorizer,
+    user: &User,
+    path: &Resource<'_>,
+) -> Result<(), Status> {
+    let about = About::Resource(ResourceAttributes {
+        group: path.group,
+        resource: path.plural,
+        subresource: "",
+        namespace: path.namespace.unwrap_or(""),
+        name: path.name.unwrap_or(""),
+    });
+    let attributes = Attributes { verb: "create", about };
+    match authorizer.decide(user, &attributes) {
+        Decision::Allowed(_) => Ok(()),
+        Decision::NoOpinion(reason) => Err(refuse(user, &attributes, &reason)),
+    }
+}
+
 impl<'r> Attempt<'r> {
     fn resource(&self) -> Option<&'r Resource<'r>> {
         match self.target {

@@ -60,6 +60,30 @@ pub(super) fn decode(
     Ok(Decoded { object, warnings })
 }
 
+/// A configuration for server-side apply. Its unknown fields are whoever applies it's to refuse.
+pub(super) fn configuration(
+    body: &[u8],
+    expected: Expected<'_>,
+    validation: FieldValidation,
+) -> Result<Decoded, Status> {
+    let (mut object, duplicates) = parse("application/yaml", body)?;
+    check_type(&mut object, expected)?;
+    if object["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let schema = Schema::builtin();
+    let message = schema.kind(expected.group, expected.version, expected.kind);
+    let report = message.map(|message| schema.check(message, &object)).unwrap_or_default();
+    if let Some(wrong) = report.bad_request(expected.version, expected.kind) {
+        return Err(Status::bad_request(wrong));
+    }
+    match validation {
+        FieldValidation::Strict if !duplicates.is_empty() => Err(strict(expected, &duplicates)),
+        FieldValidation::Warn => Ok(Decoded { object, warnings: duplicates }),
+        _ => Ok(Decoded { object, warnings: Vec::new() }),
+    }
+}
+
 /// Any body as a value, without a check: options of deletes, for example. An empty one is `None`.
 pub(super) fn options(content_type: &str, body: &[u8]) -> Result<Option<Value>, Status> {
     if body.is_empty() {

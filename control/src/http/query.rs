@@ -11,6 +11,9 @@ pub(super) struct Query {
     pairs: Vec<(String, String)>,
 }
 
+/// The longest name of a field manager.
+const LONGEST_MANAGER: usize = 128;
+
 /// What to do with fields that the schema does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FieldValidation {
@@ -85,6 +88,42 @@ impl Query {
                 Err(options_error("fieldValidation", format!("Unsupported value: {other:?}: {words}")))
             }
         }
+    }
+
+    /// Who writes: as the client says, else what its `User-Agent` begins with.
+    pub(super) fn manager(&self, options: &str, user_agent: Option<&str>) -> Result<String, Status> {
+        let Some(name) = self.get("fieldManager") else {
+            let own = user_agent.unwrap_or("").split('/').next().unwrap_or("");
+            let mut own: String = own.chars().filter(|c| !c.is_control()).collect();
+            while own.len() > LONGEST_MANAGER {
+                own.pop();
+            }
+            return Ok(if own.is_empty() { "unknown".to_owned() } else { own });
+        };
+        let field = "fieldManager";
+        if name.len() > LONGEST_MANAGER {
+            let why = format!("Too long: may not be more than {LONGEST_MANAGER} bytes");
+            return Err(options_error_of(options, field, why));
+        }
+        if name.chars().any(char::is_control) {
+            let why = format!("Invalid value: {name:?}: should only contain printable characters");
+            return Err(options_error_of(options, field, why));
+        }
+        Ok(name.to_owned())
+    }
+
+    /// Whether an apply takes fields from others. Other patches do not ask.
+    pub(super) fn force(&self, applies: bool) -> Result<bool, Status> {
+        let patch = "PatchOptions";
+        if applies && self.get("fieldManager").is_none() {
+            let why = "Required value: is required for apply patch".to_owned();
+            return Err(options_error_of(patch, "fieldManager", why));
+        }
+        if !applies && self.get("force").is_some() {
+            let why = "Forbidden: may not be specified for non-apply patch".to_owned();
+            return Err(options_error_of(patch, "force", why));
+        }
+        Ok(applies && self.flag("force"))
     }
 
     pub(super) fn labels(&self) -> Result<Selector, Status> {
@@ -166,29 +205,19 @@ impl Query {
 
 /// A 422 about a parameter, as upstream words it.
 fn options_error(field: &str, message: String) -> Status {
-    let kind = Kind { group: "meta.k8s.io", kind: "ListOptions", ..copy_of_core() };
+    options_error_of("ListOptions", field, message)
+}
+
+fn options_error_of(options: &str, field: &str, message: String) -> Status {
     let reason = match message.split(':').next() {
         Some("Forbidden") => "FieldValueForbidden",
+        Some("Required value") => "FieldValueRequired",
+        Some("Too long") => "FieldValueTooLong",
         Some("Unsupported value") => "FieldValueNotSupported",
         _ => "FieldValueInvalid",
     };
-    Status::invalid(&kind, "", vec![Cause { reason: reason.to_owned(), message, field: field.to_owned() }])
-}
-
-fn copy_of_core() -> Kind {
-    Kind {
-        group: "",
-        version: "v1",
-        kind: "",
-        plural: "",
-        namespaced: false,
-        short_names: &[],
-        categories: &[],
-        verbs: &[],
-        subresources: &[],
-        has_generation: false,
-        stored_as: None,
-    }
+    let cause = Cause { reason: reason.to_owned(), message, field: field.to_owned() };
+    Status::invalid_kind("meta.k8s.io", options, "", vec![cause])
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, header};
 use oarlock_api::catalogue::{Kind, NODES, PODS};
 use oarlock_api::status::Status;
 use oarlock_api::{convert, meta, validate};
@@ -18,10 +18,10 @@ use super::path::Resource;
 use super::query::Query;
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
-use super::{list, logs, proxy, watch};
+use super::{apply, list, logs, proxy, watch};
 use crate::auth::{Authorizer, Guard, User};
 use crate::patch::Patch;
-use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
+use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions};
 
 /// A request about objects, with everything that it carries.
 pub(super) struct Request<'r> {
@@ -165,7 +165,7 @@ impl Request<'_> {
     }
 
     /// What may be given away in a write.
-    async fn guard<'s>(&'s self, kind: &Kind, namespace: &'s str) -> Result<Guard<'s>, Status> {
+    pub(super) async fn guard<'s>(&'s self, kind: &Kind, namespace: &'s str) -> Result<Guard<'s>, Status> {
         let name = self.path.name.unwrap_or("");
         let guard = Guard { authorizer: self.authorizer, user: self.user, namespace, name };
         if guard.concerns(kind) {
@@ -175,8 +175,12 @@ impl Request<'_> {
         Ok(guard)
     }
 
-    fn write_options(&self) -> Result<WriteOptions, Status> {
-        Ok(WriteOptions { dry_run: self.query.dry_run()? })
+    /// How to write, and who does. `kind` is that of the options, as refusals name it.
+    pub(super) fn write_options(&self, kind: &str, applies: bool) -> Result<WriteOptions, Status> {
+        let agent = self.head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        let name = self.query.manager(kind, agent)?;
+        let manager = Manager { name, version: Some(self.served), applies };
+        Ok(WriteOptions { dry_run: self.query.dry_run()?, manager: Some(manager) })
     }
 
     async fn create(&self, kind: &'static Kind) -> Result<Response<Body>, Status> {
@@ -190,7 +194,8 @@ impl Request<'_> {
             return Err(Status::invalid(kind, meta::name(&object), causes));
         }
         self.guard(kind, namespace).await?.check(kind, None, &object)?;
-        let created = self.registry.create(kind, namespace, object, &self.write_options()?).await?;
+        let options = self.write_options("CreateOptions", false)?;
+        let created = self.registry.create(kind, namespace, object, &options).await?;
         self.answer_object(StatusCode::CREATED, &created, &warnings)
     }
 
@@ -202,7 +207,8 @@ impl Request<'_> {
         if sub != Sub::Scale {
             convert::to_stored(self.served, &mut object);
         }
-        let (guard, options) = (self.guard(kind, namespace).await?, self.write_options()?);
+        let (guard, options) =
+            (self.guard(kind, namespace).await?, self.write_options("UpdateOptions", false)?);
         let written = self
             .registry
             .replace(kind, namespace, name, sub, object, &options, |old, new| {
@@ -215,9 +221,14 @@ impl Request<'_> {
     async fn patch(&self, kind: &'static Kind, name: &str, sub: Sub) -> Result<Response<Body>, Status> {
         let namespace = self.namespace(kind)?;
         let validation = self.query.field_validation()?;
+        if self.content_type == apply::TYPE {
+            return apply::apply(self, kind, namespace, name, sub).await;
+        }
         let patch = Patch::parse(self.content_type, &self.body)?;
+        self.query.force(false)?;
         let mut warnings = Vec::new();
-        let (guard, options) = (self.guard(kind, namespace).await?, self.write_options()?);
+        let (guard, options) =
+            (self.guard(kind, namespace).await?, self.write_options("PatchOptions", false)?);
         let written = self
             .registry
             .modify(kind, namespace, name, sub, &options, |mut present| {
@@ -237,7 +248,7 @@ impl Request<'_> {
         self.answer_written(sub, &written, &warnings)
     }
 
-    fn answer_written(
+    pub(super) fn answer_written(
         &self,
         sub: Sub,
         written: &Value,
@@ -251,7 +262,7 @@ impl Request<'_> {
         self.answer_object(StatusCode::OK, written, warnings)
     }
 
-    fn answer_object(
+    pub(super) fn answer_object(
         &self,
         code: StatusCode,
         value: &Value,
@@ -338,7 +349,7 @@ impl Request<'_> {
     }
 }
 
-fn expected(kind: &Kind, sub: Sub) -> Expected<'_> {
+pub(super) fn expected(kind: &Kind, sub: Sub) -> Expected<'_> {
     if sub == Sub::Scale {
         Expected { group: "autoscaling", version: "v1", kind: "Scale" }
     } else {

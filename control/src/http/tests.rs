@@ -10,6 +10,7 @@ use super::*;
 use crate::registry::tests::{Fixture, fixture};
 
 mod access;
+mod apply;
 mod fuzz;
 mod lists;
 mod versions;

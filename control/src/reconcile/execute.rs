@@ -17,6 +17,9 @@ use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
 /// Changes of one plan under way at the same time.
 const PARALLEL: usize = 16;
 
+/// The field manager of the controllers, where somebody else's fields are told apart.
+const MANAGER: &str = "kube-controller-manager";
+
 /// What came of a plan's changes.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
@@ -76,7 +79,7 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
             };
             let patch = Patch::Merge(patch);
             let patched =
-                registry.patch(kind, &namespace, &name, sub, &patch, &WriteOptions::default()).await;
+                registry.patch(kind, &namespace, &name, sub, &patch, &WriteOptions::by(MANAGER)).await;
             match patched {
                 Err(status) if status.is("NotFound") => Ok(0),
                 other => other.map(|object| version(&object)),

@@ -98,7 +98,7 @@ impl Registry {
         pod: &str,
         dry_run: bool,
     ) -> Result<(), Status> {
-        let options = WriteOptions { dry_run };
+        let options = WriteOptions { dry_run, ..WriteOptions::default() };
         let take = |present| disruption::take(present, pod, Timestamp::now());
         match self.modify(&POD_DISRUPTION_BUDGETS, namespace, budget, Sub::Status, &options, take).await {
             Err(status) if status.is("Conflict") => {

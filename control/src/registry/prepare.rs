@@ -20,6 +20,7 @@ const OWNED: &[&str] = &[
     "generation",
     "generateName",
     "resourceVersion",
+    "managedFields",
 ];
 
 /// A 422 for one missing field.
@@ -121,9 +122,7 @@ pub(super) fn update(kind: &Kind, present: &Value, wanted: Value) -> Value {
             None => drop(metadata.shift_remove(*field)),
         }
     }
-    for field in ["managedFields", "selfLink"] {
-        metadata.shift_remove(field);
-    }
+    metadata.shift_remove("selfLink");
     if kind.has_subresource("status") {
         match present.get("status") {
             Some(status) => drop(wanted.insert("status".to_owned(), status.clone())),

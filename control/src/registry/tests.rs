@@ -244,7 +244,7 @@ async fn scale_shows_and_sets_replicas() {
 #[tokio::test]
 async fn a_dry_run_writes_nothing() {
     let f = fixture().await;
-    let dry = WriteOptions { dry_run: true };
+    let dry = WriteOptions { dry_run: true, ..WriteOptions::default() };
     let made = f.registry.create(&PODS, "d", pod("p"), &dry).await.unwrap();
     assert_eq!(made["spec"]["restartPolicy"], "Always", "defaults are shown");
     assert_eq!(f.registry.get(&PODS, "d", "p").await.unwrap_err().reason, "NotFound");

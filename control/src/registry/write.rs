@@ -10,7 +10,7 @@ use oarlock_store::{Compare, Op, Outcome, Record};
 use serde_json::{Value, json};
 
 use super::claims::{Claim, claims_of};
-use super::{ATTEMPTS, Present, Registry, Sub, WriteOptions, bounded, prepare, scale, set_version};
+use super::{ATTEMPTS, Present, Registry, Sub, WriteOptions, bounded, owners, prepare, scale, set_version};
 
 /// Keys that a write takes and frees beside its object.
 pub(super) type Claims = Vec<ClaimOp>;
@@ -35,10 +35,12 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Value, Status> {
         let now = Timestamp::now();
+        let owners = owners::sent(&object);
         let mut object = prepare::create(kind, namespace, object, now)?;
         let mut home = self.home(kind, namespace, meta::name(&object), false).await?;
         defaults::apply(kind, &mut object);
         self.admit(kind, &mut object);
+        owners::created(kind, options, &mut object, owners, now);
         let generated = meta::name(&object).is_empty();
         for attempt in 0..ATTEMPTS {
             let mut wanted = object.clone();
@@ -100,6 +102,7 @@ impl Registry {
             );
             return Err(Status::conflict(kind, &name, &why));
         }
+        let owners = owners::sent(&wanted);
         let mut next = match sub {
             Sub::Main => prepare::update(kind, &present.value, wanted),
             Sub::Status => prepare::update_status(&present.value, wanted),
@@ -110,6 +113,7 @@ impl Registry {
         if sub != Sub::Status || *kind == SERVICES {
             defaults::apply(kind, &mut next);
         }
+        owners::changed(kind, sub, options, &present.value, &mut next, owners);
         let claims = self.allocate(kind, Some(&present.value), &mut next, attempt)?;
         let causes = validate::update(kind, &present.value, &next);
         if !causes.is_empty() {
@@ -143,7 +147,7 @@ impl Registry {
             }
             return Ok(Some(next));
         }
-        if encode(&next) == record.value || dry_run {
+        if dry_run || is_same(&encode(&next), &record.value) {
             set_version(&mut next, record.modified.0);
             return Ok(Some(next));
         }
@@ -274,6 +278,12 @@ pub(super) fn encode(object: &Value) -> bytes::Bytes {
     meta::metadata_mut(&mut stored).shift_remove("resourceVersion");
     // A JSON value always serializes.
     serde_json::to_vec(&stored).unwrap_or_default().into()
+}
+
+/// Whether two stored forms are the same object, whatever the order of its fields.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let parsed = |bytes| serde_json::from_slice::<Value>(bytes).ok();
+    one == other || one.len() == other.len() && parsed(one).is_some_and(|one| parsed(other) == Some(one))
 }
 
 /// Whether an object that is being deleted has nothing left that holds it.

@@ -9,11 +9,12 @@ use crate::schema::{MessageRef, Schema};
 /// Name and JSON type of a query parameter.
 pub(super) type Parameter = (&'static str, &'static str);
 
-/// The bodies a PATCH may have. Server-side apply is not among them as long as it is not served.
+/// The bodies a PATCH may have.
 pub(super) const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
 ];
 
 const LIST: &[Parameter] = &[

@@ -10,6 +10,9 @@ const WORDS: &[&str] = &[
     "apis",
     "v1",
     "apps",
+    "batch",
+    "v1beta1",
+    "cronjobs",
     "v2",
     "namespaces",
     "d",
@@ -64,6 +67,8 @@ const PARAMETERS: &[&str] = &[
     "fieldValidation=x",
     "sendInitialEvents=true",
     "includeObject=x",
+    "fieldManager=ci",
+    "force=true",
     "&&=",
 ];
 
@@ -82,6 +87,8 @@ fn no_request_is_answered_with_a_failure_of_the_server() {
         "{",
         "null",
         r#"{"metadata":{"name":"p"}}"#,
+        r#"{"metadata":{"name":"p","finalizers":["a",{},null]},"spec":{"containers":[{"name":"c"},7,{}]}}"#,
+        r#"{"metadata":{"managedFields":[{"fieldsV1":{"k:{":{}}}]},"spec":{"ports":[{"port":1}]}}"#,
         r#"{"metadata":7}"#,
         r#"[{"op":"add","path":"/x","value":1}]"#,
     ]);
@@ -92,6 +99,7 @@ fn no_request_is_answered_with_a_failure_of_the_server() {
         "application/merge-patch+json",
         "application/json-patch+json",
         "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml",
         "x",
         "",
     ]);
