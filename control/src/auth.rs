@@ -1,19 +1,27 @@
 //! Who is asking, and what they may.
 //!
-//! In: roles and bindings out of the cache. Out: decisions ([`Authorizer`]) in upstream's words. Nothing here knows HTTP; what a
-//! request is about comes as [`Attributes`].
+//! In: tokens, and roles and bindings out of the cache. Out: users ([`Authenticator`]) and decisions ([`Authorizer`]) in upstream's
+//! words. Nothing here knows HTTP; what a request is about comes as [`Attributes`].
 
+mod authenticator;
 mod authorizer;
 pub(crate) mod bootstrap;
 mod escalation;
 mod index;
+pub(crate) mod request;
 mod rules;
+mod secrets;
+mod token_file;
+pub(crate) mod tokens;
 
 use std::collections::BTreeMap;
 
+pub(crate) use authenticator::Authenticator;
 pub(crate) use authorizer::{Authorizer, Decision};
 pub(crate) use escalation::Guard;
 pub(crate) use rules::Rule;
+pub(crate) use secrets::TokenSecrets;
+pub(crate) use token_file::TokenFile;
 
 /// Who may do everything, whatever roles there are.
 pub(crate) const MASTERS: &str = "system:masters";
@@ -23,6 +31,8 @@ pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// The name of everybody who is not known.
 pub(crate) const ANONYMOUS: &str = "system:anonymous";
+/// All ServiceAccounts, and with a colon and a namespace behind it those of one.
+pub(crate) const ACCOUNTS: &str = "system:serviceaccounts";
 /// Before the namespace and name of a ServiceAccount.
 pub(crate) const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 /// The group of everything about roles.
@@ -54,6 +64,11 @@ impl User {
             groups.push(AUTHENTICATED.to_owned());
         }
         Self { name: name.to_owned(), groups, ..Self::default() }
+    }
+
+    /// Whether this is whoever did not say.
+    pub(crate) fn is_stranger(&self) -> bool {
+        self.groups.iter().any(|group| group == UNAUTHENTICATED)
     }
 
     /// Whether this is a master of the cluster.

@@ -87,6 +87,15 @@ pub struct ServeConfig {
     /// The range of NodePorts, both ends included.
     #[arg(long, env = "OARLOCK_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     pub service_node_port_range: (u16, u16),
+    /// Who issues ServiceAccount tokens [default: https://kubernetes.default.svc.<cluster domain>].
+    #[arg(long, env = "OARLOCK_SERVICE_ACCOUNT_ISSUER")]
+    pub service_account_issuer: Option<String>,
+    /// The names under which the API server accepts tokens [default: the issuer].
+    #[arg(long, env = "OARLOCK_API_AUDIENCES", value_delimiter = ',')]
+    pub api_audiences: Vec<String>,
+    /// A file of tokens of users, one a line: token,user,uid,"group,group".
+    #[arg(long, env = "OARLOCK_TOKEN_AUTH_FILE")]
+    pub token_auth_file: Option<PathBuf>,
     /// The DNS domain of the cluster.
     #[arg(long, env = "OARLOCK_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -103,6 +112,13 @@ impl ServeConfig {
     #[must_use]
     pub fn cluster_dns_ips(&self) -> Vec<IpAddr> {
         self.service_cluster_ip_range.all().into_iter().map(|range| numbered(range, 10)).collect()
+    }
+
+    /// Who issues ServiceAccount tokens.
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        let own = || format!("https://kubernetes.default.svc.{}", self.cluster_domain);
+        self.service_account_issuer.clone().unwrap_or_else(own)
     }
 
     /// Every name and address that the server's certificate has to hold.

@@ -12,14 +12,15 @@ use oarlock_api::service::Family;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
 use oarlock_daemon::files::{read_if_present, write_atomic};
-use oarlock_daemon::pki::{self, Ca, Identity};
+use oarlock_daemon::pki::{self, Ca, Identity, Signer};
 use oarlock_planner::Settings;
 use oarlock_store::{Embedded, Etcd, EtcdOptions, Retention, Revision, Store};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Authorizer;
+use crate::auth::tokens::Tokens;
+use crate::auth::{Authenticator, Authorizer, TokenFile, TokenSecrets};
 use crate::cache::Cache;
 use crate::config::{Backend, ServeConfig};
 use crate::http::{Documents, Server};
@@ -69,6 +70,9 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let own = ca.server_in(&pki_dir, "apiserver", &config.names())?;
     write_kubeconfig(&ca, &pki_dir, config)?;
     let token = join_token(&config.data_dir)?;
+    let signer = Signer::load_or_create(&pki_dir, "sa")?;
+    let tokens_of_accounts = Arc::new(Tokens::new(signer, &config.issuer(), &config.api_audiences));
+    let token_file = token_file(config)?;
 
     let api = bind(config, config.secure_port).await?;
     let agents = bind(config, config.agent_port).await?;
@@ -97,8 +101,9 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         (oarlock_daemon::metrics::registry(), Queues::default(), Requests::default());
     queues.register(&mut metrics);
     requests.register(&mut metrics);
-    spawn_controllers(config, tasks, store, &registry, &ca, queues);
-    let nodes = Nodes::new(Arc::clone(&registry), events, Arc::clone(&ca), token, cluster, tasks.clone());
+    spawn_controllers(config, tasks, store, &registry, (&ca, &tokens_of_accounts), queues);
+    let signers = (Arc::clone(&ca), Arc::clone(&tokens_of_accounts));
+    let nodes = Nodes::new(Arc::clone(&registry), events, signers, token, cluster, tasks.clone());
     let serving = Arc::clone(&nodes);
     let own_of_nodes = own.clone();
     tasks.spawn("nodes", async move {
@@ -107,7 +112,9 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         }
     });
 
+    let authenticator = Arc::new(Authenticator::new(Arc::clone(&registry), tokens_of_accounts, token_file));
     let server = Arc::new(Server {
+        authenticator,
         authorizer: Authorizer::new(Arc::clone(registry.cache())),
         registry,
         nodes,
@@ -164,7 +171,7 @@ fn spawn_controllers(
     tasks: &Tasks,
     store: Arc<dyn Store>,
     registry: &Arc<Registry>,
-    ca: &Ca,
+    (ca, tokens): (&Ca, &Arc<Tokens>),
     queues: Queues,
 ) {
     let settings = Settings { cluster_cidr: config.cluster_cidr, ca_pem: ca.certificate_pem().to_owned() };
@@ -174,6 +181,7 @@ fn spawn_controllers(
         service: config.kubernetes_service_ip(),
         dns: config.cluster_dns_ips(),
         settings,
+        tokens: Arc::clone(tokens),
         queues,
         tasks: tasks.clone(),
     };
@@ -197,6 +205,7 @@ struct Controllers {
     service: IpAddr,
     dns: Vec<IpAddr>,
     settings: Settings,
+    tokens: Arc<Tokens>,
     queues: Queues,
     tasks: Tasks,
 }
@@ -218,9 +227,11 @@ impl Controllers {
         let events = Arc::new(Events::new(Arc::clone(&registry)));
         let (settings, queues, tasks) = (self.settings.clone(), self.queues.clone(), self.tasks.clone());
         let repairs = repair(&registry, &events, &stop);
+        let secrets =
+            TokenSecrets::new(Arc::clone(&registry), Arc::clone(&self.tokens), &self.settings.ca_pem);
         let controllers =
             reconcile::run(Arc::clone(&registry), Arc::clone(&events), settings, queues, tasks, stop.clone());
-        tokio::join!(controllers, repairs);
+        tokio::join!(controllers, repairs, secrets.run(&stop));
     }
 }
 
@@ -318,6 +329,13 @@ fn write_kubeconfig(ca: &Ca, pki_dir: &Path, config: &ServeConfig) -> anyhow::Re
     );
     write_atomic(&config.data_dir.join("admin.kubeconfig"), text.as_bytes(), 0o600)?;
     Ok(())
+}
+
+/// The tokens that an administrator wrote down.
+fn token_file(config: &ServeConfig) -> anyhow::Result<TokenFile> {
+    let Some(path) = &config.token_auth_file else { return Ok(TokenFile::default()) };
+    let text = read_if_present(path)?.with_context(|| format!("{} does not exist", path.display()))?;
+    TokenFile::parse(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))
 }
 
 /// The token with which nodes join: kept, or made at the first start (`<6>.<16>` of lower-case letters and digits).

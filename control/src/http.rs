@@ -8,6 +8,7 @@ mod apply;
 mod body;
 mod discovery;
 mod encode;
+mod impersonate;
 mod list;
 mod logs;
 mod negotiate;
@@ -16,6 +17,7 @@ mod proxy;
 mod query;
 mod resource;
 mod respond;
+mod reviews;
 mod spdy;
 mod streams;
 mod watch;
@@ -48,7 +50,7 @@ use path::Target;
 use query::Query;
 use respond::Body;
 
-use crate::auth::{Authorizer, User};
+use crate::auth::{Authenticator, Authorizer, User};
 use crate::metrics::{RequestLabels, Requests};
 use crate::registry::Registry;
 
@@ -69,6 +71,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub struct Server {
     /// The verbs.
     pub registry: Arc<Registry>,
+    /// Whose token it is.
+    pub(crate) authenticator: Arc<Authenticator>,
     /// Who may do what.
     pub(crate) authorizer: Authorizer,
     /// Who opens streams on nodes.
@@ -220,15 +224,16 @@ impl Server {
         let target = path::parse(path);
         let query = Query::parse(head.uri.query());
         let attempt = Attempt { method: &head.method, path, target: &target, query: &query };
-        let user = access::authenticate(certified, &head.headers)?;
-        if let Err(refusal) = access::authorize(&self.authorizer, &user, attempt) {
-            // What gives the right may have been written just now. Strangers do not make us ask the store.
-            if certified.is_none() {
-                return Err(refusal);
+        let known = access::authenticate(&self.authenticator, certified, &head.headers).await?;
+        let user = match impersonate::wanted(&head.headers)? {
+            Some(wanted) => {
+                let asks = wanted.asks();
+                self.allowed(&known, || access::all_allowed(&self.authorizer, &known, &asks)).await?;
+                wanted.into_user()
             }
-            self.registry.catch_up().await?;
-            access::authorize(&self.authorizer, &user, attempt)?;
-        }
+            None => known.clone(),
+        };
+        self.allowed(&known, || access::authorize(&self.authorizer, &user, attempt)).await?;
         let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
         let Target::Resource(resource) = target else {
             if head.method != Method::GET && head.method != Method::HEAD {
@@ -243,6 +248,7 @@ impl Server {
         let request = resource::Request {
             served,
             registry: &self.registry,
+            authenticator: &self.authenticator,
             authorizer: &self.authorizer,
             user: &user,
             nodes: &self.nodes,
@@ -258,6 +264,18 @@ impl Server {
         request.answer().await
     }
 
+    /// Asks again with what is in the store now: what gives the right may have been written just now. Strangers do not make us
+    /// ask the store.
+    async fn allowed(&self, known: &User, ask: impl Fn() -> Result<(), Status>) -> Result<(), Status> {
+        match ask() {
+            Err(_) if !known.is_stranger() => {
+                self.registry.catch_up().await?;
+                ask()
+            }
+            answer => answer,
+        }
+    }
+
     /// Everything that is no object.
     fn document(
         &self,
@@ -268,7 +286,8 @@ impl Server {
         let catalogue = self.registry.cache().catalogue();
         let found = match *target {
             Target::Root => json!({"paths": [
-                "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version",
+                "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz",
+                "/version",
             ]}),
             Target::Health(endpoint) => return Ok(self.health(endpoint, query)),
             Target::Version => version(),
@@ -289,6 +308,11 @@ impl Server {
                 let format = V2Format::accepted(accept.unwrap_or(""));
                 let format = format.ok_or_else(|| Status::not_acceptable("application/json"))?;
                 return Ok(respond::bytes(StatusCode::OK, format.content_type(), self.openapi_v2(format)));
+            }
+            Target::Issuer => self.authenticator.tokens().discovery(&self.address),
+            Target::IssuersKeys => {
+                let keys = self.authenticator.tokens().keys().to_string();
+                return Ok(respond::bytes(StatusCode::OK, "application/jwk-set+json", keys));
             }
             Target::OpenApiV3Index => OpenApi::new(catalogue).v3_index(),
             Target::OpenApiV3(group, version) => {

@@ -10,6 +10,7 @@ mod policies;
 mod report;
 mod session;
 mod streams;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use crate::auth::tokens::Tokens;
 use crate::http::NodeStreams;
 use crate::registry::Registry;
 
@@ -43,6 +45,7 @@ const NODE_GROUP: &str = "system:nodes";
 pub struct Nodes {
     registry: Arc<Registry>,
     ca: Arc<Ca>,
+    tokens: Arc<Tokens>,
     join_token: String,
     cluster: Welcome,
     events: Arc<Events>,
@@ -54,10 +57,10 @@ pub struct Nodes {
 impl Nodes {
     /// The part that talks to agents.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         registry: Arc<Registry>,
         events: Arc<Events>,
-        ca: Arc<Ca>,
+        (ca, tokens): (Arc<Ca>, Arc<Tokens>),
         join_token: String,
         cluster: Welcome,
         tasks: Tasks,
@@ -66,7 +69,7 @@ impl Nodes {
         let following = Arc::clone(&peers).run(Arc::clone(registry.cache()), tasks.token());
         tasks.spawn("nodes/peers", following);
         let streams = streams::Hub::default();
-        Arc::new(Self { registry, ca, join_token, cluster, events, streams, peers, tasks })
+        Arc::new(Self { registry, ca, tokens, join_token, cluster, events, streams, peers, tasks })
     }
 
     /// Serves agents until shutdown.

@@ -370,3 +370,40 @@ async fn of_two_control_planes_one_leads_and_the_other_takes_over() {
     let took = controllers_work(&one.client, "fourth").await;
     assert!(took <= Duration::from_secs(2), "a leader that ends hands over at once, not after {took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_accounts_token_is_good_over_tls_and_after_a_restart_and_not_when_the_account_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut control = Control::start(folder.path(), "c", Store::Embedded).await;
+    await_account(&control.client, "default").await;
+    let account = "/api/v1/namespaces/default/serviceaccounts/default";
+    let made = control.client.send("POST", &format!("{account}/token"), json!({})).await.unwrap();
+    let token = made.body["status"]["token"].as_str().unwrap().to_owned();
+    let bearing = control.client.bearing(&control.ca(), &token);
+    let refused = bearing.get(MAPS).await;
+    assert_eq!(
+        refused.body["message"],
+        "configmaps is forbidden: User \"system:serviceaccount:default:default\" cannot list resource \"configmaps\" in API group \"\" in \
+         the namespace \"default\""
+    );
+    assert_eq!(bearing.get("/openid/v1/jwks").await.body["keys"][0]["alg"], "ES256");
+    control.process.stop();
+    control.restart().await;
+    assert_eq!(bearing.get(MAPS).await.code, 403, "the key is kept");
+    assert_eq!(control.client.bearing(&control.ca(), "unknown").get(MAPS).await.code, 401);
+    let secret = json!({"metadata": {"name": "t", "annotations": {"kubernetes.io/service-account.name": "default"}},
+        "type": "kubernetes.io/service-account-token"});
+    let secrets = "/api/v1/namespaces/default/secrets";
+    assert_eq!(control.client.send("POST", secrets, secret).await.unwrap().code, 201);
+    let start = Instant::now();
+    while control.client.get(&format!("{secrets}/t")).await.body["data"]["token"].is_null() {
+        assert!(start.elapsed() < Duration::from_secs(10), "the Secret is not filled");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(control.client.send("DELETE", account, Value::Null).await.unwrap().code, 200);
+    let start = Instant::now();
+    while bearing.get(MAPS).await.code != 401 {
+        assert!(start.elapsed() < Duration::from_secs(10), "the token outlives its account");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -75,6 +75,12 @@ impl Kind {
         self.stored_as.unwrap_or(self)
     }
 
+    /// Whether it is only asked and never kept, as access reviews.
+    #[must_use]
+    pub fn is_review(&self) -> bool {
+        matches!(self.verbs, ["create"])
+    }
+
     /// `DeploymentList`.
     #[must_use]
     pub fn list_kind(&self) -> String {
@@ -243,7 +249,15 @@ pub static SECRETS: Kind = core("Secret", "secrets", &[]);
 /// core/v1 Event.
 pub static EVENTS: Kind = core("Event", "events", &["ev"]);
 /// core/v1 ServiceAccount.
-pub static SERVICE_ACCOUNTS: Kind = core("ServiceAccount", "serviceaccounts", &["sa"]);
+pub static SERVICE_ACCOUNTS: Kind = Kind {
+    subresources: &[Subresource {
+        name: "token",
+        kind: "TokenRequest",
+        group_version: Some(("authentication.k8s.io", "v1")),
+        verbs: &["create"],
+    }],
+    ..core("ServiceAccount", "serviceaccounts", &["sa"])
+};
 /// apps/v1 Deployment.
 pub static DEPLOYMENTS: Kind = Kind {
     group: "apps",
@@ -373,6 +387,43 @@ pub static ROLES: Kind = rbac("Role", "roles");
 pub static STORAGE_CLASSES: Kind =
     Kind { group: "storage.k8s.io", namespaced: false, ..core("StorageClass", "storageclasses", &["sc"]) };
 
+/// A question that is answered at once.
+const fn review(group: &'static str, kind: &'static str, plural: &'static str) -> Kind {
+    Kind { group, namespaced: false, verbs: &["create"], ..core(kind, plural, &[]) }
+}
+
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
+
+/// authentication.k8s.io/v1 SelfSubjectReview: who am I?
+pub static SELF_SUBJECT_REVIEWS: Kind = review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews");
+/// authentication.k8s.io/v1 TokenReview: whose token is this?
+pub static TOKEN_REVIEWS: Kind = review(AUTHENTICATION, "TokenReview", "tokenreviews");
+/// authorization.k8s.io/v1 LocalSubjectAccessReview: may they, in this namespace?
+pub static LOCAL_SUBJECT_ACCESS_REVIEWS: Kind = Kind {
+    namespaced: true,
+    ..review(AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews")
+};
+/// authorization.k8s.io/v1 SelfSubjectAccessReview: may I?
+pub static SELF_SUBJECT_ACCESS_REVIEWS: Kind =
+    review(AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews");
+/// authorization.k8s.io/v1 SelfSubjectRulesReview: what may I?
+pub static SELF_SUBJECT_RULES_REVIEWS: Kind =
+    review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews");
+/// authorization.k8s.io/v1 SubjectAccessReview: may they?
+pub static SUBJECT_ACCESS_REVIEWS: Kind =
+    review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews");
+
+/// The kinds that are asked and never kept.
+pub static REVIEWS: &[&Kind] = &[
+    &SELF_SUBJECT_REVIEWS,
+    &TOKEN_REVIEWS,
+    &LOCAL_SUBJECT_ACCESS_REVIEWS,
+    &SELF_SUBJECT_ACCESS_REVIEWS,
+    &SELF_SUBJECT_RULES_REVIEWS,
+    &SUBJECT_ACCESS_REVIEWS,
+];
+
 /// Every built-in kind in the form that is stored, in the order of discovery: core first, then groups by name.
 pub static KINDS: &[&Kind] = &[
     &CONFIG_MAPS,
@@ -422,14 +473,15 @@ pub fn builtin(group: &str, version: &str, kind: &str) -> Option<&'static Kind> 
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     kinds: Vec<&'static Kind>,
-    versions: Vec<&'static Kind>,
+    /// What is served and not kept: other versions, and reviews.
+    others: Vec<&'static Kind>,
 }
 
 impl Catalogue {
     /// All built-in kinds.
     #[must_use]
     pub fn builtin() -> Self {
-        Self { kinds: KINDS.to_vec(), versions: VERSIONS.to_vec() }
+        Self { kinds: KINDS.to_vec(), others: [VERSIONS, REVIEWS].concat() }
     }
 
     /// All kinds in the form that is stored, in the order of discovery.
@@ -438,9 +490,9 @@ impl Catalogue {
         &self.kinds
     }
 
-    /// All kinds in every version that is served, the stored ones first.
+    /// All kinds in every version that is served, the stored ones first, and those that are never kept.
     pub fn served(&self) -> impl Iterator<Item = &'static Kind> {
-        self.kinds.iter().chain(&self.versions).copied()
+        self.kinds.iter().chain(&self.others).copied()
     }
 
     /// The kind of a path `/apis/<group>/<version>/.../<plural>`.
@@ -482,7 +534,7 @@ mod tests {
         let mut recorded: Value = serde_json::from_str(include_str!("catalogue/recorded.json")).unwrap();
         let written: Value = serde_json::from_str(include_str!("catalogue/written.json")).unwrap();
         recorded.as_object_mut().unwrap().extend(written.as_object().unwrap().clone());
-        for kind in KINDS.iter().chain(VERSIONS) {
+        for kind in KINDS.iter().chain(VERSIONS).chain(REVIEWS) {
             let theirs = &recorded[kind.qualified()];
             let lists = |field: &str| theirs.get(field).cloned().unwrap_or_else(|| json!([]));
             assert_eq!(theirs["kind"], kind.kind);

@@ -5,10 +5,12 @@
 
 mod ca;
 mod join;
+mod signer;
 mod tls;
 
 pub use ca::{Ca, CertifiedKey, Identity, new_request};
 pub use join::fetch_ca;
+pub use signer::Signer;
 pub use tls::{client_config, life_left, peer_identity, server_config};
 
 /// Why certificates could not be made, read or trusted.

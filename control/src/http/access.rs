@@ -11,7 +11,7 @@ use oarlock_daemon::pki::Identity;
 
 use super::path::{Resource, Target};
 use super::query::Query;
-use crate::auth::{About, Attributes, Authorizer, Decision, ResourceAttributes, User};
+use crate::auth::{About, Attributes, Authenticator, Authorizer, Decision, ResourceAttributes, User};
 
 /// A request as far as access to it is concerned.
 #[derive(Debug, Clone, Copy)]
@@ -27,14 +27,33 @@ pub(super) fn certified(identity: &Identity) -> User {
     User::known(&identity.user, &identity.groups)
 }
 
-/// Who is asking: whom the certificate names, else nobody known. Who shows a token and is not known by it is not let pass as
-/// nobody.
-pub(super) fn authenticate(certified: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {
+/// Who is asking: whom the certificate names, else whose token it is, else nobody known. Who shows a token and is not known by
+/// it is not let pass as nobody.
+pub(super) async fn authenticate(
+    authenticator: &Authenticator,
+    certified: Option<&User>,
+    headers: &HeaderMap,
+) -> Result<User, Status> {
     match (certified, bearer(headers)) {
         (Some(user), _) => Ok(user.clone()),
-        (None, Some(_)) => Err(Status::unauthorized()),
+        (None, Some(token)) => authenticator.user(token).await.map_err(|why| {
+            tracing::debug!(%why, "a token was refused");
+            Status::unauthorized()
+        }),
         (None, None) => Ok(User::anonymous()),
     }
+}
+
+/// Whether a user may do everything that is asked for at once, as acting as somebody else; what is not allowed is said.
+pub(super) fn all_allowed(
+    authorizer: &Authorizer,
+    user: &User,
+    asks: &[Attributes<'_>],
+) -> Result<(), Status> {
+    asks.iter().try_for_each(|ask| match authorizer.decide(user, ask) {
+        Decision::Allowed(_) => Ok(()),
+        Decision::NoOpinion(reason) => Err(refuse(user, ask, &reason)),
+    })
 }
 
 /// The token of `Authorization: Bearer`.
@@ -203,16 +222,5 @@ mod tests {
         ] {
             assert_eq!(message(method, path, query), expected);
         }
-    }
-
-    #[test]
-    fn who_shows_an_unknown_token_is_not_nobody_but_refused() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(authenticate(None, &headers), Ok(User::anonymous()));
-        headers.insert(header::AUTHORIZATION, "Bearer unknown".parse().unwrap());
-        assert_eq!(authenticate(None, &headers).unwrap_err().code, 401);
-        let jane = User::known("jane", &["staff".to_owned()]);
-        assert_eq!(jane.groups, ["staff", "system:authenticated"]);
-        assert_eq!(authenticate(Some(&jane), &headers), Ok(jane.clone()));
     }
 }

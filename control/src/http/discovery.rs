@@ -61,8 +61,10 @@ pub(super) fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Op
             "namespaced": kind.namespaced,
             "kind": kind.kind,
             "verbs": kind.verbs,
-            "storageVersionHash": storage_hash(kind.stored()),
         });
+        if !kind.is_review() {
+            entry["storageVersionHash"] = json!(storage_hash(kind.stored()));
+        }
         if !kind.short_names.is_empty() {
             entry["shortNames"] = json!(kind.short_names);
         }

@@ -25,6 +25,10 @@ pub(super) enum Target<'p> {
     OpenApiV3Index,
     /// `/openapi/v3/api/v1` or `/openapi/v3/apis/<group>/<version>`.
     OpenApiV3(&'p str, &'p str),
+    /// `/.well-known/openid-configuration`: who issues ServiceAccount tokens.
+    Issuer,
+    /// `/openid/v1/jwks`: with which keys.
+    IssuersKeys,
     /// Anything about objects.
     Resource(Resource<'p>),
     /// Nothing that we know.
@@ -60,6 +64,8 @@ pub(super) fn parse(path: &str) -> Target<'_> {
         ["openapi", "v3"] => Target::OpenApiV3Index,
         ["openapi", "v3", "api", version] => Target::OpenApiV3("", version),
         ["openapi", "v3", "apis", group, version] => Target::OpenApiV3(group, version),
+        [".well-known", "openid-configuration"] => Target::Issuer,
+        ["openid", "v1", "jwks"] => Target::IssuersKeys,
         ["api"] => Target::CoreVersions,
         ["apis"] => Target::Groups,
         ["apis", group] => Target::Group(group),

@@ -18,8 +18,8 @@ use super::path::Resource;
 use super::query::Query;
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
-use super::{apply, list, logs, proxy, watch};
-use crate::auth::{Authorizer, Guard, User};
+use super::{apply, list, logs, proxy, reviews, watch};
+use crate::auth::{Authenticator, Authorizer, Guard, User, request};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions};
 
@@ -28,6 +28,7 @@ pub(super) struct Request<'r> {
     /// The kind, in the version that the path names.
     pub(super) served: &'static Kind,
     pub(super) registry: &'r Arc<Registry>,
+    pub(super) authenticator: &'r Authenticator,
     pub(super) authorizer: &'r Authorizer,
     pub(super) user: &'r User,
     pub(super) nodes: &'r Arc<dyn NodeStreams>,
@@ -58,6 +59,9 @@ impl Request<'_> {
         {
             // Before anything is written: an answer that cannot be given must not hide that it was.
             self.form()?;
+        }
+        if kind.is_review() {
+            return reviews::answer(self).await;
         }
         match (path.name, path.subresource) {
             (None, _) => self.collection(kind).await,
@@ -145,6 +149,7 @@ impl Request<'_> {
                 streams::connect(self.nodes, self.tasks, self.head, &pod, sub, &self.query).await
             }
             ("proxy", _) => proxy::pods::answer(self, kind, namespace, name).await,
+            ("token", &Method::POST) => self.token(namespace, name).await,
             ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, name).await,
             ("eviction", &Method::POST) if *kind == PODS => self.evict(namespace, name).await,
             ("status", &Method::GET) => {
@@ -302,6 +307,18 @@ impl Request<'_> {
         let success =
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(respond::json(StatusCode::CREATED, &success))
+    }
+
+    /// A token for an account.
+    async fn token(&self, namespace: &str, name: &str) -> Result<Response<Body>, Status> {
+        let expected = Expected { group: "authentication.k8s.io", version: "v1", kind: "TokenRequest" };
+        let validation = self.query.field_validation()?;
+        let Decoded { object, warnings } = body::decode(self.content_type, &self.body, expected, validation)?;
+        let tokens = self.authenticator.tokens();
+        let answered = request::answer(self.registry, tokens, namespace, name, object).await?;
+        let mut response = respond::json(StatusCode::CREATED, &answered);
+        respond::warn(&mut response, &warnings);
+        Ok(response)
     }
 
     fn delete_options(&self) -> Result<DeleteOptions, Status> {

@@ -7,12 +7,14 @@ use oarlock_daemon::mux::{STDOUT, Stream};
 use serde_json::Value;
 
 use super::*;
+use crate::auth::TokenFile;
 use crate::registry::tests::{Fixture, fixture};
 
 mod access;
 mod apply;
 mod fuzz;
 mod lists;
+mod tokens;
 mod versions;
 mod watches;
 
@@ -78,7 +80,11 @@ async fn api() -> Api {
     let fixture = fixture().await;
     let (mut metrics, requests) = (oarlock_daemon::metrics::registry(), Requests::default());
     requests.register(&mut metrics);
+    let tokens = Arc::new(crate::auth::tokens::tests::tokens());
+    let file = TokenFile::parse("filed,joe,7,\"staff\"").unwrap();
+    let registry = Arc::clone(&fixture.registry);
     let server = Server {
+        authenticator: Arc::new(Authenticator::new(registry, tokens, file)),
         authorizer: Authorizer::new(Arc::clone(fixture.registry.cache())),
         registry: Arc::clone(&fixture.registry),
         nodes: Arc::new(one_line(&fixture.tasks)),

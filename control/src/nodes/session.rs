@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::peers::Peers;
 use super::policies::Policies;
+use super::tokens::PodTokens;
 use super::{Nodes, caller};
 use crate::cache::{Change, Object};
 
@@ -116,6 +117,7 @@ impl Nodes {
             pods: BTreeMap::new(),
             policies: Policies::default(),
             peers: Arc::clone(&self.peers),
+            tokens: PodTokens::new(Arc::clone(&self.tokens), Arc::clone(cache)),
         };
         let mut peers = self.peers.subscribe();
         let revision = cache.revision();
@@ -133,6 +135,11 @@ impl Nodes {
                 changes = watch.next() => changes.map_err(|e| Status::unavailable(e.to_string()))?,
                 _ = peers.changed() => {
                     view.tell_policies().await?;
+                    continue;
+                }
+                () = tokio::time::sleep(view.tokens.wait()) => {
+                    let messages = view.tokens.issue_due();
+                    view.say_all(messages).await?;
                     continue;
                 }
             };
@@ -155,6 +162,7 @@ struct View {
     pods: BTreeMap<(String, String), BTreeSet<Reference>>,
     policies: Policies,
     peers: Arc<Peers>,
+    tokens: PodTokens,
 }
 
 /// An object that a pod needs: (is it a Secret, namespace, name).
@@ -165,6 +173,13 @@ impl View {
         self.version += 1;
         let message = ControlMessage { message: Some(message), version: self.version };
         self.sender.send(Ok(message)).await.map_err(|_| Status::cancelled("the node has gone"))
+    }
+
+    async fn say_all(&mut self, messages: Vec<Message>) -> Result<(), Status> {
+        for message in messages {
+            self.say(message).await?;
+        }
+        Ok(())
     }
 
     async fn update(&mut self, object: &Object) -> Result<(), Status> {
@@ -194,7 +209,7 @@ impl View {
         self.say(Message::Delete(delete)).await
     }
 
-    async fn put(&mut self, cache: &Arc<crate::cache::Cache>, object: &Object) -> Result<(), Status> {
+    async fn put(&mut self, cache: &Arc<crate::cache::Cache>, object: &Arc<Object>) -> Result<(), Status> {
         let kind = object.key.kind;
         if *kind == PODS {
             if object.node_name.as_deref() == Some(self.node.as_str()) {
@@ -204,6 +219,8 @@ impl View {
                 for reference in wanted.difference(&before) {
                     self.send_reference(cache, reference).await?;
                 }
+                let tokens = self.tokens.put(object);
+                self.say_all(tokens).await?;
                 if self.pods.insert(place, wanted).is_none() {
                     // Whoever made the policy first means the pod to be isolated from its first packet on.
                     if !self.peers.wait_for(object.revision, PEERS_BOUND).await {
@@ -231,6 +248,10 @@ impl View {
             let place = (key.namespace.clone(), key.name.clone());
             // A pod of the same name may be back on this node already.
             let back = cache.get(kind, &key.namespace, &key.name).is_some_and(|now| now.uid != object.uid);
+            if self.pods.contains_key(&place) {
+                let tokens = self.tokens.delete(&object.uid, revision);
+                self.say_all(tokens).await?;
+            }
             if self.pods.contains_key(&place) && !back {
                 let before = self.references();
                 self.pods.remove(&place);
@@ -248,10 +269,8 @@ impl View {
     async fn tell_policies(&mut self) -> Result<(), Status> {
         let picture = Arc::clone(&self.peers.subscribe().borrow());
         let namespaces = self.pods.keys().map(|(namespace, _)| namespace.as_str()).collect();
-        for message in self.policies.follow(picture, &namespaces) {
-            self.say(message).await?;
-        }
-        Ok(())
+        let messages = self.policies.follow(picture, &namespaces);
+        self.say_all(messages).await
     }
 
     fn references(&self) -> BTreeSet<Reference> {

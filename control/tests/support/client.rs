@@ -19,6 +19,7 @@ pub(crate) struct Client {
     port: u16,
     tls: TlsConnector,
     tasks: Tasks,
+    token: Option<String>,
 }
 
 /// The answer to a request.
@@ -40,7 +41,13 @@ impl Answer {
 impl Client {
     pub(crate) fn new(port: u16, (ca, own): (String, CertifiedKey)) -> Self {
         let config = pki::client_config(&ca, Some(&own)).unwrap();
-        Self { port, tls: TlsConnector::from(config), tasks: Tasks::new() }
+        Self { port, tls: TlsConnector::from(config), tasks: Tasks::new(), token: None }
+    }
+
+    /// Another client of the same server, who shows a token and no certificate.
+    pub(crate) fn bearing(&self, ca: &str, token: &str) -> Self {
+        let tls = TlsConnector::from(pki::client_config(ca, None).unwrap());
+        Self { tls, token: Some(token.to_owned()), ..self.clone() }
     }
 
     async fn open(&self, method: &str, path: &str, body: &Value) -> Result<Response<Incoming>, Failure> {
@@ -54,6 +61,8 @@ impl Client {
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let request = Request::builder().method(method).uri(path).header("host", "localhost");
+        let bearer = self.token.iter().map(|token| format!("Bearer {token}"));
+        let request = bearer.fold(request, |request, bearer| request.header("authorization", bearer));
         let request = request.header("content-type", kind).body(Full::new(bytes))?;
         Ok(sender.send_request(request).await?)
     }

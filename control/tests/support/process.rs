@@ -159,6 +159,11 @@ impl Control {
         Process::start(&mut command)
     }
 
+    /// The cluster's CA.
+    pub(crate) fn ca(&self) -> String {
+        std::fs::read_to_string(self.folder.join("pki/ca.crt")).unwrap()
+    }
+
     /// Starts it again as it was.
     pub(crate) async fn restart(&mut self) {
         self.process = Self::run(&self.folder, self.ports, &self.arguments);

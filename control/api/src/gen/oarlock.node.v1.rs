@@ -173,10 +173,12 @@ pub struct Welcome {
 /// An object that this node needs: its own Pods, the ConfigMaps and Secrets they use, and all Services, EndpointSlices
 /// and Nodes. Secrets never reach a node that runs no pod using them. NetworkPolicies of the namespaces of its pods come before
 /// those pods, and before the policies the pods that their peers name (networkpeers: namespace is the group of a peer, name
-/// <namespace>/<pod>, object a JSON {"ip", "ports"}; see oarlock_api::network_policy).
+/// <namespace>/<pod>, object a JSON {"ip", "ports"}; see oarlock_api::network_policy). Before a pod also the tokens that its volumes
+/// ask for, and again long before they end (podtokens: namespace is the pod's uid; see oarlock_api::pod_token).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ObjectUpdate {
-    /// Plural resource name: pods, configmaps, secrets, services, endpointslices, nodes, networkpolicies, networkpeers.
+    /// Plural resource name: pods, configmaps, secrets, services, endpointslices, nodes, networkpolicies, networkpeers,
+    /// podtokens.
     #[prost(string, tag = "1")]
     pub resource: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
