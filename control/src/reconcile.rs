@@ -158,7 +158,8 @@ impl Driver {
     fn touch(&mut self, kind: &'static oarlock_api::catalogue::Kind, key: &Key) {
         for (index, controller) in CONTROLLERS.iter().enumerate() {
             for affected in (controller.affected)(&self.world, kind, key) {
-                self.queue.push(Item { controller: index, key: affected });
+                let urgency = oarlock_planner::urgency(controller, &self.world, &affected);
+                self.queue.push_urgent(Item { controller: index, key: affected }, urgency);
             }
         }
     }

@@ -355,6 +355,10 @@ impl Registry {
                     &format!("pod {name} is being deleted, cannot be assigned to a host"),
                 ));
             }
+            if present.value["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+                let why = format!("pod {name} has non-empty .spec.schedulingGates");
+                return Err(Status::conflict(kind, name, &why));
+            }
             if let Some(node) = present.value["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
                 let why = format!("pod {name} is already assigned to node {node:?}");
                 return Err(Status::conflict(kind, name, &why));

@@ -1,8 +1,8 @@
 //! `cargo xtask bench NAME`: measurements on a cluster of their own, against what they are to be compared with, in
 //! interleaved rounds. The machine itself keeps its packet filter, routes and settings.
 
-mod dataplane;
 mod lab;
+mod own;
 mod report;
 
 use std::io::{Read as _, Write as _};
@@ -28,6 +28,8 @@ pub(crate) enum Bench {
     Quick(QuickOptions),
     /// What the programs cost per packet and per connection, and the agent per change, with up to 50,000 Services.
     Dataplane,
+    /// How many pods a second the scheduler decides about on 5,000 nodes, by kinds of rules.
+    Scheduler,
 }
 
 /// How `quick` measures.
@@ -53,10 +55,13 @@ const NODE_PORT: &str = "30090";
 
 /// Runs a benchmark.
 pub(crate) fn bench(what: &Bench) -> Result<()> {
+    if matches!(what, Bench::Scheduler) {
+        return own::scheduler();
+    }
     if !is_root() {
         bail!("links and cgroups are made by root: run `cargo xtask bench` as root");
     }
-    let Bench::Quick(options) = what else { return dataplane::bench() };
+    let Bench::Quick(options) = what else { return own::dataplane() };
     if daemons::all().iter().any(|daemon| daemons::is_running(daemon)) {
         bail!("a cluster is running and would be measured with what it does: `cargo xtask down` first");
     }

@@ -108,6 +108,13 @@ impl Selector {
         Self { requirements }
     }
 
+    /// The selector, narrowed by more requirements.
+    #[must_use]
+    pub fn and(mut self, more: impl IntoIterator<Item = Requirement>) -> Self {
+        self.requirements.extend(more);
+        Self::of(self.requirements)
+    }
+
     /// Parses the form of query parameters and of `kubectl -l`: `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod pod_support;
 mod policy;
 mod rbac;
 mod records;
+mod scheduling;
 mod service;
 mod stateful_set;
 mod storage;

@@ -66,6 +66,15 @@ pub enum Change {
         /// The node's name.
         node: String,
     },
+    /// Give a pod a condition, beside those that it has; one that is gone needs none.
+    Condition {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+        /// The condition.
+        condition: Value,
+    },
     /// Tell the user something.
     Event {
         /// What it is about.

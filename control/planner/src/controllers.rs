@@ -97,6 +97,12 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "event-ttl", affected: event_ttl::affected, plan: event_ttl::plan },
 ];
 
+/// How urgent a key is: of a controller's keys that wait, the most urgent are planned first.
+#[must_use]
+pub fn urgency(controller: &Controller, world: &World, key: &Key) -> i64 {
+    if controller.name == "scheduler" { scheduler::urgency(world, key) } else { 0 }
+}
+
 /// The key itself when the kind is the controller's own.
 fn own(kind: &'static Kind, wanted: &'static Kind, key: &Key) -> Vec<Key> {
     if *kind == *wanted { vec![key.clone()] } else { Vec::new() }

@@ -12,5 +12,5 @@ mod volumes;
 mod world;
 
 pub use change::{Change, EventAbout, Part, Plan};
-pub use controllers::{CONTROLLERS, Controller, Settings};
+pub use controllers::{CONTROLLERS, Controller, Settings, urgency};
 pub use world::{Key, NodeView, PodView, World};

@@ -2,6 +2,8 @@
 //!
 //! Kept up to date change by change; the cost of a change does not depend on the size of the cluster.
 
+mod placement;
+mod rules;
 mod storage;
 mod views;
 
@@ -9,11 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use oarlock_api::catalogue::{
-    ENDPOINT_SLICES, Kind, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
+    ENDPOINT_SLICES, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
 };
 use oarlock_api::meta;
 use serde_json::Value;
 
+pub(crate) use placement::{Count, HOSTNAME, Placement, Slot, Term, Topology, Used, ZONE};
+pub(crate) use rules::Spread;
 pub(crate) use storage::claim_of;
 pub(crate) use views::{INDEX_ANNOTATION, Taint, is_known};
 pub use views::{NodeView, PodView};
@@ -37,7 +41,12 @@ pub struct World {
     pods_by_node: BTreeMap<String, BTreeSet<Key>>,
     pods_by_owner: BTreeMap<String, BTreeSet<Key>>,
     pending: BTreeSet<Key>,
-    nodes: BTreeMap<String, NodeView>,
+    /// Of those, the ones that were told that they fit nowhere.
+    unschedulable: BTreeSet<Key>,
+    /// The pod that was deleted last, and its node.
+    vacated: Option<(Key, Box<str>)>,
+    placement: Placement,
+    nodes: BTreeMap<String, Arc<NodeView>>,
     objects: BTreeMap<(&'static str, &'static str), BTreeMap<Key, Held>>,
     owners: BTreeMap<String, (&'static Kind, Key)>,
     dependents: BTreeMap<String, BTreeSet<(&'static str, &'static str, Key)>>,
@@ -51,6 +60,11 @@ pub struct World {
 fn service_of(key: &Key, slice: &Value) -> Option<Key> {
     let name = slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str()?;
     Some((key.0.clone(), name.to_owned()))
+}
+
+fn labels_of(object: &Value) -> BTreeMap<Box<str>, Box<str>> {
+    let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+    labels.map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or("").into())).collect()
 }
 
 fn table(kind: &Kind) -> (&'static str, &'static str) {
@@ -90,8 +104,14 @@ impl World {
         } else {
             if *kind == NODES {
                 let mut node = NodeView::read(value);
-                node.moved = known.is_none_or(|known| known.zone() != node.zone());
+                node.moved = known.as_ref().is_none_or(|known| known.zone() != node.zone());
+                node.opened = known.is_none_or(|known| !known.offers_the_same(&node));
+                let node = Arc::new(node);
+                self.placement.put_node(&node, Some(value));
                 self.nodes.insert(name.to_owned(), node);
+            }
+            if *kind == NAMESPACES {
+                self.placement.crowd.name_space(name, labels_of(value));
             }
             if *kind == ENDPOINT_SLICES
                 && let Some(service) = service_of(&key, value)
@@ -111,7 +131,18 @@ impl World {
 
     /// An object is gone.
     pub fn delete(&mut self, kind: &'static Kind, namespace: &str, name: &str, revision: u64) {
-        self.forget(kind, &(namespace.to_owned(), name.to_owned()));
+        let key = (namespace.to_owned(), name.to_owned());
+        if *kind == PODS {
+            let node = self.pods.get(&key).and_then(|pod| pod.node.clone());
+            self.vacated = node.map(|node| (key.clone(), node));
+        }
+        self.forget(kind, &key);
+        if *kind == NODES {
+            self.placement.remove_node(name);
+        }
+        if *kind == NAMESPACES {
+            self.placement.crowd.name_space(name, BTreeMap::new());
+        }
         self.revision = self.revision.max(revision);
     }
 
@@ -159,23 +190,42 @@ impl World {
         }
     }
 
-    fn put_pod(&mut self, key: Key, pod: PodView) {
+    fn put_pod(&mut self, key: Key, mut pod: PodView) {
+        self.share_rules(&mut pod);
+        self.placement.add(&key, &pod);
         self.storage.put_pod(&key, &pod.claims);
         if let Some(owner) = &pod.controller {
             self.pods_by_owner.entry(owner.to_string()).or_default().insert(key.clone());
         }
         match &pod.node {
             Some(node) => drop(self.pods_by_node.entry(node.to_string()).or_default().insert(key.clone())),
-            None if !pod.is_terminating() => drop(self.pending.insert(key.clone())),
+            None if !pod.is_terminating() => {
+                self.pending.insert(key.clone());
+                if pod.unschedulable.is_some() && !pod.gated {
+                    self.unschedulable.insert(key.clone());
+                }
+            }
             None => {}
         }
         self.pods.insert(key, pod);
     }
 
+    /// Pods of one controller have the same rules, which are held once.
+    fn share_rules(&self, pod: &mut PodView) {
+        let Some(rules) = &mut pod.rules else { return };
+        let Some(controller) = &pod.controller else { return };
+        let sibling = self.pods_of(controller).next().and_then(|(_, sibling)| sibling.rules.as_ref());
+        if let Some(known) = sibling.filter(|known| *known == rules) {
+            *rules = Arc::clone(known);
+        }
+    }
+
     fn take_pod(&mut self, key: &Key) -> Option<PodView> {
         let pod = self.pods.remove(key)?;
         self.storage.forget_pod(key, &pod.claims);
+        self.placement.remove(key, &pod);
         self.pending.remove(key);
+        self.unschedulable.remove(key);
         for (index, name) in [(&mut self.pods_by_owner, &pod.controller), (&mut self.pods_by_node, &pod.node)]
         {
             if let Some(name) = name
@@ -201,7 +251,8 @@ impl World {
     /// Counts ranges of pod addresses as a node's before the store says so.
     pub fn assume_pod_cidrs(&mut self, node: &str, ranges: Vec<Box<str>>) {
         if let Some(node) = self.nodes.get_mut(node) {
-            node.pod_cidrs = ranges;
+            Arc::make_mut(node).pod_cidrs = ranges;
+            self.placement.put_node(node, None);
         }
     }
 
@@ -239,15 +290,30 @@ impl World {
         self.pending.iter()
     }
 
+    /// Of those, the ones that were told that they fit nowhere.
+    pub(crate) fn unschedulable(&self) -> impl Iterator<Item = (&Key, &PodView)> {
+        self.unschedulable.iter().filter_map(|key| Some((key, self.pods.get(key)?)))
+    }
+
+    /// The node that a pod had, if it is the one that was deleted last.
+    pub(crate) fn vacated(&self, key: &Key) -> Option<&str> {
+        self.vacated.as_ref().filter(|(last, _)| last == key).map(|(_, node)| &**node)
+    }
+
+    /// Where there is room.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeView> {
-        self.nodes.values()
+        self.nodes.values().map(AsRef::as_ref)
     }
 
     /// One node.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&NodeView> {
-        self.nodes.get(name)
+        self.nodes.get(name).map(AsRef::as_ref)
     }
 
     /// One object of any kind but Pod.

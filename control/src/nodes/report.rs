@@ -96,6 +96,7 @@ impl Nodes {
         let change = |mut present: Value| {
             let mut next = status.clone();
             keep_transitions(&present["status"]["conditions"], &mut next);
+            keep_extended(&present["status"], &mut next);
             map_of(&mut present).insert("status".to_owned(), next);
             Ok(present)
         };
@@ -174,6 +175,23 @@ fn keep_foreign_conditions(present: &Value, next: &mut Value) {
     }
 }
 
+/// Resources that the agent does not know of (`example.com/dongle`) are somebody else's and stay; what was said of the capacity alone
+/// can be given away as a whole.
+fn keep_extended(present: &Value, next: &mut Value) {
+    let extended = |of: &Value| -> Vec<(String, Value)> {
+        let all = of.as_object().into_iter().flatten().filter(|(name, _)| name.contains('/'));
+        all.map(|(name, amount)| (name.clone(), amount.clone())).collect()
+    };
+    for (to, from) in [("capacity", "capacity"), ("allocatable", "capacity"), ("allocatable", "allocatable")]
+    {
+        for (name, amount) in extended(&present[from]) {
+            if next[to].is_object() {
+                next[to][name] = amount;
+            }
+        }
+    }
+}
+
 /// A condition whose status did not change keeps its lastTransitionTime.
 fn keep_transitions(present: &Value, next: &mut Value) {
     let Some(conditions) = next.get_mut("conditions").and_then(Value::as_array_mut) else { return };
@@ -192,6 +210,15 @@ fn keep_transitions(present: &Value, next: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn resources_that_others_added_stay() {
+        let present = json!({"capacity": {"cpu": "1", "example.com/a": "4"}, "allocatable": {"cpu": "1", "example.com/b": "2"}});
+        let mut next = json!({"capacity": {"cpu": "2"}, "allocatable": {"cpu": "2"}});
+        keep_extended(&present, &mut next);
+        assert_eq!(next["capacity"], json!({"cpu": "2", "example.com/a": "4"}));
+        assert_eq!(next["allocatable"], json!({"cpu": "2", "example.com/a": "4", "example.com/b": "2"}));
+    }
 
     #[test]
     fn conditions_keep_their_transition_and_foreign_ones_stay() {

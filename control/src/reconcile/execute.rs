@@ -103,6 +103,14 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
         Change::Bind { namespace, name, uid, node } => {
             registry.bind(&namespace, &name, &uid, &node).await.map(|pod| version(&pod))
         }
+        Change::Condition { namespace, name, condition } => {
+            let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+            let options = WriteOptions::default();
+            match registry.patch(&PODS, &namespace, &name, Sub::Status, &patch, &options).await {
+                Err(status) if status.is("NotFound") => Ok(0),
+                other => other.map(|pod| version(&pod)),
+            }
+        }
         Change::Event { about, kind, reason, message, component } => {
             say(events, &about.reference(), kind, reason, &message, component).await;
             Ok(0)

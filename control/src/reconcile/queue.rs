@@ -1,7 +1,7 @@
 //! Which keys wait, which run, and which have to wait for the world to see what they wrote. Pure but for the clock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::Duration;
 
 use oarlock_planner::Key;
@@ -22,9 +22,11 @@ pub(super) struct Item {
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    ready: VecDeque<Item>,
-    /// What is in `ready` or parked.
-    waiting: HashSet<Item>,
+    /// The most urgent first, and of equals who came first.
+    ready: BTreeMap<(Reverse<i64>, u64), Item>,
+    came: u64,
+    /// What is in `ready` or parked, and how urgent it is.
+    waiting: HashMap<Item, i64>,
     /// By the revision that the world has to reach first.
     parked: BTreeMap<u64, Vec<Item>>,
     running: HashMap<Item, bool>,
@@ -47,16 +49,27 @@ impl Queue {
 
     /// A key has to be looked at.
     pub(super) fn push(&mut self, item: Item) {
+        self.push_urgent(item, 0);
+    }
+
+    /// A key has to be looked at, before those that are less urgent.
+    pub(super) fn push_urgent(&mut self, item: Item, urgency: i64) {
         if let Some(dirty) = self.running.get_mut(&item) {
             *dirty = true;
-        } else if self.waiting.insert(item.clone()) {
+        } else if !self.waiting.contains_key(&item) {
+            self.waiting.insert(item.clone(), urgency);
             if let Some(metrics) = self.metrics.get(item.controller) {
                 metrics.adds.inc();
                 metrics.depth.inc();
                 self.since.insert(item.clone(), Instant::now());
             }
-            self.ready.push_back(item);
+            self.line_up(item, urgency);
         }
+    }
+
+    fn line_up(&mut self, item: Item, urgency: i64) {
+        self.came += 1;
+        self.ready.insert((Reverse(urgency), self.came), item);
     }
 
     /// A key has to be looked at in a while. The soonest time counts.
@@ -76,7 +89,7 @@ impl Queue {
     /// The next key whose own writes the world (at `revision`) has seen.
     pub(super) fn pop(&mut self, revision: u64) -> Option<Item> {
         self.ring();
-        while let Some(item) = self.ready.pop_front() {
+        while let Some((_, item)) = self.ready.pop_first() {
             match self.wrote.get(&item) {
                 Some(wrote) if *wrote > revision => self.parked.entry(*wrote).or_default().push(item),
                 _ => {
@@ -98,7 +111,10 @@ impl Queue {
     pub(super) fn release(&mut self, revision: u64) {
         let later = self.parked.split_off(&(revision + 1));
         let free = std::mem::replace(&mut self.parked, later);
-        self.ready.extend(free.into_values().flatten());
+        for item in free.into_values().flatten() {
+            let urgency = self.waiting.get(&item).copied().unwrap_or(0);
+            self.line_up(item, urgency);
+        }
     }
 
     /// The key's plan is being carried out.
@@ -171,6 +187,16 @@ mod tests {
         assert_eq!(queue.pop(0), None, "it runs");
         queue.finish(item("a"), 0, false, 0);
         assert_eq!(queue.pop(0), Some(item("a")), "it was touched meanwhile");
+    }
+
+    #[tokio::test]
+    async fn the_most_urgent_key_comes_first_and_equals_in_turn() {
+        let mut queue = Queue::default();
+        for (name, urgency) in [("a", 0), ("b", 5), ("c", -1), ("d", 5), ("e", 0)] {
+            queue.push_urgent(item(name), urgency);
+        }
+        let order: Vec<String> = std::iter::from_fn(|| queue.pop(0)).map(|item| item.key.1).collect();
+        assert_eq!(order, ["b", "d", "a", "e", "c"]);
     }
 
     #[tokio::test]

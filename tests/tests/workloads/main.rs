@@ -18,6 +18,7 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     a_daemon_set_is_on_every_node_and_rolls(&cluster);
     a_replication_controller_keeps_its_number(&cluster);
     a_replication_controller_is_replaced_pod_by_pod(&cluster);
+    pods_are_placed_by_their_rules(&cluster);
     jobs_complete_or_fail(&cluster);
     a_cron_job_makes_up_for_what_was_missed(&cluster);
     deletion_takes_everything_along(&cluster);
@@ -152,6 +153,47 @@ fn a_replication_controller_is_replaced_pod_by_pod(cluster: &Cluster) {
     // For what is looked at next.
     cluster.kubectl("apply -f manifests/workloads/");
     becomes(cluster, "rc old", "{.status.readyReplicas}", &["2"]);
+}
+
+fn pods_are_placed_by_their_rules(cluster: &Cluster) {
+    let selector = serde_json::json!({"matchLabels": {"app": "apart"}});
+    let term = serde_json::json!({"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"});
+    let containers = serde_json::json!([{"name": "web", "image": "oarlock/web:0.1.0"}]);
+    let apart = serde_json::json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "apart"},
+        "spec": {"replicas": 3, "selector": selector, "template": {
+            "metadata": {"labels": {"app": "apart"}},
+            "spec": {"terminationGracePeriodSeconds": 1, "containers": containers,
+                "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}}},
+    });
+    let gated = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "gated"},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": containers,
+            "schedulingGates": [{"name": "example.com/later"}]},
+    });
+    cluster.kubectl(&format!("apply -f - <<'END'\n{apart}\n---\n{gated}\nEND"));
+    becomes(cluster, "deployment apart", "{.status.readyReplicas}", &["2"]);
+    becomes(cluster, "pods -l app=apart", "{.items[*].spec.nodeName}", &["node1", "node2"]);
+    let message = "{.items[*].status.conditions[?(@.reason==\"Unschedulable\")].message}";
+    assert_eq!(
+        cluster.kubectl(&format!("get pods -l app=apart -o jsonpath='{message}'")),
+        "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules. preemption: 0/2 nodes are available: \
+         2 No preemption victims found for incoming pod."
+    );
+    // Who goes makes room for who waits.
+    let running = "{.items[?(@.status.phase==\"Running\")].metadata.name}";
+    let first = words(cluster, "pods -l app=apart", running).remove(0);
+    cluster.kubectl(&format!("delete pod {first} --wait=false"));
+    wait("another pod has taken the node", SOON, || {
+        let now = words(cluster, "pods -l app=apart", running);
+        if now.len() == 2 && !now.contains(&first) { Ok(()) } else { Err(now.join(" ")) }
+    });
+    assert!(cluster.kubectl("get pod gated").contains("SchedulingGated"));
+    cluster.kubectl(
+        "patch pod gated --type=json -p '[{\"op\": \"remove\", \"path\": \"/spec/schedulingGates\"}]'",
+    );
+    becomes(cluster, "pod gated", "{.status.phase}", &["Running"]);
+    cluster.kubectl("delete deployment/apart pod/gated --wait=false");
 }
 
 fn jobs_complete_or_fail(cluster: &Cluster) {

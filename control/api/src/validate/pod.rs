@@ -62,6 +62,7 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
         }
     }
     super::meta::labels(errors, &format!("{path}.nodeSelector"), spec.get("nodeSelector"));
+    super::scheduling::check(errors, path, spec);
 }
 
 fn name(errors: &mut Errors, field: &str, name: &str) {
@@ -271,6 +272,9 @@ fn check_resources(errors: &mut Errors, path: &str, resources: &Value) {
                     errors.invalid(at, value, "must be greater than or equal to 0");
                 }
                 Some(quantity) => {
+                    if super::scheduling::is_extended(name) {
+                        super::scheduling::extended(errors, &at, quantity, resources, name);
+                    }
                     let limit = resources["limits"].get(name).and_then(read);
                     if field == "requests" && limit.is_some_and(|limit| quantity > limit) {
                         let limit = limit.map_or_else(String::new, |l| l.to_string());
@@ -290,6 +294,7 @@ fn check_resources(errors: &mut Errors, path: &str, resources: &Value) {
 pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
     let mut allowed = new["spec"].clone();
     let old_spec = &old["spec"];
+    super::scheduling::gates_only_open(errors, old_spec, &mut allowed);
     for field in ["initContainers", "containers"] {
         let olds = list(old_spec, field);
         if let Some(news) = allowed.get_mut(field).and_then(Value::as_array_mut) {

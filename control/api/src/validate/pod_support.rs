@@ -3,16 +3,13 @@
 use serde_json::Value;
 
 use super::{Errors, list};
-use crate::node_selector::NodeSelector;
 
 /// Fields of the spec that change behaviour and are not built.
 const SPEC: &[&str] = &[
     "ephemeralContainers",
-    "topologySpreadConstraints",
     "runtimeClassName",
     "overhead",
     "readinessGates",
-    "schedulingGates",
     "resourceClaims",
     "hostUsers",
     "setHostnameAsFQDN",
@@ -45,7 +42,6 @@ const RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 /// Adds an error per field that is set and not honoured.
 pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
     refuse(errors, path, spec, SPEC);
-    affinity(errors, &format!("{path}.affinity"), &spec["affinity"]);
     for field in HOST {
         if spec.get(field) == Some(&Value::Bool(true)) {
             errors.unsupported(format!("{path}.{field}"));
@@ -74,19 +70,6 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
     }
 }
 
-/// Required node affinity is honoured; preferences and the nearness of other pods are not yet.
-fn affinity(errors: &mut Errors, path: &str, affinity: &Value) {
-    refuse(errors, path, affinity, &["podAffinity", "podAntiAffinity"]);
-    let (path, nodes) = (format!("{path}.nodeAffinity"), &affinity["nodeAffinity"]);
-    refuse(errors, &path, nodes, &["preferredDuringSchedulingIgnoredDuringExecution"]);
-    let field = "requiredDuringSchedulingIgnoredDuringExecution";
-    if let Some(selector) = nodes.get(field).filter(|s| !s.is_null())
-        && let Err(error) = NodeSelector::parse(selector)
-    {
-        errors.invalid(format!("{path}.{field}.{}", error.path), selector, error.why);
-    }
-}
-
 fn check_container(errors: &mut Errors, path: &str, container: &Value) {
     refuse(errors, path, container, CONTAINER);
     refuse(errors, &format!("{path}.securityContext"), &container["securityContext"], CONTAINER_SECURITY);
@@ -112,7 +95,7 @@ fn check_container(errors: &mut Errors, path: &str, container: &Value) {
         for name in
             container["resources"].get(field).and_then(Value::as_object).into_iter().flat_map(|m| m.keys())
         {
-            if !RESOURCES.contains(&name.as_str()) {
+            if !RESOURCES.contains(&name.as_str()) && !super::scheduling::is_extended(name) {
                 errors.unsupported(format!("{path}.resources.{field}[{name}]"));
             }
         }

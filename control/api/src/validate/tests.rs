@@ -1,5 +1,6 @@
 //! A table of what is refused, with upstream's words.
 
+mod scheduling;
 mod services;
 mod stateful_sets;
 mod storage;
@@ -93,13 +94,13 @@ fn ports_of_the_node_are_asked_for_once() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let spec = json!({
-        "hostNetwork": true, "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}},
+        "hostNetwork": true, "runtimeClassName": "other",
         "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}],
         "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "protocol": "SCTP"}]}],
     });
     let refused = said(&PODS, pod(spec));
     for field in [
-        "spec.affinity.podAffinity",
+        "spec.runtimeClassName",
         "spec.hostNetwork",
         "spec.containers[0].ports[0].protocol",
         "spec.volumes[0].nfs",

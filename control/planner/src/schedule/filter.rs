@@ -1,42 +1,55 @@
-//! Which nodes are out for a pod, and why, in upstream's words.
+//! Which nodes are out for a pod, and why. One rule a file; the first rule that refuses a node is the reason.
 
 mod labels;
+mod near;
 mod ports;
 mod resources;
+mod spread;
 mod taints;
 
-use super::Taken;
-use crate::world::{NodeView, PodView, Taint};
+use super::ask::{Ask, At};
+use super::refusal::Refusal;
 
 pub(super) use labels::selects;
+pub(super) use taints::is_borne as bears_taints;
 
-/// Why the node is out: all reasons of the first rule that refuses it.
-pub(super) fn refusals(pod: &PodView, node: &NodeView, taken: &Taken) -> Vec<String> {
-    if node.unschedulable && !pod.bears(&unschedulable()) {
-        return vec!["node(s) were unschedulable".to_owned()];
+/// What a rule says of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// Nothing against it.
+    Fits,
+    /// It is out, and may not be when some pods have gone.
+    Full,
+    /// It is out whoever goes.
+    Hopeless,
+}
+
+/// Whether a node is in; if it is not, all reasons of the first rule that refuses it are in `reasons`.
+pub(super) fn check<'a>(ask: &Ask<'a>, at: &At<'a, '_>, reasons: &mut Vec<Refusal<'a>>) -> Fit {
+    reasons.clear();
+    let hopeless = taints::refusal(ask.pod, at.node).or_else(|| labels::refusal(ask.pod, at.node));
+    if let Some(refusal) = hopeless {
+        reasons.push(refusal);
+        return Fit::Hopeless;
     }
-    for refusals in [
-        taints::refusals(pod, node),
-        labels::refusals(pod, node),
-        ports::refusals(taken),
-        resources::refusals(pod, node, taken),
-    ] {
-        if !refusals.is_empty() {
-            return refusals;
+    if let Some(refusal) = ports::refusal(ask.pod, at.used) {
+        reasons.push(refusal);
+        return Fit::Full;
+    }
+    let fit = resources::check(ask.pod, at, reasons);
+    if fit != Fit::Fits {
+        return fit;
+    }
+    for rule in [spread::refusal, near::refusal] {
+        if let Some((refusal, fit)) = rule(ask, at) {
+            reasons.push(refusal);
+            return fit;
         }
     }
-    Vec::new()
+    Fit::Fits
 }
 
-/// What `spec.unschedulable` means to who bears taints, as upstream's NodeUnschedulable has it.
-fn unschedulable() -> Taint {
-    Taint {
-        key: "node.kubernetes.io/unschedulable".into(),
-        value: "".into(),
-        effect: "NoSchedule".into(),
-        added: None,
-    }
+/// Whether what is left of a node would do, whatever else may be against it.
+pub(super) fn has_room(pod: &crate::world::PodView, at: &At<'_, '_>) -> bool {
+    ports::refusal(pod, at.used).is_none() && resources::check(pod, at, &mut Vec::new()) == Fit::Fits
 }
-
-/// The refusal of the nodes that a pod's affinity leaves out by name.
-pub(super) const NOT_NAMED: &str = labels::REFUSAL;

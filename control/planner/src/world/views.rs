@@ -1,5 +1,7 @@
 //! Slim views: what controllers and the scheduler need of a pod and of a node, a few hundred bytes each.
 
+mod requests;
+
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -11,6 +13,9 @@ use oarlock_api::node_selector::NodeSelector;
 use oarlock_api::quantity::Quantity;
 use oarlock_api::storage;
 use serde_json::Value;
+
+use super::rules::Rules;
+use requests::Requests;
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,18 +38,32 @@ pub struct PodView {
     pub node_selector: BTreeMap<Box<str>, Box<str>>,
     /// Required node affinity.
     pub node_affinity: Option<Box<NodeSelector>>,
+    /// Where it wants to be beside that.
+    pub rules: Option<Arc<Rules>>,
     /// `spec.tolerations`.
     pub tolerations: Vec<Toleration>,
     /// `spec.schedulerName`.
     pub scheduler: Box<str>,
     /// `spec.priority`.
     pub priority: i64,
+    /// Whether others may have to go for it: `spec.preemptionPolicy`.
+    pub preempts: bool,
+    /// Whether `spec.schedulingGates` hold it back.
+    pub gated: bool,
+    /// `status.nominatedNodeName`: where it is to go when others have gone.
+    pub nominated: Option<Box<str>>,
+    /// The images of its containers, as long as it has no node.
+    pub images: Box<[Box<str>]>,
     /// Requested CPU in thousandths of a core.
     pub cpu_milli: i64,
     /// Requested memory in bytes.
     pub memory: i64,
     /// Requested ephemeral storage in bytes.
     pub storage: i64,
+    /// What it asks for of other resources.
+    pub extended: Box<[(Box<str>, i64)]>,
+    /// CPU and memory, where a container that asks for nothing counts as a little: upstream's NonZeroRequested.
+    pub weighed: [i64; 2],
     /// Named container ports: (name, protocol, number).
     pub ports: Vec<(Box<str>, Box<str>, u16)>,
     /// What it asks for of its node's ports.
@@ -184,7 +203,7 @@ impl PodView {
         let condition = |kind: &str| list(&status["conditions"]).iter().find(|c| c["type"] == kind);
         let ready = condition("Ready");
         let scheduled = condition("PodScheduled").filter(|c| c["status"] == "False");
-        let request = |resource: &str| requests(spec, resource);
+        let requests = Requests::read(spec);
         Self {
             uid: text(&metadata["uid"]),
             labels: map(&metadata["labels"]),
@@ -195,12 +214,19 @@ impl PodView {
             node: non_empty(&spec["nodeName"]),
             node_selector: map(&spec["nodeSelector"]),
             node_affinity: node_affinity(spec).map(Box::new),
+            rules: Rules::read(pod).map(Arc::new),
             tolerations: list(&spec["tolerations"]).iter().map(toleration).collect(),
             scheduler: text(&spec["schedulerName"]),
             priority: spec["priority"].as_i64().unwrap_or(0),
-            cpu_milli: request("cpu").milli_value(),
-            memory: request("memory").value(),
-            storage: request("ephemeral-storage").value(),
+            preempts: spec["preemptionPolicy"] != "Never",
+            gated: !list(&spec["schedulingGates"]).is_empty(),
+            nominated: non_empty(&status["nominatedNodeName"]),
+            images: images(spec),
+            cpu_milli: requests.cpu_milli,
+            memory: requests.memory,
+            storage: requests.storage,
+            extended: requests.extended,
+            weighed: requests.weighed,
             ports: named_ports(spec),
             host_ports: host_ports(spec),
             claims: claims(pod),
@@ -303,12 +329,12 @@ fn toleration(value: &Value) -> Toleration {
     }
 }
 
-/// What the pod asks for: the sum of its containers, or the largest init container if that is more.
-fn requests(spec: &Value, resource: &str) -> Quantity {
-    let zero = Quantity::milli(0);
-    let of = |container: &Value| quantity(&container["resources"]["requests"][resource]).unwrap_or(zero);
-    let sum = list(&spec["containers"]).iter().map(of).fold(zero, |sum, q| sum.plus(&q));
-    list(&spec["initContainers"]).iter().map(of).fold(sum, Ord::max)
+/// Only who is still to be given a node is asked for its images.
+fn images(spec: &Value) -> Box<[Box<str>]> {
+    if non_empty(&spec["nodeName"]).is_some() {
+        return Box::default();
+    }
+    list(&spec["containers"]).iter().filter_map(|c| non_empty(&c["image"])).collect()
 }
 
 fn ranges(spec: &Value) -> Vec<Box<str>> {
@@ -390,12 +416,16 @@ pub struct NodeView {
     pub storage: i64,
     /// How many pods it takes.
     pub max_pods: i64,
+    /// What it has of other resources.
+    pub extended: Box<[(Box<str>, i64)]>,
     /// The status of the Ready condition: True, False, Unknown, or empty.
     pub ready: Box<str>,
     /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
     /// Whether its last change brought it, or moved it to another zone: endpoints on it have to be looked at.
     pub moved: bool,
+    /// Whether its last change brought it, or altered anything that decides which pods may go there.
+    pub opened: bool,
 }
 
 impl NodeView {
@@ -428,9 +458,23 @@ impl NodeView {
             memory: amount("memory").value(),
             storage: amount("ephemeral-storage").value(),
             max_pods: amount("pods").value(),
+            extended: requests::others(allocatable),
             ready: ready.map_or_else(|| "".into(), |c| text(&c["status"])),
             created: time(&node["metadata"]["creationTimestamp"]),
             moved: true,
+            opened: true,
         }
+    }
+
+    /// Whether pods meet the same here as there.
+    #[must_use]
+    pub fn offers_the_same(&self, other: &Self) -> bool {
+        let amounts = |node: &Self| (node.cpu_milli, node.memory, node.storage, node.max_pods);
+        amounts(self) == amounts(other)
+            && self.extended == other.extended
+            && (self.unschedulable, &self.ready, self.pod_cidrs.is_empty())
+                == (other.unschedulable, &other.ready, other.pod_cidrs.is_empty())
+            && self.taints == other.taints
+            && self.labels == other.labels
     }
 }

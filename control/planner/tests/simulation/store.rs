@@ -172,7 +172,8 @@ impl Store {
                 }
                 self.patch(&PODS, &key, Part::Main, &json!({"spec": {"nodeName": node}}))
             }
-            Change::Event { .. } => Ok(()),
+            // Nobody here looks at them.
+            Change::Condition { .. } | Change::Event { .. } => Ok(()),
         }
     }
 }

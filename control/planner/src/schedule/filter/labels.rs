@@ -1,8 +1,7 @@
 //! `spec.nodeSelector` and required node affinity.
 
+use super::super::refusal::Refusal;
 use crate::world::{NodeView, PodView};
-
-pub(super) const REFUSAL: &str = "node(s) didn't match Pod's node affinity/selector";
 
 pub(crate) fn selects(pod: &PodView, node: &NodeView) -> bool {
     let label = |key: &str| node.labels.get(key).map(AsRef::as_ref);
@@ -10,6 +9,6 @@ pub(crate) fn selects(pod: &PodView, node: &NodeView) -> bool {
         && pod.node_affinity.as_ref().is_none_or(|affinity| affinity.matches(&node.name, label))
 }
 
-pub(super) fn refusals(pod: &PodView, node: &NodeView) -> Vec<String> {
-    if selects(pod, node) { Vec::new() } else { vec![REFUSAL.to_owned()] }
+pub(super) fn refusal<'a>(pod: &PodView, node: &NodeView) -> Option<Refusal<'a>> {
+    (!selects(pod, node)).then_some(Refusal::NotSelected)
 }

@@ -1,8 +1,9 @@
 //! `hostPort`: a port of the node that another pod has.
 
-use super::super::Taken;
+use super::super::refusal::Refusal;
+use crate::world::{PodView, Used};
 
-pub(super) fn refusals(taken: &Taken) -> Vec<String> {
-    let refusal = || "node(s) didn't have free ports for the requested pod ports".to_owned();
-    taken.ports.then(refusal).into_iter().collect()
+pub(super) fn refusal<'a>(pod: &PodView, used: &Used) -> Option<Refusal<'a>> {
+    let taken = pod.host_ports.iter().any(|port| used.ports.iter().any(|other| other.conflicts(port)));
+    taken.then_some(Refusal::Ports)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench dataplane`: the agent's own benchmark (agent/benches/dataplane), and its rounds as figures.
+//! Benchmarks that a package has of its own (`PACKAGE/benches/NAME`): run, and their rounds as figures.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,22 +10,32 @@ use super::report::{self, Figure};
 use crate::exec::{root, state, step};
 use crate::{bpf, setup};
 
-/// Builds it, runs it, and publishes what it has measured.
-pub(super) fn bench() -> Result<()> {
+/// What the agent's dataplane costs.
+pub(super) fn dataplane() -> Result<()> {
     setup::setup()?;
     bpf::build()?;
-    let folder = state().join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let rounds = folder.join("dataplane-rounds.json");
-    step("measuring (builds the agent with optimisations first)", || run(&rounds))?;
-    report::publish("dataplane", &figures(&rounds)?)
+    bench("oarlock-agent", "dataplane")
 }
 
-fn run(rounds: &Path) -> Result<()> {
+/// What the scheduler decides.
+pub(super) fn scheduler() -> Result<()> {
+    bench("oarlock-planner", "scheduler")
+}
+
+/// Builds it, runs it, and publishes what it has measured.
+fn bench(package: &str, name: &str) -> Result<()> {
+    let folder = state().join("bench");
+    std::fs::create_dir_all(&folder)?;
+    let rounds = folder.join(format!("{name}-rounds.json"));
+    step(&format!("measuring (builds {package} with optimisations first)"), || run(package, name, &rounds))?;
+    report::publish(name, &figures(&rounds)?)
+}
+
+fn run(package: &str, name: &str, rounds: &Path) -> Result<()> {
     let mut command = Command::new("cargo");
-    command.args(["bench", "--package", "oarlock-agent", "--bench", "dataplane", "--"]).arg(rounds);
+    command.args(["bench", "--package", package, "--bench", name, "--"]).arg(rounds);
     let status = command.current_dir(root()).status()?;
-    if status.success() { Ok(()) } else { bail!("the benchmark of the dataplane failed: {status}") }
+    if status.success() { Ok(()) } else { bail!("the benchmark {name} failed: {status}") }
 }
 
 fn figures(rounds: &Path) -> Result<Vec<Figure>> {
