@@ -6,6 +6,7 @@
 mod access;
 mod apply;
 mod body;
+mod components;
 mod discovery;
 mod encode;
 mod impersonate;

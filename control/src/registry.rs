@@ -5,6 +5,7 @@
 
 mod admit;
 mod claims;
+mod components;
 mod delete;
 mod evict;
 mod owners;

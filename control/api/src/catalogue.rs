@@ -248,6 +248,14 @@ pub static CONFIG_MAPS: Kind = core("ConfigMap", "configmaps", &["cm"]);
 pub static SECRETS: Kind = core("Secret", "secrets", &[]);
 /// core/v1 Event.
 pub static EVENTS: Kind = core("Event", "events", &["ev"]);
+/// core/v1 PodTemplate.
+pub static POD_TEMPLATES: Kind = Kind { has_generation: true, ..core("PodTemplate", "podtemplates", &[]) };
+/// core/v1 ComponentStatus: not stored, but asked for.
+pub static COMPONENT_STATUSES: Kind = Kind {
+    namespaced: false,
+    verbs: &["get", "list"],
+    ..core("ComponentStatus", "componentstatuses", &["cs"])
+};
 /// core/v1 ServiceAccount.
 pub static SERVICE_ACCOUNTS: Kind = Kind {
     subresources: &[Subresource {
@@ -369,6 +377,31 @@ pub static POD_DISRUPTION_BUDGETS_V1BETA1: Kind = Kind {
     ..core("PodDisruptionBudget", "poddisruptionbudgets", &["pdb"])
 };
 
+/// networking.k8s.io/v1 IngressClass.
+pub static INGRESS_CLASSES: Kind = Kind {
+    group: "networking.k8s.io",
+    namespaced: false,
+    has_generation: true,
+    ..core("IngressClass", "ingressclasses", &[])
+};
+/// networking.k8s.io/v1 Ingress.
+pub static INGRESSES: Kind = Kind {
+    group: "networking.k8s.io",
+    subresources: &[status("Ingress")],
+    has_generation: true,
+    ..core("Ingress", "ingresses", &["ing"])
+};
+/// node.k8s.io/v1 RuntimeClass.
+pub static RUNTIME_CLASSES: Kind =
+    Kind { group: "node.k8s.io", namespaced: false, ..core("RuntimeClass", "runtimeclasses", &[]) };
+/// scheduling.k8s.io/v1 PriorityClass.
+pub static PRIORITY_CLASSES: Kind = Kind {
+    group: "scheduling.k8s.io",
+    namespaced: false,
+    has_generation: true,
+    ..core("PriorityClass", "priorityclasses", &["pc"])
+};
+
 const fn rbac(kind: &'static str, plural: &'static str) -> Kind {
     Kind { group: "rbac.authorization.k8s.io", ..core(kind, plural, &[]) }
 }
@@ -426,6 +459,7 @@ pub static REVIEWS: &[&Kind] = &[
 
 /// Every built-in kind in the form that is stored, in the order of discovery: core first, then groups by name.
 pub static KINDS: &[&Kind] = &[
+    &COMPONENT_STATUSES,
     &CONFIG_MAPS,
     &ENDPOINTS,
     &EVENTS,
@@ -433,6 +467,7 @@ pub static KINDS: &[&Kind] = &[
     &NODES,
     &PERSISTENT_VOLUME_CLAIMS,
     &PERSISTENT_VOLUMES,
+    &POD_TEMPLATES,
     &PODS,
     &REPLICATION_CONTROLLERS,
     &SECRETS,
@@ -448,12 +483,16 @@ pub static KINDS: &[&Kind] = &[
     &JOBS,
     &LEASES,
     &ENDPOINT_SLICES,
+    &INGRESS_CLASSES,
+    &INGRESSES,
     &NETWORK_POLICIES,
+    &RUNTIME_CLASSES,
     &POD_DISRUPTION_BUDGETS,
     &CLUSTER_ROLE_BINDINGS,
     &CLUSTER_ROLES,
     &ROLE_BINDINGS,
     &ROLES,
+    &PRIORITY_CLASSES,
     &STORAGE_CLASSES,
 ];
 

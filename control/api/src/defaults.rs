@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    JOBS, Kind, NAMESPACES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
-    REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS,
-    STORAGE_CLASSES,
+    INGRESS_CLASSES, JOBS, Kind, NAMESPACES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
+    POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES,
+    SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -44,6 +44,14 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         job::job(map_at(map_of(object), "spec"));
     } else if kind_is(&CRON_JOBS) {
         job::cron_job(map_at(map_of(object), "spec"));
+    } else if kind_is(&POD_TEMPLATES) {
+        template(map_of(object));
+    } else if kind_is(&PRIORITY_CLASSES) {
+        set(map_of(object), "preemptionPolicy", json!("PreemptLowerPriority"));
+    } else if kind_is(&INGRESS_CLASSES) {
+        if let Some(parameters) = object.pointer_mut("/spec/parameters").and_then(Value::as_object_mut) {
+            set(parameters, "scope", json!("Cluster"));
+        }
     } else if kind_is(&NAMESPACES) {
         namespace(object);
     } else if kind_is(&SECRETS) {

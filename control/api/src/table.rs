@@ -2,6 +2,7 @@
 //!
 //! Source: k8s.io/kubernetes/pkg/printers/internalversion/printers.go.
 
+mod classes;
 mod core;
 mod pod;
 mod policy;
@@ -13,11 +14,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::catalogue::{
-    CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS,
-    ENDPOINT_SLICES, ENDPOINTS, EVENTS, JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODES,
-    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
-    REPLICATION_CONTROLLERS, ROLE_BINDINGS, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
-    STORAGE_CLASSES,
+    CLUSTER_ROLE_BINDINGS, COMPONENT_STATUSES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESS_CLASSES, INGRESSES, JOBS, Kind, LEASES,
+    NAMESPACES, NETWORK_POLICIES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
+    POD_DISRUPTION_BUDGETS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS,
+    ROLE_BINDINGS, RUNTIME_CLASSES, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::meta;
 
@@ -73,6 +74,12 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&CONTROLLER_REVISIONS, workload::CONTROLLER_REVISION),
         (&CRON_JOBS, workload::CRON_JOB),
         (&JOBS, workload::JOB),
+        (&POD_TEMPLATES, classes::POD_TEMPLATE),
+        (&COMPONENT_STATUSES, const { &[NAME, text("Status"), text("Message"), text("Error")] }),
+        (&INGRESSES, classes::INGRESS),
+        (&INGRESS_CLASSES, const { &[NAME, text("Controller"), text("Parameters"), AGE] }),
+        (&RUNTIME_CLASSES, const { &[NAME, text("Handler"), AGE] }),
+        (&PRIORITY_CLASSES, classes::PRIORITY_CLASS),
         (&LEASES, const { &[NAME, text("Holder"), AGE] }),
         (&CLUSTER_ROLE_BINDINGS, rbac::BINDING),
         (&ROLE_BINDINGS, rbac::BINDING),
@@ -129,6 +136,23 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         workload::cron_job(object, now)
     } else if *kind == JOBS {
         workload::job(object, now)
+    } else if *kind == POD_TEMPLATES {
+        classes::pod_template(object)
+    } else if *kind == COMPONENT_STATUSES {
+        classes::component_status(object)
+    } else if *kind == INGRESSES {
+        classes::ingress(object, age)
+    } else if *kind == INGRESS_CLASSES {
+        vec![
+            name,
+            json!(classes::word_at(&object["spec"], "controller")),
+            json!(classes::parameters(object)),
+            age,
+        ]
+    } else if *kind == RUNTIME_CLASSES {
+        vec![name, json!(classes::word_at(object, "handler")), age]
+    } else if *kind == PRIORITY_CLASSES {
+        classes::priority_class(object, age)
     } else if *kind == LEASES {
         vec![name, json!(object["spec"]["holderIdentity"].as_str().unwrap_or("")), age]
     } else if *kind == CLUSTER_ROLE_BINDINGS || *kind == ROLE_BINDINGS {

@@ -3,9 +3,11 @@
 //! Source: k8s.io/kubernetes/pkg/apis/{core,apps}/validation. What this version cannot honour is refused here, too, so that
 //! no field is accepted and ignored.
 
+mod classes;
 mod config;
 mod discovery;
 mod handlers;
+mod ingress;
 mod job;
 mod meta;
 mod network_policy;
@@ -29,9 +31,10 @@ use serde_json::Value;
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
-    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, JOBS, Kind, LEASES, NETWORK_POLICIES,
-    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
-    REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, INGRESS_CLASSES, INGRESSES, JOBS, Kind,
+    LEASES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS,
+    POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES,
+    RUNTIME_CLASSES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::status::Cause;
 
@@ -77,6 +80,15 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         storage::volume_update(&mut errors, old, new);
     } else if *kind == STORAGE_CLASSES {
         storage::class_update(&mut errors, old, new);
+    } else if *kind == INGRESSES {
+        ingress::status(&mut errors, &new["status"]);
+    } else if *kind == INGRESS_CLASSES {
+        let controller = |class: &'_ Value| class["spec"]["controller"].clone();
+        errors.immutable("spec.controller", &controller(old), &controller(new));
+    } else if *kind == PRIORITY_CLASSES {
+        classes::priority_update(&mut errors, old, new);
+    } else if *kind == RUNTIME_CLASSES {
+        errors.immutable("handler", &old["handler"], &new["handler"]);
     } else if *kind == CONTROLLER_REVISIONS {
         errors.immutable("data", &old["data"], &new["data"]);
     } else if *kind == SERVICES {
@@ -156,6 +168,16 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         rbac::role(errors, kind, object);
     } else if *kind == CLUSTER_ROLE_BINDINGS || *kind == ROLE_BINDINGS {
         rbac::binding(errors, kind, object);
+    } else if *kind == INGRESSES {
+        ingress::check(errors, &object["spec"]);
+    } else if *kind == INGRESS_CLASSES {
+        ingress::class(errors, &object["spec"]);
+    } else if *kind == POD_TEMPLATES {
+        classes::pod_template(errors, &object["template"]);
+    } else if *kind == PRIORITY_CLASSES {
+        classes::priority(errors, object);
+    } else if *kind == RUNTIME_CLASSES {
+        classes::runtime(errors, object);
     } else if *kind == EVENTS {
         records::event(errors, object);
     } else if *kind == LEASES {

@@ -62,7 +62,8 @@ pub(super) fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Op
             "kind": kind.kind,
             "verbs": kind.verbs,
         });
-        if !kind.is_review() {
+        // What is not stored has no form there.
+        if kind.allows("watch") {
             entry["storageVersionHash"] = json!(storage_hash(kind.stored()));
         }
         if !kind.short_names.is_empty() {

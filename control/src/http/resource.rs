@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
-use oarlock_api::catalogue::{Kind, NODES, PODS};
+use oarlock_api::catalogue::{COMPONENT_STATUSES, Kind, NODES, PODS};
 use oarlock_api::status::Status;
 use oarlock_api::{convert, meta, validate};
 use oarlock_daemon::Tasks;
@@ -18,7 +18,7 @@ use super::path::Resource;
 use super::query::Query;
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
-use super::{apply, list, logs, proxy, reviews, watch};
+use super::{apply, components, list, logs, proxy, reviews, watch};
 use crate::auth::{Authenticator, Authorizer, Guard, User, request};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions};
@@ -62,6 +62,9 @@ impl Request<'_> {
         }
         if kind.is_review() {
             return reviews::answer(self).await;
+        }
+        if *kind == COMPONENT_STATUSES {
+            return components::answer(self).await;
         }
         match (path.name, path.subresource) {
             (None, _) => self.collection(kind).await,

@@ -13,6 +13,7 @@ use crate::registry::tests::{Fixture, fixture};
 mod access;
 mod apply;
 mod fuzz;
+mod kinds;
 mod lists;
 mod tokens;
 mod versions;

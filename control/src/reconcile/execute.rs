@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use futures_util::StreamExt as _;
-use oarlock_api::catalogue::{ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, SERVICES};
+use oarlock_api::catalogue::{
+    ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, PRIORITY_CLASSES, SERVICES,
+};
 use oarlock_api::meta;
 use oarlock_api::service::Family;
 use oarlock_api::status::Status;
@@ -170,6 +172,21 @@ pub async fn bootstrap(
     crate::auth::bootstrap::bootstrap(registry).await?;
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(registry, &NAMESPACES, "", json!({"metadata": {"name": name}})).await?;
+    }
+    for (name, value, description) in [
+        (
+            "system-node-critical",
+            2_000_001_000_i64,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+    ] {
+        let object = json!({"metadata": {"name": name}, "value": value, "description": description});
+        ensure(registry, &PRIORITY_CLASSES, "", object).await?;
     }
     registry.catch_up().await?;
     // Each node's agent answers there: no pods are selected, and its endpoint is known to that node alone.

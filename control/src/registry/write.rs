@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{Kind, NAMESPACES, PODS, SERVICES};
+use oarlock_api::catalogue::{Kind, NAMESPACES, POD_TEMPLATES, PODS, SERVICES};
 use oarlock_api::status::Status;
 use oarlock_api::{defaults, meta, validate};
 use oarlock_store::{Compare, Op, Outcome, Record};
@@ -120,7 +120,8 @@ impl Registry {
             return Err(Status::invalid(kind, &name, causes));
         }
         self.within_ranges(kind, &name, &claims)?;
-        if kind.has_generation && next.get("spec") != present.value.get("spec") {
+        let counted = if *kind == POD_TEMPLATES { "template" } else { "spec" };
+        if kind.has_generation && next.get(counted) != present.value.get(counted) {
             let generation = present.value["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
             meta::metadata_mut(&mut next).insert("generation".to_owned(), json!(generation));
         }

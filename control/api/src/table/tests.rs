@@ -49,7 +49,10 @@ fn columns_are_those_of_kube_apiserver() {
 fn no_cell_is_null_or_missing_even_of_an_empty_object() {
     for kind in KINDS {
         for cell in cells(kind, &json!({"metadata": {"name": "x"}}), now()) {
-            assert!(cell.is_string() || cell.is_i64() || cell.is_u64(), "{kind:?}: {cell}");
+            assert!(
+                cell.is_string() || cell.is_i64() || cell.is_u64() || cell.is_boolean(),
+                "{kind:?}: {cell}"
+            );
         }
     }
 }
@@ -288,4 +291,46 @@ fn small_kinds_count_what_they_hold() {
     assert_eq!(row(&NAMESPACES, json!({"status": {"phase": "Terminating"}}))[1], "Terminating");
     let set = json!({"spec": {"replicas": 3}, "status": {"replicas": 2, "readyReplicas": 1}});
     assert_eq!(row(&REPLICA_SETS, set)[1..4], ["3", "2", "1"]);
+}
+
+#[test]
+fn classes_ingresses_and_components_read_as_in_kubernetes() {
+    use crate::catalogue::{
+        COMPONENT_STATUSES, INGRESS_CLASSES, INGRESSES, POD_TEMPLATES, PRIORITY_CLASSES, RUNTIME_CLASSES,
+    };
+    let hosts = |hosts: &[&str]| -> Value { hosts.iter().map(|host| json!({"host": host})).collect() };
+    let ingress = json!({"metadata": {"name": "i"}, "spec": {"ingressClassName": "c", "rules": hosts(&["a", "b", "c", "d"]), "tls": [{}]},
+        "status": {"loadBalancer": {"ingress": [{"hostname": "lb"}, {"ip": "192.0.2.1"}]}}});
+    let template = json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y"}]}, "metadata": {"labels": {"k": "v"}}});
+    for (kind, object, row) in [
+        (&INGRESSES, ingress, json!(["i", "c", "a,b,c + 1 more...", "192.0.2.1,lb", "80, 443", "<unknown>"])),
+        (&INGRESSES, json!({"metadata": {"name": "i"}}), json!(["i", "<none>", "*", "", "80", "<unknown>"])),
+        (
+            &INGRESS_CLASSES,
+            json!({"metadata": {"name": "c"}, "spec": {"controller": "example.com/c", "parameters": {"apiGroup": "g", "kind": "K", "name": "n"}}}),
+            json!(["c", "example.com/c", "K.g/n", "<unknown>"]),
+        ),
+        (
+            &POD_TEMPLATES,
+            json!({"metadata": {"name": "t"}, "template": template}),
+            json!(["t", "a,b", "x,y", "k=v"]),
+        ),
+        (
+            &COMPONENT_STATUSES,
+            json!({"metadata": {"name": "scheduler"}, "conditions": [{"type": "Healthy", "status": "False", "message": "m", "error": "e"}]}),
+            json!(["scheduler", "Unhealthy", "m", "e"]),
+        ),
+        (
+            &PRIORITY_CLASSES,
+            json!({"metadata": {"name": "p"}, "value": 7, "globalDefault": true}),
+            json!(["p", 7, true, "<unknown>"]),
+        ),
+        (
+            &RUNTIME_CLASSES,
+            json!({"metadata": {"name": "r"}, "handler": "runc"}),
+            json!(["r", "runc", "<unknown>"]),
+        ),
+    ] {
+        assert_eq!(json!(cells(kind, &object, now())), row, "{kind:?}");
+    }
 }

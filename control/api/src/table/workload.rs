@@ -71,13 +71,18 @@ fn counted(value: &Value) -> i64 {
 
 /// Names of containers, their images, and the selector.
 fn wide_cells(object: &Value) -> [Value; 3] {
-    let containers = object["spec"]["template"]["spec"]["containers"].as_array();
-    let join = |field: &str| {
-        let all: Vec<&str> = containers.into_iter().flatten().filter_map(|c| c[field].as_str()).collect();
-        all.join(",")
-    };
+    let [names, images] = containers(&object["spec"]["template"]["spec"]);
     let selector = Selector::of_workload(object).ok().flatten();
-    [json!(join("name")), json!(join("image")), json!(written(selector))]
+    [names, images, json!(written(selector))]
+}
+
+/// Names of a pod's containers, and their images.
+pub(super) fn containers(pod: &Value) -> [Value; 2] {
+    ["name", "image"].map(|field| {
+        let all = pod["containers"].as_array().into_iter().flatten();
+        let all: Vec<&str> = all.filter_map(|container| container[field].as_str()).collect();
+        json!(all.join(","))
+    })
 }
 
 /// A label selector in one line.

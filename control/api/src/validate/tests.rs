@@ -1,5 +1,6 @@
 //! A table of what is refused, with upstream's words.
 
+mod classes;
 mod scheduling;
 mod services;
 mod stateful_sets;
