@@ -83,6 +83,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let mut registry = oarlock_daemon::metrics::registry();
     let dns = Dns::new(config.node_ip, &config.upstream_dns, &mut registry);
     registry.register_collector(Box::new(dataplane::Events::of(&of_dataplane)));
+    registry.register_collector(Box::new(dataplane::Flows::of(&of_dataplane)));
 
     let port = config.metrics_bind_address.port();
     let facts = NodeFacts::read(&config.node_name, config.node_ip, config.max_pods, port, &config.data_dir);

@@ -6,7 +6,6 @@
 mod attach;
 mod blocks;
 mod clsact;
-mod collect;
 mod compile;
 mod dump;
 mod events;
@@ -17,6 +16,7 @@ mod metrics;
 pub mod picture;
 mod policies;
 mod read;
+mod sweep;
 mod sync;
 mod trace;
 mod traffic;
@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aya::util::KernelVersion;
 use ipnet::Ipv4Net;
@@ -43,7 +44,7 @@ pub use compile::{Frontend, Frontends, HealthCheck, PortName, health_checks};
 pub use dump::text;
 pub use events::Watcher;
 pub use fill::{Fill, fill};
-pub use metrics::{Events, Uplinks};
+pub use metrics::{Events, Flows, Uplinks};
 pub use read::{Kernel, dump, kernel};
 pub use trace::{Question, Step, Trace, trace};
 pub use traffic::{Directory, ServiceTraffic, Traffic};
@@ -244,7 +245,12 @@ pub struct Dataplane {
     /// The cookie of the network namespace that is the node's.
     namespace: u64,
     overlay: Option<Overlay>,
+    /// When flows were collected last.
+    collected: Option<Instant>,
 }
+
+/// What is over waits for no more than this until it is collected; nothing needs its place before.
+const COLLECT_EVERY: Duration = Duration::from_secs(10);
 
 impl Dataplane {
     /// Loads the programs, takes over what an earlier agent has pinned, and attaches to the node's cgroup and uplinks. Where an
@@ -274,6 +280,7 @@ impl Dataplane {
             nodes: None,
             namespace,
             overlay: None,
+            collected: None,
         })
     }
 
@@ -411,11 +418,17 @@ impl Dataplane {
         synced.and(attached)
     }
 
-    /// Forgets flows that are over. Returns how many translated ones are (left, forgotten).
-    pub fn collect(&mut self) -> (usize, usize) {
-        let now = now();
-        self.policies.collect(now);
-        self.links.collect(now)
+    /// Forgets flows that are over, if that was not done just before. Returns how many entries are (left, forgotten).
+    ///
+    /// # Errors
+    /// A refusal of the kernel.
+    pub fn collect(&mut self) -> Result<(usize, usize), DataplaneError> {
+        if self.collected.is_some_and(|at| at.elapsed() < COLLECT_EVERY) {
+            return Ok((0, 0));
+        }
+        self.collected = Some(Instant::now());
+        self.policies.collect(now());
+        self.links.collect()
     }
 
     /// Events counted by the programs since they were first loaded: (reason, count).

@@ -133,6 +133,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
     let modes = Arc::<Mutex<Vec<Mode>>>::default();
     let mut registry = oarlock_daemon::metrics::registry();
     registry.register_collector(Box::new(dataplane::Events::of(&dataplane)));
+    registry.register_collector(Box::new(dataplane::Flows::of(&dataplane)));
     registry.register_collector(Box::new(dataplane::Uplinks::shared(&modes)));
     let of_feeds = feed::Metrics::default();
     let help = "What happened to the lists and watches of the API server";

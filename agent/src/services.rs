@@ -130,7 +130,10 @@ fn write(
         LocalPods::Foreign(_) => Ok(()),
     };
     let reached = dataplane.set_overlay(wanted.overlay.as_ref());
-    dataplane.collect();
+    if let Err(error) = dataplane.collect() {
+        // Their places are taken when they are needed.
+        tracing::warn!(%error, "flows that are over cannot be collected");
+    }
     let enforced = if wanted.complete { dataplane.enforce(&wanted.snapshot) } else { Ok(()) };
     if let (LocalPods::Linked(pods), true, true) = (&wanted.pods, wanted.complete, enforced.is_ok()) {
         let linked = pods.iter().filter(|(ip, _)| dataplane.is_linked(**ip));

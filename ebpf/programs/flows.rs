@@ -3,58 +3,50 @@
 //! A client's port may come again, to the same pod by another way (two Services, the pod's own address): entries of
 //! connections that have ended give way, and where two are open at once the later one gets another source port.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
 use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::count::{OUTSIDE, Whose};
 use oarlock_ebpf::flow::{
-    ACK, CLOSING, FIN, Flow, LOCAL_POD, MASQUERADED, PROBES, REPLY, RST, SYN, Settings, TCP, Translation,
-    candidate, has_closed, pair,
+    ACK, CLOSING, Flow, LOCAL_POD, MASQUERADED, OPEN, PROBES, REPLY, RST, SYN, Settings, TCP, Translation,
+    candidate, has_closed, second_of, seen_at,
 };
 use oarlock_ebpf::fragment::Part;
 use oarlock_ebpf::layout::{EXTERNAL, FrontendKey, MAGLEV, SOURCE_RANGES};
 use oarlock_ebpf::reason::Reason;
 use oarlock_ebpf::select;
+use oarlock_ebpf::table::Mode;
 
 use crate::choose::{self, Choice};
+use crate::nat::Entry;
 use crate::packet::Packet;
 use crate::{count, maps, nat, watch, way};
 
 /// The entry of the packet's flow, its clock advanced. A new flow on an old entry counts only while the backend is the same.
 #[inline(always)]
-pub fn present(packet: &Packet) -> Option<Translation> {
+pub fn present(packet: &Packet, now: u32) -> Option<Entry> {
     let entry = nat::entry(&packet.flow)?;
-    // SAFETY: the element lives in the map; it may be given to another flow while we look, in which case the clock of
-    // that flow is advanced: harmless.
-    let found = unsafe { *entry };
-    let fresh = may_begin(packet);
-    if fresh && found.has_backend() && !is_current(&found) {
-        return None;
+    let found = &entry.translation;
+    if may_begin(packet) {
+        if found.has_backend() && !is_current(found) {
+            return None;
+        }
+        // Another connection of the client's port may have taken the way back.
+        if packet.flow.protocol == TCP && !answers(&found.to.reversed(), &packet.flow.reversed()) {
+            return None;
+        }
     }
-    // Another connection of the client's port may have taken the way back.
-    if packet.flow.protocol == TCP && fresh && !answers(&found.to.reversed(), &packet.flow.reversed()) {
-        return None;
-    }
-    let mut seen = now() | (found.seen & CLOSING);
-    if packet.flags & (FIN | RST) != 0 {
-        seen |= CLOSING;
-    } else if packet.flags & SYN != 0 {
-        // The port is used again; the answer says so for the way back.
-        seen &= !CLOSING;
-    }
+    let seen = seen_at(found.seen, packet.flow.protocol, packet.flags, now);
     if seen != found.seen {
-        // SAFETY: as above; one aligned word.
-        unsafe { (*entry).seen = seen };
+        entry.set_seen(seen);
     }
-    // A reset ends both directions; the other one may never see a packet again.
-    if packet.flags & RST != 0
-        && let Some(other) = nat::entry(&found.to.reversed())
-    {
-        // SAFETY: as above.
-        unsafe { (*other).seen |= CLOSING };
+    // A reset ends both directions; the other one may never see a packet again. Nor may the other one of datagrams that are not answered.
+    let said = if packet.flags & RST != 0 { CLOSING } else { 0 };
+    let opened = if packet.flow.protocol == TCP { 0 } else { seen & !found.seen & OPEN };
+    if said | opened != 0 {
+        nat::mark(&found.to.reversed(), said | opened);
     }
-    Some(found)
+    Some(entry)
 }
 
 /// Whether the flow's backend is still who it was when it was chosen.
@@ -65,8 +57,8 @@ fn is_current(entry: &Translation) -> bool {
 
 /// What becomes of a packet that may be the first of a flow.
 pub enum Begun {
-    /// It is one of a Service's, and this is its translation.
-    To(Translation),
+    /// It is one of a Service's, and this is its translation: in the place of this CPU's search, until its next one.
+    To(&'static Translation),
     /// It is none of ours.
     Nothing,
     /// Its client may not ask this Service.
@@ -137,7 +129,7 @@ fn reach(
     settings: &Settings,
     uplink: u32,
     chosen: (u32, u32),
-) -> Option<Translation> {
+) -> Option<&'static Translation> {
     let local = leaves.destination == settings.node || nat::kind_of(leaves.destination) == LOCAL_POD;
     if local
         && is_free(&leaves.reversed(), &flow.reversed())
@@ -153,16 +145,14 @@ fn reach(
 /// A connection or datagram from outside to a pod's own address is translated only where its replies would be taken for
 /// those of a Service.
 #[inline(always)]
-pub fn begin_direct(packet: &Packet) -> Option<Translation> {
+pub fn begin_direct(packet: &Packet) -> Option<&'static Translation> {
     let flow = &packet.flow;
     if !may_begin(packet) {
         return None;
     }
     let reply = flow.reversed();
-    if let Some(entry) = nat::entry(&reply) {
-        // SAFETY: the element lives in the map; whosever it is by now, one word is read.
-        let is_reply = unsafe { (*entry).backend == REPLY };
-        if is_reply && !is_free(&reply, &reply) {
+    if let Some(entry) = nat::peek(&reply) {
+        if entry.backend == REPLY && !is_free(&reply, &reply) {
             return claim(flow, *flow, flow.source, (0, 0), (MASQUERADED, 0));
         }
     } else if flow.protocol != TCP
@@ -171,7 +161,7 @@ pub fn begin_direct(packet: &Packet) -> Option<Translation> {
     {
         // The pod's answer must leave with the pod's address: a flow that is "translated" to itself.
         let same = Translation { to: reply, link: 0, backend: MASQUERADED, generation: 0, seen: now() };
-        let _ = nat::insert(&reply, &same, u64::from(BPF_NOEXIST));
+        let _ = nat::insert(&reply, &same, Mode::Claim);
     }
     None
 }
@@ -185,23 +175,30 @@ pub fn may_begin(packet: &Packet) -> bool {
 /// Whether the entry of a reply leads to this flow.
 #[inline(always)]
 fn answers(reply: &Flow, to: &Flow) -> bool {
-    // SAFETY: the element lives in the map, and is compared at once.
-    nat::entry(reply).is_some_and(|entry| unsafe { (*entry).to == *to })
+    nat::peek(reply).is_some_and(|entry| entry.to == *to)
 }
 
 /// Whether a reply has no entry, after removing one that has ended or that is of the same connection.
 #[inline(always)]
 fn is_free(reply: &Flow, to: &Flow) -> bool {
-    let Some(entry) = nat::entry(reply) else { return true };
-    // SAFETY: the element lives in the map; whosever it is by now, its words are read one by one.
-    let (leads, backend, seen) = unsafe { ((*entry).to, (*entry).backend, (*entry).seen) };
-    // SAFETY: as above.
-    let there = nat::entry(&leads.reversed()).map(|entry| unsafe { (*entry).seen });
-    let free = leads == *to || backend == REPLY && has_closed(seen, there, now());
+    flows_free(reply, to) != 0
+}
+
+/// Global, see [`nat`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flows_free(reply: *const Flow, to: *const Flow) -> u32 {
+    // SAFETY: what is not null is there.
+    let (Some(reply), Some(to)) = (unsafe { reply.as_ref() }, unsafe { to.as_ref() }) else { return 0 };
+    let Some(entry) = nat::peek(reply) else { return 1 };
+    let free = entry.to == *to || {
+        let there = nat::peek(&entry.to.reversed()).map(|there| there.seen);
+        entry.backend == REPLY && has_closed(entry.seen, there, now())
+    };
     if free {
         nat::remove(reply);
     }
-    free
+    u32::from(free)
 }
 
 /// Gives the flow a source of this address, under a port that no other flow to the same peer has.
@@ -212,45 +209,69 @@ pub fn claim(
     address: [u8; 4],
     links: (u32, u32),
     backend: (u32, u32),
-) -> Option<Translation> {
+) -> Option<&'static Translation> {
     // Port 0 until one is found.
     let search = prepare(flow, leaves.from(address, 0), links, backend)?;
-    search.found = 0;
+    if flows_claim(0) == 0 {
+        return None;
+    }
+    Some(&search.there)
+}
+
+/// The port of a search that is prepared. Global, see [`nat`]; such functions have a parameter.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flows_claim(_: u32) -> u32 {
+    let Some(search) = nat::search() else { return 0 };
     // SAFETY: the helper has no conditions.
     search.beginning = unsafe { bpf_get_prandom_u32() };
+    // Mostly the first port is free.
+    if attempt(search, 0) {
+        return 1;
+    }
+    search.found = 0;
     // The kernel's loop (Linux 5.17): its verifier looks at one turn, not at all of them, which would take tenths of a second.
     // SAFETY: the callback has the signature that the helper calls.
     unsafe { bpf_loop(PROBES * 2, probe as *mut c_void, core::ptr::null_mut(), 0) };
     if search.found == 0 {
         maps::count(Reason::NoPort);
-        return None;
     }
-    Some(search.there)
+    search.found
 }
 
 /// One turn: 1 ends the loop. In the second half also ports of flows that have ended are taken, rather than none: there may be
 /// many short connections to one peer.
 extern "C" fn probe(turn: u32, _: *mut c_void) -> i64 {
     let Some(search) = nat::search() else { return 1 };
-    let port = candidate(search.beginning, turn % PROBES);
-    search.there.to.set_source_port(port);
-    search.reply.set_destination_port(port);
-    if turn >= PROBES && !is_free(&search.reply, &search.back.to) {
-        return 0;
+    if turn >= PROBES {
+        let port = candidate(search.beginning, turn % PROBES);
+        search.reply.set_destination_port(port);
+        if !is_free(&search.reply, &search.back.to) {
+            return 0;
+        }
     }
-    let claimed = write(search);
+    let claimed = attempt(search, turn % PROBES);
     search.found = u32::from(claimed);
     i64::from(claimed)
 }
 
-/// Inserts both entries, unless the reply's is somebody's already.
+/// Tries the port of a turn.
 #[inline(always)]
-fn insert(flow: &Flow, leaves: Flow, links: (u32, u32), backend: (u32, u32)) -> Option<Translation> {
-    let search = prepare(flow, leaves, links, backend)?;
-    write(search).then_some(search.there)
+fn attempt(search: &mut nat::Search, turn: u32) -> bool {
+    let port = candidate(search.beginning, turn);
+    search.there.to.set_source_port(port);
+    search.reply.set_destination_port(port);
+    write(search)
 }
 
-/// Both entries, not on the stack.
+/// Inserts both entries, unless the reply's is somebody's already.
+#[inline(always)]
+fn insert(flow: &Flow, leaves: Flow, links: (u32, u32), backend: (u32, u32)) -> Option<&'static Translation> {
+    let search = prepare(flow, leaves, links, backend)?;
+    if write(search) { Some(&search.there) } else { None }
+}
+
+/// Both entries ([`oarlock_ebpf::flow::pair`]), not on the stack: field by field, or the compiler makes them there first.
 #[inline(always)]
 fn prepare(
     flow: &Flow,
@@ -259,21 +280,33 @@ fn prepare(
     backend: (u32, u32),
 ) -> Option<&'static mut nat::Search> {
     let search = nat::search()?;
-    [(search.key, search.there), (search.reply, search.back)] = pair(*flow, leaves, links, backend, now());
+    search.key = *flow;
+    search.there.to = leaves;
+    search.there.link = links.0;
+    search.there.backend = backend.0;
+    search.there.generation = backend.1;
+    search.there.seen = now();
+    search.reply = leaves.reversed();
+    search.back = search.there.answer(flow, links.1);
     Some(search)
 }
 
-/// The reply's entry first: it claims the port.
+/// The reply's entry first: it claims the port. Of two that cannot both be written none is kept.
 #[inline(always)]
 fn write(search: &nat::Search) -> bool {
-    nat::insert(&search.reply, &search.back, u64::from(BPF_NOEXIST)).is_ok()
-        && nat::insert(&search.key, &search.there, 0).is_ok()
+    if !nat::insert(&search.reply, &search.back, Mode::Claim) {
+        return false;
+    }
+    let written = nat::insert(&search.key, &search.there, Mode::Put);
+    if !written {
+        nat::remove(&search.reply);
+    }
+    written
 }
 
 /// Seconds since boot, time asleep left out. The clock of the last tick (Linux 5.11): no other costs so little.
 #[inline(always)]
 pub fn now() -> u32 {
     // SAFETY: the helper has no conditions.
-    let nanoseconds = unsafe { bpf_ktime_get_coarse_ns() };
-    (nanoseconds / 1_000_000_000) as u32 & !CLOSING
+    second_of(unsafe { bpf_ktime_get_coarse_ns() })
 }

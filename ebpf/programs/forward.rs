@@ -23,61 +23,97 @@ use crate::{count, flows, icmp, maps, nat, policy, watch};
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
 
+/// Of flows: the packet is of none. No verdict of the kernel.
+const NO_FLOW: i32 = i32::MAX;
+/// Of errors: the packet is none about a translated one.
+const NO_ERROR: i32 = i32::MAX;
+
+// Each hook is functions one after the other, so that what they keep on the stack does not add up.
+
 #[classifier]
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     if !packet::is_ours(&ctx) {
         return GO_ON;
     }
-    let Some(header) = packet::header(&ctx) else { return GO_ON };
-    let Some(packet) = packet::read(&ctx, &header) else {
-        return match icmp::read(&ctx, &header) {
-            Some(error) => report(&ctx, &error),
-            None => deliver_other(&ctx, &header),
-        };
-    };
-    if let Some(entry) = flows::present(&packet) {
-        return translate(&ctx, &packet, &entry);
+    let verdict = uplink_ingress_flow(&ctx);
+    if verdict != NO_FLOW {
+        return verdict;
+    }
+    match report(&ctx, ANY) {
+        NO_ERROR => deliver_other(&ctx),
+        verdict => verdict,
+    }
+}
+
+#[inline(never)]
+fn uplink_ingress_flow(ctx: &TcContext) -> i32 {
+    let Some(header) = packet::header(ctx) else { return GO_ON };
+    let Some(packet) = packet::read(ctx, &header) else { return NO_FLOW };
+    if let Some(entry) = flows::present(&packet, flows::now()) {
+        return translate(ctx, &packet, &entry.translation);
     }
     let begun = match nat::kind_of(packet.flow.destination) {
         LOCAL_POD => flows::begin_direct(&packet).map_or(Begun::Nothing, Begun::To),
-        _ => flows::begin(ctx.as_ptr(), &packet, packet::link(&ctx)),
+        _ => flows::begin(ctx.as_ptr(), &packet, packet::link(ctx)),
     };
     match begun {
-        Begun::To(entry) => translate(&ctx, &packet, &entry),
-        Begun::Nothing => deliver(&ctx, &packet.flow, &packet),
+        Begun::To(entry) => translate(ctx, &packet, entry),
+        Begun::Nothing => deliver(ctx, &packet.flow, &packet),
         Begun::Denied => TC_ACT_SHOT,
     }
 }
 
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
-    let Some(header) = packet::header(&ctx) else { return GO_ON };
-    let Some(packet) = packet::read(&ctx, &header) else {
-        if !policy::other_may_leave(&ctx, packet::link(&ctx), &header) {
-            return TC_ACT_SHOT;
-        }
-        return match icmp::read(&ctx, &header) {
-            Some(error) if error.entry.backend == REPLY => report(&ctx, &error),
-            _ => deliver_other(&ctx, &header),
-        };
-    };
-    if !policy::may_leave(packet::link(&ctx), &packet.flow, packet.flags) {
+    let verdict = pod_egress_flow(&ctx);
+    if verdict != NO_FLOW {
+        return verdict;
+    }
+    if !other_may_leave(&ctx) {
         return TC_ACT_SHOT;
     }
-    answer(&ctx, &packet).unwrap_or_else(|| deliver(&ctx, &packet.flow, &packet))
+    match report(&ctx, REPLY) {
+        NO_ERROR => deliver_other(&ctx),
+        verdict => verdict,
+    }
+}
+
+#[inline(never)]
+fn pod_egress_flow(ctx: &TcContext) -> i32 {
+    let Some(header) = packet::header(ctx) else { return GO_ON };
+    let Some(packet) = packet::read(ctx, &header) else { return NO_FLOW };
+    if !policy::may_leave(packet::link(ctx), &packet.flow, packet.flags) {
+        return TC_ACT_SHOT;
+    }
+    answer(ctx, &packet).unwrap_or_else(|| deliver(ctx, &packet.flow, &packet))
+}
+
+#[inline(never)]
+fn other_may_leave(ctx: &TcContext) -> bool {
+    packet::header(ctx).is_none_or(|header| policy::other_may_leave(ctx, packet::link(ctx), &header))
 }
 
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
-    let Some(header) = packet::header(&ctx) else { return GO_ON };
-    let Some(packet) = packet::read(&ctx, &header) else {
-        // The node's own errors too, about packets that it forwards to its pods: they leave here already.
-        return icmp::read(&ctx, &header).map_or(GO_ON, |error| write_error(&ctx, &error));
-    };
+    let verdict = uplink_egress_flow(&ctx);
+    if verdict != NO_FLOW {
+        return verdict;
+    }
+    // The node's own errors too, about packets that it forwards to its pods: they leave here already.
+    match report(&ctx, STAYS) {
+        NO_ERROR => GO_ON,
+        verdict => verdict,
+    }
+}
+
+#[inline(never)]
+fn uplink_egress_flow(ctx: &TcContext) -> i32 {
+    let Some(header) = packet::header(ctx) else { return GO_ON };
+    let Some(packet) = packet::read(ctx, &header) else { return NO_FLOW };
     let Some(settings) = nat::settings() else { return GO_ON };
     if packet.flow.source == settings.node {
         // A backend that is a process of the node.
-        return answer(&ctx, &packet).unwrap_or(GO_ON);
+        return answer(ctx, &packet).unwrap_or(GO_ON);
     }
     if nat::kind_of(packet.flow.source) != LOCAL_POD
         || settings.in_cluster(packet.flow.destination)
@@ -85,8 +121,8 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
     {
         return GO_ON;
     }
-    if let Some(entry) = flows::present(&packet) {
-        return translate(&ctx, &packet, &entry);
+    if let Some(entry) = flows::present(&packet, flows::now()) {
+        return translate(ctx, &packet, &entry.translation);
     }
     if !flows::may_begin(&packet) {
         // Of a connection that began outside, to the pod's own address: its peer knows no other.
@@ -96,7 +132,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
         Some(entry) => {
             maps::count(Reason::Masqueraded);
             watch::begun(&packet.seen(0), &entry.to, Reason::Masqueraded);
-            translate(&ctx, &packet, &entry)
+            translate(ctx, &packet, entry)
         }
         // With a pod's address it could not be answered anyway.
         None => {
@@ -109,8 +145,8 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 /// Gives the reply of a local backend its Service's address back; none where it is no such reply.
 #[inline(always)]
 fn answer(ctx: &TcContext, packet: &Packet) -> Option<i32> {
-    let entry = flows::present(packet).filter(|entry| entry.backend == REPLY)?;
-    Some(translate(ctx, packet, &entry))
+    let entry = flows::present(packet, flows::now()).filter(|entry| entry.translation.backend == REPLY)?;
+    Some(translate(ctx, packet, &entry.translation))
 }
 
 #[inline(always)]
@@ -125,10 +161,21 @@ fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
     if entry.link == 0 { deliver(ctx, &entry.to, packet) } else { leave(ctx, entry.link, packet.ttl) }
 }
 
-/// An error to who has sent the packet that it is about.
-#[inline(always)]
-fn report(ctx: &TcContext, error: &icmp::Error) -> i32 {
-    match write_error(ctx, error) {
+/// For [`report`]: errors about all flows.
+const ANY: u32 = 0;
+/// For [`report`]: errors about all flows, which are leaving already.
+const STAYS: u32 = 1;
+
+/// An error to who has sent the packet that it is about; of answers alone where [`REPLY`] is said.
+#[inline(never)]
+fn report(ctx: &TcContext, which: u32) -> i32 {
+    let Some(header) = packet::header(ctx) else { return NO_ERROR };
+    let Some(error) = icmp::read(ctx, &header) else { return NO_ERROR };
+    if which == REPLY && error.entry.backend != REPLY {
+        return NO_ERROR;
+    }
+    match write_error(ctx, &error) {
+        GO_ON if which == STAYS => GO_ON,
         GO_ON if error.entry.link == 0 => {
             nat::owner(error.entry.to.destination).map_or(GO_ON, |owner| enter(ctx, &owner, error.ttl()))
         }
@@ -166,10 +213,11 @@ fn deliver(ctx: &TcContext, flow: &Flow, packet: &Packet) -> i32 {
 }
 
 /// The same of a packet that has no flow.
-#[inline(always)]
-fn deliver_other(ctx: &TcContext, header: &[u8; 20]) -> i32 {
-    let Some(owner) = nat::owner(packet::destination(header)) else { return GO_ON };
-    if owner.link != 0 && !policy::other_may_enter(ctx, owner.link, header) {
+#[inline(never)]
+fn deliver_other(ctx: &TcContext) -> i32 {
+    let Some(header) = packet::header(ctx) else { return GO_ON };
+    let Some(owner) = nat::owner(packet::destination(&header)) else { return GO_ON };
+    if owner.link != 0 && !policy::other_may_enter(ctx, owner.link, &header) {
         return TC_ACT_SHOT;
     }
     enter(ctx, &owner, header[8])

@@ -10,88 +10,82 @@ use oarlock_ebpf::fragment::Part;
 
 use crate::packet::Packet;
 
-/// Ethernet, IPv4 without options, and the ports. Bytes only, so that any address is aligned.
-#[repr(C)]
-struct Headers {
-    receiver: [u8; 6],
-    sender: [u8; 6],
-    kind: [u8; 2],
-    version: u8,
-    service: u8,
-    length: [u8; 2],
-    identification: [u8; 2],
-    fragment: [u8; 2],
-    ttl: u8,
-    protocol: u8,
-    checksum: [u8; 2],
-    source: [u8; 4],
-    destination: [u8; 4],
-    source_port: [u8; 2],
-    destination_port: [u8; 2],
-}
-
-/// What follows the ports in TCP.
-#[repr(C)]
-struct Tcp {
-    numbers: [u8; 8],
-    offset: u8,
-    flags: u8,
-    window: [u8; 2],
-    checksum: [u8; 2],
-    urgent: [u8; 2],
-}
-
-/// What follows the ports in UDP.
-#[repr(C)]
-struct Udp {
-    length: [u8; 2],
-    checksum: [u8; 2],
-}
-
-const IP: usize = 20;
+/// Where things are, from the beginning of the Ethernet header.
+const KIND: usize = 12;
+const VERSION: usize = 14;
+const LENGTH: usize = 16;
+const FRAGMENT: usize = 20;
+const TTL: usize = 22;
+const PROTOCOL: usize = 23;
+const HEADER_CHECKSUM: usize = 24;
+const SOURCE: usize = 26;
+const DESTINATION: usize = 30;
 const TRANSPORT: usize = 34;
+const TCP_FLAGS: usize = TRANSPORT + 13;
+const TCP_CHECKSUM: usize = TRANSPORT + 16;
+const UDP_CHECKSUM: usize = TRANSPORT + 6;
+
+/// How long the IP header is.
+const IP: u16 = 20;
+/// How long all headers are.
+const WITH_TCP: usize = TRANSPORT + 20;
+const WITH_UDP: usize = TRANSPORT + 8;
 
 /// A frame that can be rewritten.
 pub struct Frame {
     pub packet: Packet,
-    headers: *mut Headers,
-    checksum: *mut [u8; 2],
+    start: *mut u8,
+    checksum: *mut u16,
     /// Of the IP packet.
     pub length: u16,
 }
 
-/// Ethernet addresses: of the receiver and of the sender.
-pub type Neighbours = ([u8; 6], [u8; 6]);
+/// An Ethernet header's beginning, as it lies in memory: the receiver's address and the sender's.
+pub type Neighbours = [u32; 3];
 
 /// Reads a frame.
 #[inline(always)]
 pub fn read(ctx: &XdpContext) -> Option<Frame> {
-    let headers: *mut Headers = at(ctx, 0)?;
-    // SAFETY: `at` has compared the end of the headers with the end of the frame.
-    let header = unsafe { &*headers };
-    let is_whole = header.fragment[0] & 0x3f == 0 && header.fragment[1] == 0;
-    if header.kind != [8, 0] || header.version != 0x45 || !is_whole {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + WITH_UDP > end {
         return None;
     }
-    let after = core::mem::size_of::<Headers>();
-    let (flags, checksum) = match header.protocol {
+    let start = data as *mut u8;
+    // SAFETY: these are in front of the end that was just compared with.
+    let (kind, version, fragment, times, source, destination, ports) = unsafe {
+        (
+            load::<u16>(start, KIND),
+            load::<u8>(start, VERSION),
+            load::<u16>(start, FRAGMENT),
+            load::<u16>(start, TTL),
+            load::<u32>(start, SOURCE),
+            load::<u32>(start, DESTINATION),
+            load::<u32>(start, TRANSPORT),
+        )
+    };
+    // More fragments, or not the first (RFC 791 3.1); "don't fragment" is neither.
+    let is_whole = u16::from_be(fragment) & 0x3fff == 0;
+    if u16::from_be(kind) != 0x0800 || version != 0x45 || !is_whole {
+        return None;
+    }
+    let [ttl, protocol] = times.to_ne_bytes();
+    let (flags, checksum) = match protocol {
         TCP => {
-            let tcp: *mut Tcp = at(ctx, after)?;
+            if data + WITH_TCP > end {
+                return None;
+            }
             // SAFETY: as above.
-            unsafe { ((*tcp).flags, core::ptr::addr_of_mut!((*tcp).checksum)) }
+            unsafe { (load::<u8>(start, TCP_FLAGS), start.add(TCP_CHECKSUM)) }
         }
-        UDP => {
-            let udp: *mut Udp = at(ctx, after)?;
-            // SAFETY: as above.
-            (0, unsafe { core::ptr::addr_of_mut!((*udp).checksum) })
-        }
+        // SAFETY: as above.
+        UDP => (0, unsafe { start.add(UDP_CHECKSUM) }),
         _ => return None,
     };
-    let source = (header.source, u16::from_be_bytes(header.source_port));
-    let destination = (header.destination, u16::from_be_bytes(header.destination_port));
-    let flow = Flow::new(source, destination, header.protocol);
-    let packet = Packet { flow, flags, transport: TRANSPORT, ttl: header.ttl, part: Part::Whole, hook: XDP };
-    Some(Frame { packet, headers, checksum, length: u16::from_be_bytes(header.length) })
+    let flow = Flow::of_packet(source, destination, ports, protocol);
+    let packet = Packet { flow, flags, transport: TRANSPORT, ttl, part: Part::Whole, hook: XDP };
+    // SAFETY: as above.
+    let length = u16::from_be(unsafe { load::<u16>(start, LENGTH) });
+    Some(Frame { packet, start, checksum: checksum.cast(), length })
 }
 
 impl Frame {
@@ -99,40 +93,57 @@ impl Frame {
     #[inline(always)]
     pub fn is_partial(&self) -> bool {
         // SAFETY: `read` has found the checksum inside the frame.
-        let checksum = unsafe { *self.checksum };
-        is_partial(checksum, &self.packet.flow, self.length.wrapping_sub(IP as u16))
+        let checksum = unsafe { self.checksum.read_volatile() };
+        is_partial(checksum.to_ne_bytes(), &self.packet.flow, self.length.wrapping_sub(IP))
     }
 
-    /// Whom the frame is for.
+    /// Whether the frame is for whom it would go on from.
     #[inline(always)]
-    pub fn receiver(&self) -> [u8; 6] {
+    pub fn is_for(&self, neighbours: &Neighbours) -> bool {
         // SAFETY: `read` has found the headers inside the frame.
-        unsafe { (*self.headers).receiver }
+        let (high, low) = unsafe { (load::<u32>(self.start, 0), load::<u16>(self.start, 4)) };
+        let ([_, _, a, b], [c, d, e, f]) = (neighbours[1].to_ne_bytes(), neighbours[2].to_ne_bytes());
+        u32::from_ne_bytes([a, b, c, d]) == high && u16::from_ne_bytes([e, f]) == low
     }
 
     /// Makes it a frame of another flow, one hop on, between these neighbours. Checksums included.
     #[inline(always)]
-    pub fn write(&self, to: &Flow, (receiver, sender): Neighbours) {
-        let from = &self.packet.flow;
-        // SAFETY: `read` has found headers and checksum inside the frame, and nobody else has it.
-        let (header, checksum) = unsafe { (&mut *self.headers, &mut *self.checksum) };
+    pub fn write(&self, to: &Flow, neighbours: &Neighbours) {
+        let Packet { flow: from, ttl, .. } = &self.packet;
         let addresses = Difference::NONE.addresses(from, to);
-        *checksum = addresses.ports(from, to).apply_transport(from.protocol, *checksum);
-        let hops = ([header.ttl, header.protocol], [header.ttl.wrapping_sub(1), header.protocol]);
-        header.checksum = addresses.word(hops.0, hops.1).apply(header.checksum);
-        header.ttl = hops.1[0];
-        header.source = to.source;
-        header.destination = to.destination;
-        header.source_port = to.source_port().to_be_bytes();
-        header.destination_port = to.destination_port().to_be_bytes();
-        header.receiver = receiver;
-        header.sender = sender;
+        let hops = ([*ttl, from.protocol], [ttl.wrapping_sub(1), from.protocol]);
+        // SAFETY: `read` has found headers and checksum inside the frame, and nobody else has it.
+        unsafe {
+            let sum = self.checksum.read_volatile().to_ne_bytes();
+            let sum = addresses.ports(from, to).apply_transport(from.protocol, sum);
+            self.checksum.write_volatile(u16::from_ne_bytes(sum));
+            let header = load::<u16>(self.start, HEADER_CHECKSUM).to_ne_bytes();
+            let header = addresses.word(hops.0, hops.1).apply(header);
+            store(self.start, HEADER_CHECKSUM, u16::from_ne_bytes(header));
+            store(self.start, TTL, hops.1[0]);
+            store(self.start, SOURCE, u32::from_ne_bytes(to.source));
+            store(self.start, DESTINATION, u32::from_ne_bytes(to.destination));
+            store(self.start, TRANSPORT, to.ports());
+            store(self.start, 0, neighbours[0]);
+            store(self.start, 4, neighbours[1]);
+            store(self.start, 8, neighbours[2]);
+        }
     }
 }
 
-/// A part of the frame, if it is all there.
+/// A number of the frame, in one access: machines with an efficient one that is not aligned are those that the kernel has network cards
+/// leave IP headers two bytes off for (NET_IP_ALIGN), and its verifier allows it there. Volatile, or the compiler takes bytes.
 #[inline(always)]
-fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
-    let start = ctx.data() + offset;
-    (start + core::mem::size_of::<T>() <= ctx.data_end()).then_some(start as *mut T)
+unsafe fn load<T: Copy>(start: *const u8, at: usize) -> T {
+    // SAFETY: of the caller: it is inside the frame.
+    unsafe { start.add(at).cast::<T>().read_volatile() }
 }
+
+/// The same, written.
+#[inline(always)]
+unsafe fn store<T: Copy>(start: *mut u8, at: usize, value: T) {
+    // SAFETY: of the caller: it is inside the frame.
+    unsafe { start.add(at).cast::<T>().write_volatile(value) }
+}
+
+const _: () = assert!(PROTOCOL == TTL + 1);

@@ -61,10 +61,7 @@ pub fn read(ctx: &TcContext, outer: &[u8; 20]) -> Option<Error> {
     if destination(outer) != from.source {
         return None;
     }
-    let entry = nat::entry(&from.reversed())?;
-    // SAFETY: the element lives in the map and is copied at once; an error that comes as its entry is given to another flow
-    // is lost, as any may be.
-    let entry = unsafe { *entry };
+    let entry = nat::peek(&from.reversed())?;
     Some(Error { outer: *outer, quoted, icmp, inner, from, entry })
 }
 

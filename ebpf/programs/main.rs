@@ -23,6 +23,7 @@ mod neighbours;
 mod packet;
 mod policy;
 mod sock;
+mod sweep;
 mod watch;
 mod way;
 

@@ -4,24 +4,31 @@
 
 use crate::flow::{Flow, UDP};
 
-/// What a checksum has to take in when words under it change.
+/// What a checksum has to take in when words under it change: a sum of them, folded at the end. Two words may be added as one of
+/// twice the size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Difference(u32);
+pub struct Difference(u64);
 
 impl Difference {
     /// Nothing has changed.
     pub const NONE: Self = Self(0);
 
-    /// A word that is replaced. Up to 32,767 of them fit.
+    /// A word that is replaced.
     #[must_use]
     pub const fn word(self, old: [u8; 2], new: [u8; 2]) -> Self {
-        Self(self.0 + !u16::from_ne_bytes(old) as u32 + u16::from_ne_bytes(new) as u32)
+        Self(self.0 + !u16::from_ne_bytes(old) as u64 + u16::from_ne_bytes(new) as u64)
+    }
+
+    /// Two words that are replaced. Millions of them fit.
+    #[must_use]
+    pub const fn two(self, old: u32, new: u32) -> Self {
+        Self(self.0 + !old as u64 + new as u64)
     }
 
     /// An IPv4 address that is replaced.
     #[must_use]
     pub const fn address(self, old: [u8; 4], new: [u8; 4]) -> Self {
-        self.word([old[0], old[1]], [new[0], new[1]]).word([old[2], old[3]], [new[2], new[3]])
+        self.two(u32::from_ne_bytes(old), u32::from_ne_bytes(new))
     }
 
     /// The addresses of a flow that becomes another one.
@@ -33,14 +40,13 @@ impl Difference {
     /// The ports of a flow that becomes another one.
     #[must_use]
     pub const fn ports(self, from: &Flow, to: &Flow) -> Self {
-        self.word(from.source_port().to_be_bytes(), to.source_port().to_be_bytes())
-            .word(from.destination_port().to_be_bytes(), to.destination_port().to_be_bytes())
+        self.two(from.ports(), to.ports())
     }
 
     /// The checksum after the change.
     #[must_use]
     pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
-        let sum = !u16::from_ne_bytes(checksum) as u32 + self.0;
+        let sum = !u16::from_ne_bytes(checksum) as u64 + self.0;
         (!fold(sum)).to_ne_bytes()
     }
 
@@ -62,25 +68,15 @@ impl Difference {
 /// card, and between virtual links there is none that would do it. One complete checksum in 65,536 looks the same.
 #[must_use]
 pub const fn is_partial(checksum: [u8; 2], flow: &Flow, length: u16) -> bool {
-    let (from, to) = (flow.source, flow.destination);
-    let words = [
-        [from[0], from[1]],
-        [from[2], from[3]],
-        [to[0], to[1]],
-        [to[2], to[3]],
-        [0, flow.protocol],
-        length.to_be_bytes(),
-    ];
-    let mut sum = 0;
-    let mut at = 0;
-    while at < words.len() {
-        sum += u16::from_ne_bytes(words[at]) as u32;
-        at += 1;
-    }
-    fold(sum) == u16::from_ne_bytes(checksum)
+    let addresses = u32::from_ne_bytes(flow.source) as u64 + u32::from_ne_bytes(flow.destination) as u64;
+    let protocol = u16::from_ne_bytes([0, flow.protocol]) as u64;
+    fold(addresses + protocol + length.to_be() as u64) == u16::from_ne_bytes(checksum)
 }
 
-const fn fold(sum: u32) -> u16 {
+/// The one's complement sum of a number's words.
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
 }

@@ -1,7 +1,7 @@
 //! Flows of packets and their translations. Pure.
 //!
-//! Each translated connection is two entries of the table: the packet as it comes to the packet as it leaves, and the same
-//! for its replies. Whoever inserts the second one first has claimed the source port that the replies are told by.
+//! Each translated connection is two lines of the [table](crate::table): the packet as it comes to the packet as it leaves, and the
+//! same for its replies. Whoever inserts the second one first has claimed the source port that the replies are told by.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -35,8 +35,9 @@ pub const PROBES: u32 = 16;
 /// | 12 | protocol |
 /// | 13 | zero; in the table of [`crate::policy`] a direction |
 /// | 14..16 | zero |
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+/// Aligned, so that programs compare and copy it as two words.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy, Eq, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Flow {
     /// Source address, network order.
     pub source: [u8; 4],
@@ -48,6 +49,21 @@ pub struct Flow {
     pub protocol: u8,
     mark: u8,
     reserved: [u8; 2],
+}
+
+impl PartialEq for Flow {
+    /// As words: the compiler of the programs makes a loop over bytes of it otherwise.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (self.words(), other.words());
+        a[0] == b[0] && a[1] == b[1]
+    }
+}
+
+impl core::hash::Hash for Flow {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.words().hash(state);
+    }
 }
 
 impl Flow {
@@ -66,6 +82,35 @@ impl Flow {
             mark: 0,
             reserved: [0; 2],
         }
+    }
+
+    /// The same of numbers that lie in memory as they do in a packet: the addresses, and the source's port before the destination's.
+    #[must_use]
+    pub const fn of_packet(source: u32, destination: u32, ports: u32, protocol: u8) -> Self {
+        let [a, b, c, d] = ports.to_ne_bytes();
+        Self {
+            source: source.to_ne_bytes(),
+            destination: destination.to_ne_bytes(),
+            source_port: [a, b],
+            destination_port: [c, d],
+            protocol,
+            mark: 0,
+            reserved: [0; 2],
+        }
+    }
+
+    /// All of it.
+    #[inline(always)]
+    #[must_use]
+    pub fn words(&self) -> [u64; 2] {
+        bytemuck::cast(*self)
+    }
+
+    /// Both ports as they lie in a packet, the source's first.
+    #[must_use]
+    pub const fn ports(&self) -> u32 {
+        let ([a, b], [c, d]) = (self.source_port, self.destination_port);
+        u32::from_ne_bytes([a, b, c, d])
     }
 
     /// The same flow, as a key that differs by a mark.
@@ -100,11 +145,15 @@ impl Flow {
     /// What answers look like.
     #[must_use]
     pub const fn reversed(&self) -> Self {
-        Self::new(
-            (self.destination, self.destination_port()),
-            (self.source, self.source_port()),
-            self.protocol,
-        )
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+            mark: 0,
+            reserved: [0; 2],
+        }
     }
 
     /// The same sender to another receiver.
@@ -121,7 +170,7 @@ impl Flow {
 }
 
 /// How packets of a flow leave, and what is known of the connection.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct Translation {
     /// The packet as it leaves.
@@ -132,7 +181,7 @@ pub struct Translation {
     pub backend: u32,
     /// The backend's generation when it was chosen; of a reply, whose it is.
     pub generation: u32,
-    /// When a packet was seen last, in seconds since boot. The top bit says that the connection is closing.
+    /// When a packet was seen last, in seconds since boot, and what is known of the connection: [`CLOSING`], [`OPEN`].
     pub seen: u32,
 }
 
@@ -141,6 +190,14 @@ pub const REPLY: u32 = u32::MAX;
 /// In [`Translation::backend`]: a pod's packet that leaves the cluster with the node's address.
 pub const MASQUERADED: u32 = u32::MAX - 1;
 impl Translation {
+    /// The answer to a flow that is translated like this: what it was, as it comes and goes by this link.
+    #[inline(always)]
+    #[must_use]
+    pub const fn answer(&self, original: &Flow, link: u32) -> Self {
+        let whose = if self.has_backend() { self.backend } else { 0 };
+        Self { to: original.reversed(), link, backend: REPLY, generation: whose, seen: self.seen }
+    }
+
     /// Whether the flow goes to a backend of a Service.
     #[must_use]
     pub const fn has_backend(&self) -> bool {
@@ -150,6 +207,38 @@ impl Translation {
 
 /// In [`Translation::seen`]: a FIN or RST was seen.
 pub const CLOSING: u32 = 1 << 31;
+/// In [`Translation::seen`]: more than the first packet was seen. Of TCP one without SYN, which whoever sends from addresses that
+/// are not his never gets to; of UDP one in a later second. What is open is never forgotten for something new.
+pub const OPEN: u32 = 1 << 30;
+
+/// The seconds of [`Translation::seen`].
+#[must_use]
+pub const fn seconds(seen: u32) -> u32 {
+    seen & !(CLOSING | OPEN)
+}
+
+/// The second of so many nanoseconds since boot, by a multiplication: divisions cost as much as everything else that is done with it. A
+/// year's clock is one second wrong.
+#[must_use]
+pub const fn second_of(nanoseconds: u64) -> u32 {
+    // 2^22 / 10^9, times 2^32.
+    const FACTOR: u64 = 18_014_399;
+    seconds((((nanoseconds >> 22) * FACTOR) >> 32) as u32)
+}
+
+/// [`Translation::seen`] after a packet with these flags (of UDP: 0) at `now`.
+#[must_use]
+pub const fn seen_at(seen: u32, protocol: u8, flags: u8, now: u32) -> u32 {
+    let mut next = now | (seen & (CLOSING | OPEN));
+    if flags & (FIN | RST) != 0 {
+        next |= CLOSING;
+    } else if flags & SYN != 0 {
+        // The port is used again; the answer says so for the way back.
+        next &= !(CLOSING | OPEN);
+    }
+    let is_more = if protocol == TCP { flags & (SYN | RST) == 0 } else { seconds(seen) != now };
+    if is_more { next | OPEN } else { next }
+}
 
 /// The two entries of a connection: (key, value) of its packets, then of the replies. `backend` is [`Translation::backend`] of the
 /// packets, and the generation.
@@ -163,10 +252,7 @@ pub const fn pair(
 ) -> [(Flow, Translation); 2] {
     let there =
         Translation { to: leaves, link: links.0, backend: backend.0, generation: backend.1, seen: now };
-    let whose = if there.has_backend() { backend.0 } else { 0 };
-    let back =
-        Translation { to: original.reversed(), link: links.1, backend: REPLY, generation: whose, seen: now };
-    [(original, there), (leaves.reversed(), back)]
+    [(original, there), (leaves.reversed(), there.answer(&original, links.1))]
 }
 
 /// The port to try at one probe, from a random beginning.
@@ -175,26 +261,39 @@ pub const fn candidate(beginning: u32, probe: u32) -> u16 {
     FIRST_PORT + (beginning.wrapping_add(probe.wrapping_mul(7919)) % PORTS as u32) as u16
 }
 
-/// Whether an entry that was last seen like this is over (user space collects; the kernel only ever evicts the oldest).
+/// Whether an entry that was last seen like this is over.
 #[must_use]
 pub const fn is_over(protocol: u8, seen: u32, now: u32) -> bool {
-    let idle = now.saturating_sub(seen & !CLOSING);
+    let idle = now.saturating_sub(seconds(seen));
     let patience = if seen & CLOSING != 0 {
         30
-    } else if protocol == TCP {
+    } else if protocol != TCP {
+        180
+    } else if seen & OPEN != 0 {
         // RFC 5382 asks of NATs for no less than 2 h 4 min.
         6 * 3600
     } else {
-        180
+        // And for no less than 4 min of what is half open (REQ-5).
+        240
     };
     idle > patience
+}
+
+/// Whether the connection of an entry is over: both of its directions are, or one is left alone. `partner` is
+/// [`Translation::seen`] of the other one.
+#[must_use]
+pub const fn are_over(protocol: u8, seen: u32, partner: Option<u32>, now: u32) -> bool {
+    let Some(partner) = partner else { return is_over(protocol, seen, now) };
+    // Either side's end is that of both, from the last packet of either.
+    let last = if seconds(partner) > seconds(seen) { seconds(partner) } else { seconds(seen) };
+    is_over(protocol, last | ((seen | partner) & (CLOSING | OPEN)), now)
 }
 
 /// Whether a connection has ended whose replies were seen last at `reply` and whose packets at `there` (none: forgotten).
 /// Its client may use the port again, for another connection to the same pod, before user space has collected it.
 #[must_use]
 pub const fn has_closed(reply: u32, there: Option<u32>, now: u32) -> bool {
-    let idle = now.saturating_sub(reply & !CLOSING);
+    let idle = now.saturating_sub(seconds(reply));
     match there {
         _ if reply & CLOSING == 0 => false,
         None => true,
@@ -301,8 +400,41 @@ mod tests {
     #[test]
     fn entries_end_after_their_patience() {
         assert!(!is_over(UDP, 100, 280) && is_over(UDP, 100, 281));
-        assert!(!is_over(TCP, 100, 281) && is_over(TCP, 100 | CLOSING, 131));
+        assert!(!is_over(TCP, 100 | OPEN, 21_700) && is_over(TCP, 100 | OPEN, 21_701));
+        assert!(!is_over(TCP, 100, 340) && is_over(TCP, 100, 341) && is_over(TCP, 100 | CLOSING, 131));
         assert!(!is_over(UDP, 100, 50), "a clock that was read before is no age");
+    }
+
+    #[test]
+    fn both_directions_of_a_connection_are_over_at_once() {
+        let (there, back) = (100 | CLOSING, 120);
+        assert!(!are_over(TCP, there, Some(back), 150), "the reply was seen 30 seconds ago");
+        assert!(are_over(TCP, there, Some(back), 151) && are_over(TCP, back, Some(there), 151));
+        assert!(!are_over(UDP, 100, Some(1000), 1100), "idle in one direction only");
+        assert!(are_over(UDP, 100, None, 281), "what is left alone goes by its own age");
+    }
+
+    #[test]
+    fn seconds_are_those_of_the_clock() {
+        for second in [0_u64, 1, 59, 86_400, 31_536_000] {
+            let of = |nanoseconds| i64::from(second_of(second * 1_000_000_000 + nanoseconds));
+            let wanted = i64::try_from(second).unwrap();
+            assert!((wanted..=wanted + 1).contains(&of(500_000_000)), "{second}");
+            assert!((wanted - 1..=wanted + 1).contains(&of(10_000_000)), "{second}");
+        }
+        let ten_years = second_of(315_360_000 * 1_000_000_000);
+        assert!(ten_years.abs_diff(315_360_000) < 12, "{ten_years}");
+    }
+
+    #[test]
+    fn a_connection_is_open_after_more_than_its_first_packet() {
+        assert_eq!(seen_at(7, TCP, SYN, 9), 9);
+        assert_eq!(seen_at(7, TCP, SYN | ACK, 9), 9);
+        assert_eq!(seen_at(7, TCP, ACK, 7), 7 | OPEN);
+        assert_eq!(seen_at(7 | OPEN, TCP, ACK | FIN, 9), 9 | OPEN | CLOSING);
+        assert_eq!(seen_at(7, TCP, RST, 9), 9 | CLOSING);
+        assert_eq!(seen_at(9 | OPEN | CLOSING, TCP, SYN, 9), 9, "the port is used again");
+        assert_eq!((seen_at(7, UDP, 0, 7), seen_at(7, UDP, 0, 8)), (7, 8 | OPEN));
     }
 
     #[test]
@@ -323,6 +455,15 @@ mod tests {
         #[test]
         fn ports_never_touch_those_of_sockets_and_services(beginning: u32, probe in 0..PROBES) {
             prop_assert!((1024..30_000).contains(&candidate(beginning, probe)));
+        }
+
+        #[test]
+        fn a_flow_is_what_a_packet_holds(a: [u8; 4], b: [u8; 4], p: u16, q: u16) {
+            let [[c, d], [e, f]] = [p.to_be_bytes(), q.to_be_bytes()];
+            let ports = u32::from_ne_bytes([c, d, e, f]);
+            let flow = Flow::new((a, p), (b, q), UDP);
+            prop_assert_eq!(Flow::of_packet(u32::from_ne_bytes(a), u32::from_ne_bytes(b), ports, UDP), flow);
+            prop_assert_eq!(flow.ports(), ports);
         }
 
         #[test]

@@ -37,10 +37,10 @@ pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 pub const SETTINGS: &str = "SETTINGS";
 /// IPv4 address to [`crate::flow::Owner`]. Hash.
 pub const ADDRESSES: &str = "ADDRESSES";
-/// [`crate::flow::Flow`] to [`crate::flow::Translation`], TCP. LRU hash.
-pub const FLOWS_TCP: &str = "FLOWS_TCP";
-/// The same for other protocols. LRU hash.
-pub const FLOWS_OTHER: &str = "FLOWS_OTHER";
+/// The table of flows: [`crate::table::Bucket`]s. Array that may be mapped.
+pub const FLOWS: &str = "FLOWS";
+/// What the places of flows are told by, at index 0: random, and the same for as long as there is a [`FLOWS`]. Array of u64.
+pub const FLOW_SEED: &str = "FLOW_SEED";
 /// [`crate::fragment::Datagram`] to the four bytes of its ports. LRU hash.
 pub const FRAGMENTS: &str = "FRAGMENTS";
 
@@ -72,8 +72,10 @@ pub const MAX_MEMBERS: u32 = 65_536;
 pub const MAX_SOURCE_RANGES: u32 = 16_384;
 /// Pods of this node and nodes of the cluster.
 pub const MAX_ADDRESSES: u32 = 65_536;
-/// Entries of each table of flows; a connection is two.
-pub const MAX_FLOWS: u32 = 131_072;
+/// Buckets of the table of flows: a power of two.
+pub const FLOW_BUCKETS: u32 = 1 << 16;
+/// Lines of the table of flows; a connection is two.
+pub const MAX_FLOWS: u32 = FLOW_BUCKETS * crate::table::LINES as u32;
 /// Datagrams in fragments whose ports are remembered.
 pub const MAX_FRAGMENTS: u32 = 8192;
 /// Bytes of the ring buffer of events: four thousand of them, a power of two of pages.

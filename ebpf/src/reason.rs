@@ -26,11 +26,15 @@ pub enum Reason {
     Reported = 9,
     /// A packet that no NetworkPolicy allows; it was dropped.
     PolicyDenied = 10,
+    /// The table of flows had no room for a new one but in the place of one that was not open.
+    FlowEvicted = 11,
+    /// The table of flows had no room for a new one: all that it might take the place of are open.
+    FlowTableFull = 12,
 }
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Translated,
         Self::NoEndpoints,
         Self::BadTable,
@@ -42,10 +46,12 @@ impl Reason {
         Self::Denied,
         Self::Reported,
         Self::PolicyDenied,
+        Self::FlowEvicted,
+        Self::FlowTableFull,
     ];
 
     /// How many there are: the size of the counters' map.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 13;
 
     /// The name in metrics.
     #[must_use]
@@ -62,6 +68,8 @@ impl Reason {
             Self::Denied => "denied",
             Self::Reported => "reported",
             Self::PolicyDenied => "policy_denied",
+            Self::FlowEvicted => "flow_evicted",
+            Self::FlowTableFull => "flow_table_full",
         }
     }
 }

@@ -11,11 +11,11 @@ use aya::maps::{Array, HashMap, MapData};
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
-use oarlock_ebpf::flow::{self, Flow, Owner, Settings, Translation};
+use oarlock_ebpf::flow::{self, Owner, Settings};
 use oarlock_ebpf::maps;
 
 use super::load::chain;
-use super::{Acceleration, DataplaneError, Mode, PodLink, Tc, Uplink, clsact, collect, express};
+use super::{Acceleration, DataplaneError, Mode, PodLink, Tc, Uplink, clsact, express, sweep};
 
 /// The hooks of the node's cgroup.
 const SOCKETS: [&str; 7] = [
@@ -40,6 +40,9 @@ const POD: (&str, TcAttachType) = ("pod_egress", TcAttachType::Ingress);
 /// The hook there for what comes to a pod by the node's stack. Only where policies select the pod.
 const TO_POD: (&str, TcAttachType) = ("pod_ingress", TcAttachType::Egress);
 
+/// The program that the agent runs over the table of flows. Attached nowhere.
+const SWEEP: &str = "flows_sweep";
+
 /// The packet path of a node.
 pub(super) struct Links {
     ebpf: Ebpf,
@@ -48,8 +51,6 @@ pub(super) struct Links {
     in_place: bool,
     settings: Array<MapData, Settings>,
     addresses: HashMap<MapData, [u8; 4], Owner>,
-    tcp: HashMap<MapData, Flow, Translation>,
-    other: HashMap<MapData, Flow, Translation>,
     /// The pods' links, by address.
     wanted: BTreeMap<Ipv4Addr, PodLink>,
     /// Links of pods that carry our program, by address: name and number, as a name may come back as another link, and what the
@@ -85,8 +86,6 @@ impl Hooks {
 pub(super) struct LinkMaps {
     pub(super) settings: Array<MapData, Settings>,
     pub(super) addresses: HashMap<MapData, [u8; 4], Owner>,
-    pub(super) tcp: HashMap<MapData, Flow, Translation>,
-    pub(super) other: HashMap<MapData, Flow, Translation>,
 }
 
 impl Links {
@@ -96,15 +95,14 @@ impl Links {
             let program = sockets(&mut ebpf, name)?;
             program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
-        for name in UPLINK.iter().map(|(name, _)| *name).chain([POD.0, TO_POD.0]) {
+        for name in UPLINK.iter().map(|(name, _)| *name).chain([POD.0, TO_POD.0, SWEEP]) {
             let program = classifier(&mut ebpf, name)?;
             program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
-        let LinkMaps { settings, addresses, tcp, other } = maps;
+        let LinkMaps { settings, addresses } = maps;
         let (wanted, pods) = (BTreeMap::new(), BTreeMap::new());
         let (in_place, isolated) = (false, BTreeMap::new());
-        let mut links =
-            Self { ebpf, hooks, in_place, settings, addresses, tcp, other, wanted, pods, isolated };
+        let mut links = Self { ebpf, hooks, in_place, settings, addresses, wanted, pods, isolated };
         if links.hooks.others.is_empty() {
             links.place()?;
         }
@@ -302,21 +300,8 @@ impl Links {
     }
 
     /// Takes flows away that are over. Returns how many entries there are left and how many went.
-    pub(super) fn collect(&mut self, now: u32) -> (usize, usize) {
-        let (mut left, mut gone) = (0, 0);
-        for table in [&mut self.tcp, &mut self.other] {
-            let entries: std::collections::HashMap<Flow, Translation> =
-                table.iter().filter_map(Result::ok).collect();
-            let over = collect::over(&entries, now);
-            left += entries.len();
-            for (key, entry) in over {
-                // A packet may have come meanwhile, or the kernel have forgotten it.
-                if table.get(&key, 0).is_ok_and(|present| present == entry) && table.remove(&key).is_ok() {
-                    gone += 1;
-                }
-            }
-        }
-        (left - gone, gone)
+    pub(super) fn collect(&mut self) -> Result<(usize, usize), DataplaneError> {
+        sweep::sweep(classifier(&mut self.ebpf, SWEEP)?)
     }
 
     fn attach(&mut self, (name, kind): (&str, TcAttachType), interface: &str) -> Result<(), DataplaneError> {

@@ -7,7 +7,7 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData};
 use oarlock_ebpf::affinity::{Affinity, AffinityKey, Member, SourceRange};
-use oarlock_ebpf::flow::{Flow, Owner, Translation};
+use oarlock_ebpf::flow::Owner;
 use oarlock_ebpf::fragment::Datagram;
 use oarlock_ebpf::layout::{Believed, FrontendKey, SocketKey};
 use oarlock_ebpf::maps;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::load::{chain, pins};
 use super::picture::Picture;
-use super::{DataplaneConfig, DataplaneError};
+use super::{DataplaneConfig, DataplaneError, read};
 
 /// How full a map is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct Fill {
     pub used: u64,
     /// How many it takes.
     pub capacity: u64,
-    /// What a full one does: `refuses` more, or `forgets` who was there longest.
+    /// What a full one does: `refuses` more, `forgets` who was there longest, or `displaces` what is not open.
     pub full: String,
 }
 
@@ -63,8 +63,7 @@ pub fn fill(config: &DataplaneConfig, tables: &Picture) -> Result<Vec<Fill>, Dat
         hash::<[u8; 4], Owner>(&pins, maps::ADDRESSES, false)?,
         hash::<AffinityKey, Affinity>(&pins, maps::AFFINITY, true)?,
         hash::<SocketKey, Believed>(&pins, maps::SOCKETS, true)?,
-        hash::<Flow, Translation>(&pins, maps::FLOWS_TCP, true)?,
-        hash::<Flow, Translation>(&pins, maps::FLOWS_OTHER, true)?,
+        flows(&pins)?,
         hash::<Datagram, [u8; 4]>(&pins, maps::FRAGMENTS, true)?,
     ])
 }
@@ -79,6 +78,16 @@ fn hash<K: Pod, V: Pod>(pins: &Path, name: &'static str, lru: bool) -> Result<Fi
     let used = table.keys().take(limit).filter(Result::is_ok).count();
     let full = if lru { "forgets" } else { "refuses" };
     Ok(Fill { map: name.to_owned(), used: used as u64, capacity: capacity.into(), full: full.to_owned() })
+}
+
+fn flows(pins: &Path) -> Result<Fill, DataplaneError> {
+    let used = read::buckets(pins)?.map(|bucket| bucket.flows().count() as u64).sum();
+    Ok(Fill {
+        map: maps::FLOWS.to_owned(),
+        used,
+        capacity: maps::MAX_FLOWS.into(),
+        full: "displaces".to_owned(),
+    })
 }
 
 fn ranges(pins: &Path) -> Result<Fill, DataplaneError> {

@@ -10,9 +10,10 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 use oarlock_ebpf::affinity::{Member, SourceRange};
 use oarlock_ebpf::count::{BackendCounts, ServiceCounts};
-use oarlock_ebpf::flow::{Flow, Translation};
+use oarlock_ebpf::flow::Flow;
 use oarlock_ebpf::layout::{Backend, Believed, FrontendKey, ServiceLine, SocketKey};
 use oarlock_ebpf::policy::Allowed;
+use oarlock_ebpf::table::Bucket;
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
 use super::attach::{Hooks, LinkMaps, Links};
@@ -36,8 +37,8 @@ const MAPS: [&str; 24] = [
     maps::SOURCE_RANGES,
     maps::SETTINGS,
     maps::ADDRESSES,
-    maps::FLOWS_TCP,
-    maps::FLOWS_OTHER,
+    maps::FLOWS,
+    maps::FLOW_SEED,
     maps::FRAGMENTS,
     maps::ISOLATED,
     maps::IDENTITIES,
@@ -49,8 +50,8 @@ const MAPS: [&str; 24] = [
 /// Tables of what passes, which agents of other layouts share as long as these bytes are the same: name, and bytes of a key and of
 /// a value. Whoever changes what the bytes mean without changing how many there are gives the map another name.
 const SHARED: [(&str, usize, usize); 4] = [
-    (maps::FLOWS_TCP, size_of::<Flow>(), size_of::<Translation>()),
-    (maps::FLOWS_OTHER, size_of::<Flow>(), size_of::<Translation>()),
+    (maps::FLOWS, size_of::<u32>(), size_of::<Bucket>()),
+    (maps::FLOW_SEED, size_of::<u32>(), size_of::<u64>()),
     (maps::SOCKETS, size_of::<SocketKey>(), size_of::<Believed>()),
     (maps::ALLOWED, size_of::<Flow>(), size_of::<Allowed>()),
 ];
@@ -115,9 +116,8 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, policies::Handl
     let of_links = LinkMaps {
         settings: handle(&mut ebpf, maps::SETTINGS)?,
         addresses: handle(&mut ebpf, maps::ADDRESSES)?,
-        tcp: handle(&mut ebpf, maps::FLOWS_TCP)?,
-        other: handle(&mut ebpf, maps::FLOWS_OTHER)?,
     };
+    sow(&mut ebpf)?;
     let hooks = Hooks {
         cgroup,
         cgroup_path,
@@ -129,6 +129,19 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, policies::Handl
         overlay: None,
     };
     Ok((handles, of_policies, Links::open(ebpf, of_links, hooks)?))
+}
+
+/// Gives a new table of flows what its places are told by. The map stays where it is: programs that are loaded later need it.
+fn sow(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
+    let failed = |why: String| DataplaneError::kernel(format!("write the map {}", maps::FLOW_SEED), why);
+    let map =
+        ebpf.map_mut(maps::FLOW_SEED).ok_or_else(|| failed("the object does not hold it".to_owned()))?;
+    let mut seed: Array<_, u64> = map.try_into().map_err(|e| failed(chain(&e)))?;
+    if seed.get(&0, 0).map_err(|e| failed(chain(&e)))? == 0 {
+        let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
+        seed.set(0, random | 1, 0).map_err(|e| failed(chain(&e)))?;
+    }
+    Ok(())
 }
 
 /// Backends are counted or not: their counters are as large as that takes. Another size than an earlier agent's begins anew.

@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::load::pins;
-use super::{DataplaneConfig, Mode};
+use super::{DataplaneConfig, Mode, read};
 
 /// `oarlock_dataplane_events_total{reason}`.
 #[derive(Debug)]
@@ -43,6 +43,42 @@ impl Collector for Events {
             let labels = [("reason", reason.name())];
             let metric = family.encode_family(&labels)?;
             ConstCounter::new(count).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// `oarlock_dataplane_flow_entries` and `oarlock_dataplane_flow_entries_max`: how full the table of flows is.
+#[derive(Debug)]
+pub struct Flows(PathBuf);
+
+impl Flows {
+    /// The flows of a node's dataplane.
+    #[must_use]
+    pub fn of(config: &DataplaneConfig) -> Self {
+        Self(pins(&config.bpffs, &config.node_name))
+    }
+}
+
+impl Collector for Flows {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Ok(buckets) = read::buckets(&self.0) else { return Ok(()) };
+        let used: usize = buckets.map(|bucket| bucket.flows().count()).sum();
+        let gauges = [
+            (
+                "oarlock_dataplane_flow_entries",
+                "Entries of the table of flows; a connection has two",
+                used as u64,
+            ),
+            (
+                "oarlock_dataplane_flow_entries_max",
+                "Entries that the table of flows has room for; from a third of them on new flows may displace others",
+                maps::MAX_FLOWS.into(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(gauge)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use oarlock_ebpf::layout::{
     Backend, EXTERNAL, FrontendKey, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange,
 };
 use oarlock_ebpf::reason::Reason;
+use oarlock_ebpf::table::Bucket;
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
 use super::DataplaneError;
@@ -247,12 +248,16 @@ fn addresses(pins: &Path) -> Result<(Vec<PodPicture>, Vec<std::net::Ipv4Addr>), 
     Ok((pods, of_kind(flow::NODE).map(|(ip, _)| (*ip).into()).collect()))
 }
 
+/// The table of flows, as it is read bit by bit.
+pub(super) fn buckets(pins: &Path) -> Result<impl Iterator<Item = Bucket>, DataplaneError> {
+    let table: Array<MapData, Bucket> = open(pins, maps::FLOWS, Map::Array)?;
+    Ok((0..table.len()).filter_map(move |number| table.get(&number, 0).ok()))
+}
+
 fn flows(pins: &Path) -> Result<Vec<FlowPicture>, DataplaneError> {
-    let mut all: Vec<(Flow, Translation)> = Vec::new();
-    for name in [maps::FLOWS_TCP, maps::FLOWS_OTHER] {
-        let table: HashMap<MapData, Flow, Translation> = open(pins, name, Map::LruHashMap)?;
-        all.extend(table.iter().filter_map(Result::ok).filter(|(_, entry)| entry.backend != REPLY));
-    }
+    let mut all: Vec<(Flow, Translation)> =
+        buckets(pins)?.flat_map(|bucket| bucket.flows().collect::<Vec<_>>()).collect();
+    all.retain(|(_, entry)| entry.backend != REPLY);
     all.sort_by_key(|(key, _)| *key);
     let source = |flow: &Flow| SocketAddrV4::new(flow.source.into(), flow.source_port());
     let destination = |flow: &Flow| SocketAddrV4::new(flow.destination.into(), flow.destination_port());
@@ -264,7 +269,7 @@ fn flows(pins: &Path) -> Result<Vec<FlowPicture>, DataplaneError> {
         translated_destination: destination(&entry.to),
         masqueraded: entry.backend == MASQUERADED,
         closing: entry.seen & flow::CLOSING != 0,
-        seen_seconds_after_boot: entry.seen & !flow::CLOSING,
+        seen_seconds_after_boot: flow::seconds(entry.seen),
     };
     Ok(all.into_iter().map(picture).collect())
 }

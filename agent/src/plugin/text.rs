@@ -140,6 +140,7 @@ pub(super) fn fills(nodes: &BTreeMap<String, Vec<Fill>>) -> String {
             let hundredths = fill.used * 100 / fill.capacity.max(1);
             let when_full = match fill.full.as_str() {
                 "forgets" => "forgets the oldest".to_owned(),
+                "displaces" => "displaces what is not open".to_owned(),
                 "refuses" if hundredths >= NEARLY_FULL => "REFUSES MORE: NEARLY FULL".to_owned(),
                 "refuses" => "refuses more".to_owned(),
                 other => other.to_owned(),
@@ -243,14 +244,14 @@ d           web       http   10              30k            0     3000k        0
             vec![
                 fill("FRONTENDS", 12, "refuses"),
                 fill("SLOTS", 800, "refuses"),
-                fill("FLOWS_TCP", 999, "forgets"),
+                fill("FLOWS", 999, "displaces"),
             ],
         )]);
         let expected = "\
 NODE    MAP         USED   CAPACITY   FULL   WHEN FULL
 node1   FRONTENDS   12     1000       1 %    refuses more
 node1   SLOTS       800    1000       80 %   REFUSES MORE: NEARLY FULL
-node1   FLOWS_TCP   999    1000       99 %   forgets the oldest
+node1   FLOWS       999    1000       99 %   displaces what is not open
 ";
         assert_eq!(fills(&nodes), expected);
     }

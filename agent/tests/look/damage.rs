@@ -184,7 +184,7 @@ fn how_full_each_map_is_can_be_told() {
     assert_eq!(of(maps::MEMBERS), Some((2, maps::MAX_MEMBERS.into())));
     assert_eq!(of(maps::SOURCE_RANGES), Some((1, maps::MAX_SOURCE_RANGES.into())));
     assert_eq!(of(maps::ADDRESSES), Some((1, maps::MAX_ADDRESSES.into())));
-    assert_eq!(of(maps::FLOWS_TCP), Some((0, maps::MAX_FLOWS.into())));
+    assert_eq!(of(maps::FLOWS), Some((0, maps::MAX_FLOWS.into())));
 }
 
 /// Serves what is wanted, as an agent does.
