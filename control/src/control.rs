@@ -122,6 +122,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         metrics: Arc::new(metrics),
         requests,
         address: SocketAddr::from((config.advertise_address, config.secure_port)).to_string(),
+        elected: config.store == Backend::Etcd,
         documents: Documents::default(),
     });
     let tls = TlsAcceptor::from(pki::server_config(&own, ca.certificate_pem(), &[b"h2", b"http/1.1"])?);

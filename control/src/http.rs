@@ -9,6 +9,7 @@ mod body;
 mod components;
 mod discovery;
 mod encode;
+mod etag;
 mod impersonate;
 mod list;
 mod logs;
@@ -86,6 +87,8 @@ pub struct Server {
     pub requests: Requests,
     /// `host:port` under which clients reach it, for discovery.
     pub address: String,
+    /// Whether several control planes elect who runs the controllers.
+    pub elected: bool,
     /// Documents that are made once, when somebody asks.
     pub documents: Documents,
 }
@@ -240,7 +243,12 @@ impl Server {
             if head.method != Method::GET && head.method != Method::HEAD {
                 return Err(Status::method_not_allowed());
             }
-            return self.document(&target, &query, accept);
+            let document = self.document(&target, &query, accept)?;
+            return Ok(if target.is_cacheable() {
+                etag::tagged(&head.headers, document).await
+            } else {
+                document
+            });
         };
         let served =
             self.registry.cache().catalogue().by_plural(resource.group, resource.version, resource.plural);
@@ -248,6 +256,7 @@ impl Server {
         let body = read(body).await?;
         let request = resource::Request {
             served,
+            elected: self.elected,
             registry: &self.registry,
             authenticator: &self.authenticator,
             authorizer: &self.authorizer,
@@ -286,10 +295,7 @@ impl Server {
     ) -> Result<Response<Body>, Status> {
         let catalogue = self.registry.cache().catalogue();
         let found = match *target {
-            Target::Root => json!({"paths": [
-                "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz",
-                "/version",
-            ]}),
+            Target::Root => discovery::paths(catalogue),
             Target::Health(endpoint) => return Ok(self.health(endpoint, query)),
             Target::Version => version(),
             Target::Metrics => {

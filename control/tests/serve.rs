@@ -105,6 +105,8 @@ async fn the_same_requests_have_the_same_answers_on_both_stores() {
     for (name, store) in [("embedded", Store::Embedded), ("etcd", Store::Etcd(&etcd))] {
         let mut control = Control::start(folder.path(), name, store).await;
         await_account(&control.client, "default").await;
+        let leads = control.client.get("/api/v1/componentstatuses/scheduler").await;
+        assert_eq!(leads.body["conditions"][0]["message"], "ok", "{name}: somebody runs the scheduler");
         days.push(day(&control.client).await);
         control.process.stop();
     }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::catalogue::{
-    EVENTS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES,
+    EVENTS, JOBS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES,
 };
 
 /// The selectable fields of a kind beside `metadata.name` and `metadata.namespace`.
@@ -42,6 +42,8 @@ pub fn selectable(kind: &Kind) -> &'static [&'static str] {
         &["type"]
     } else if *kind == REPLICA_SETS || *kind == REPLICATION_CONTROLLERS {
         &["status.replicas"]
+    } else if *kind == JOBS {
+        &["status.successful"]
     } else if *kind == NAMESPACES {
         &["status.phase"]
     } else {
@@ -60,7 +62,12 @@ pub fn is_selectable(kind: &Kind, field: &str) -> bool {
 /// A field's value as field selectors compare it; absent is empty, `false` for booleans and `0` for numbers.
 #[must_use]
 pub fn value(object: &Value, field: &str) -> String {
-    let path = if field == "source" { "source.component" } else { field };
+    let path = match field {
+        "source" => "source.component",
+        // The name is older than the field.
+        "status.successful" => "status.succeeded",
+        field => field,
+    };
     let mut at = object;
     for part in path.split('.') {
         at = &at[part];
@@ -68,7 +75,7 @@ pub fn value(object: &Value, field: &str) -> String {
     match at {
         Value::String(text) => text.clone(),
         Value::Null if matches!(field, "spec.unschedulable" | "spec.hostNetwork") => "false".to_owned(),
-        Value::Null if field == "status.replicas" => "0".to_owned(),
+        Value::Null if matches!(field, "status.replicas" | "status.successful") => "0".to_owned(),
         // Who writes an event says so in the old field or in the new one.
         Value::Null if field == "source" => object["reportingComponent"].as_str().unwrap_or("").to_owned(),
         Value::Null => String::new(),
@@ -88,6 +95,8 @@ mod tests {
         assert_eq!(value(&pod, "status.phase"), "");
         assert_eq!(value(&json!({}), "spec.unschedulable"), "false");
         assert_eq!(value(&json!({}), "status.replicas"), "0");
+        assert_eq!(value(&json!({}), "status.successful"), "0");
+        assert_eq!(value(&json!({"status": {"succeeded": 2}}), "status.successful"), "2");
         assert_eq!(value(&json!({"reportingComponent": "kubelet"}), "source"), "kubelet");
         assert_eq!(value(&json!({"source": {"component": "a"}, "reportingComponent": "b"}), "source"), "a");
         assert!(is_selectable(&PODS, "status.phase") && !is_selectable(&PODS, "spec.containers"));

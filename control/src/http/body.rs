@@ -173,6 +173,22 @@ fn strict(expected: Expected<'_>, findings: &[String]) -> Status {
     Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
 }
 
+/// What a patch says twice: refused, or to be warned of, as the client asked.
+pub(super) fn doubled(
+    body: &[u8],
+    expected: Expected<'_>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    match validation {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Warn => Ok(schema::json_duplicates(body)),
+        FieldValidation::Strict => match schema::json_duplicates(body) {
+            found if found.is_empty() => Ok(found),
+            found => Err(strict(expected, &found)),
+        },
+    }
+}
+
 /// The unknown fields that a patch would set.
 pub(super) fn check_patched(
     object: &mut Value,

@@ -21,7 +21,7 @@ pub(super) async fn answer(request: &Request<'_>) -> Result<Response<Body>, Stat
     }
     let form = negotiate::form(request.accept)?;
     let include = Include::parse(request.query.get("includeObject"));
-    let all = request.registry.components().await;
+    let all = request.registry.components(request.elected).await;
     let shown = match request.path.name {
         Some(name) => {
             let found = all.iter().find(|component| meta::name(component) == name);

@@ -17,6 +17,33 @@ fn groups(catalogue: &Catalogue) -> Vec<(&'static str, Vec<&'static str>)> {
     groups.into_iter().collect()
 }
 
+/// `/`: what there is beside objects, and the groups and versions.
+pub(super) fn paths(catalogue: &Catalogue) -> Value {
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/apis/",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .into();
+    for (group, versions) in groups(catalogue).into_iter().filter(|(group, _)| !group.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+    }
+    paths.sort_unstable();
+    json!({ "paths": paths })
+}
+
 /// `/api`.
 pub(super) fn core_versions(server: &str) -> Value {
     json!({

@@ -35,6 +35,22 @@ pub(super) enum Target<'p> {
     Unknown,
 }
 
+impl Target<'_> {
+    /// Whether the answer changes with the program and its kinds alone, so that clients keep it.
+    pub(super) fn is_cacheable(&self) -> bool {
+        matches!(
+            self,
+            Self::CoreVersions
+                | Self::Groups
+                | Self::Group(_)
+                | Self::Resources(..)
+                | Self::OpenApiV2
+                | Self::OpenApiV3Index
+                | Self::OpenApiV3(..)
+        )
+    }
+}
+
 /// A path about objects of one resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Resource<'p> {

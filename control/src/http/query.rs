@@ -178,6 +178,10 @@ impl Query {
         }
         let version = self.version()?;
         let paged = self.get("continue").is_some();
+        if paged && version.is_some_and(|version| version > 0) {
+            let why = "specifying resource version is not allowed when using continue";
+            return Err(Status::bad_request(why));
+        }
         let forbidden = |why: &str| Err(options_error("resourceVersionMatch", format!("Forbidden: {why}")));
         match (self.get("resourceVersionMatch"), version) {
             (Some(_), _) if paged => forbidden("resourceVersionMatch is forbidden when continue is provided"),

@@ -28,6 +28,8 @@ pub(super) struct Request<'r> {
     /// The kind, in the version that the path names.
     pub(super) served: &'static Kind,
     pub(super) registry: &'r Arc<Registry>,
+    /// Whether several control planes elect who runs the controllers.
+    pub(super) elected: bool,
     pub(super) authenticator: &'r Authenticator,
     pub(super) authorizer: &'r Authorizer,
     pub(super) user: &'r User,
@@ -234,6 +236,7 @@ impl Request<'_> {
         }
         let patch = Patch::parse(self.content_type, &self.body)?;
         self.query.force(false)?;
+        let doubled = body::doubled(&self.body, expected(self.served, sub), validation)?;
         let mut warnings = Vec::new();
         let (guard, options) =
             (self.guard(kind, namespace).await?, self.write_options("PatchOptions", false)?);
@@ -248,6 +251,7 @@ impl Request<'_> {
                     return Err(Status::bad_request("the name of an object may not be changed by a patch"));
                 }
                 warnings = body::check_patched(&mut patched, expected(self.served, sub), validation)?;
+                warnings.extend(doubled.iter().cloned());
                 convert::to_stored(version, &mut patched);
                 guard.check(kind, old.as_ref(), &patched)?;
                 Ok(patched)

@@ -14,12 +14,17 @@ use serde_json::Value;
 /// The body of every answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
+/// A body that is there already.
+pub(super) fn whole(body: Bytes) -> Body {
+    Full::new(body).boxed_unsync()
+}
+
 pub(super) fn bytes(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
 ) -> Response<Body> {
-    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
+    let mut response = Response::new(whole(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -93,6 +93,7 @@ async fn api() -> Api {
         metrics: Arc::new(metrics),
         requests,
         address: "127.0.0.1:6443".to_owned(),
+        elected: true,
         documents: Documents::default(),
     };
     let user = Some(User::known("admin", &["system:masters".to_owned()]));

@@ -74,3 +74,67 @@ async fn a_templates_generation_counts_its_changes() {
     let changed = api.patch(&format!("{path}/t"), "strategic-merge", image).await.json();
     assert_eq!(changed["metadata"]["generation"], 2);
 }
+
+#[tokio::test]
+async fn documents_are_sent_once_to_who_keeps_them() {
+    let api = api().await;
+    for path in ["/api", "/apis", "/apis/apps/v1", "/openapi/v2", "/openapi/v3", "/openapi/v3/apis/apps/v1"] {
+        let first = api.get(path).await;
+        let tag = first.headers["etag"].to_str().unwrap();
+        assert_eq!(
+            (first.code, &first.headers["vary"]),
+            (200, &"Accept".parse::<HeaderValue>().unwrap()),
+            "{path}"
+        );
+        let again = api.send("GET", path, &[("if-none-match", tag)], "").await;
+        assert_eq!(
+            (again.code, again.body.len(), &again.headers["etag"]),
+            (304, 0, &first.headers["etag"]),
+            "{path}"
+        );
+        let other = api.send("GET", path, &[("if-none-match", "\"00\"")], "").await;
+        assert_eq!((other.code, &other.body), (200, &first.body), "{path}");
+    }
+    let paths = api.get("/").await.json();
+    for path in ["/apis/batch", "/apis/batch/v1beta1", "/openapi/v3"] {
+        assert!(paths["paths"].as_array().unwrap().contains(&json!(path)), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_patch_that_says_something_twice_is_refused_or_warned_of() {
+    let api = api().await;
+    api.map("d", "m", json!({})).await;
+    let twice = r#"{"data":{"a":"1","a":"2"}}"#;
+    let merge = [("content-type", "application/merge-patch+json")];
+    let strict = api.send("PATCH", &format!("{MAPS}/m?fieldValidation=Strict"), &merge, twice).await;
+    assert_eq!(
+        (strict.code, strict.message().as_str()),
+        (
+            400,
+            "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: duplicate field \"data.a\""
+        )
+    );
+    let warned = api.send("PATCH", &format!("{MAPS}/m"), &merge, twice).await;
+    assert_eq!((warned.code, &warned.json()["data"]["a"]), (200, &json!("2")));
+    assert!(warned.headers["warning"].to_str().unwrap().contains("duplicate field"), "{:?}", warned.headers);
+    let ignored = api.send("PATCH", &format!("{MAPS}/m?fieldValidation=Ignore"), &merge, twice).await;
+    assert_eq!((ignored.code, ignored.headers.get("warning")), (200, None));
+}
+
+#[tokio::test]
+async fn a_page_takes_its_version_from_its_token_alone() {
+    let api = api().await;
+    for name in ["a", "b"] {
+        api.map("d", name, json!({})).await;
+    }
+    let first = api.get(&format!("{MAPS}?limit=1")).await.json();
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let both = api.get(&format!("{MAPS}?limit=1&resourceVersion=5&continue={token}")).await;
+    assert_eq!(
+        (both.code, both.message().as_str()),
+        (400, "specifying resource version is not allowed when using continue")
+    );
+    let jobs = api.get("/apis/batch/v1/jobs?fieldSelector=status.successful%3D1").await;
+    assert_eq!((jobs.code, jobs.json()["items"].as_array().map(Vec::len)), (200, Some(0)));
+}
