@@ -22,6 +22,7 @@ mod exec;
 mod fabric;
 mod images;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 
@@ -67,6 +68,9 @@ enum Command {
     Node(cluster::NodeOptions),
     /// Run every check and test, with set-up. What CI runs.
     Test,
+    /// Test for longer than CI has time: random inputs by the million, seeded.
+    #[command(subcommand)]
+    Soak(soak::Soak),
     /// Measure, on a cluster of its own: a table, and target/oarlock/bench/NAME.json.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -100,6 +104,7 @@ fn run() -> Result<()> {
         Command::Status => cluster::status(),
         Command::Node(options) => cluster::node(&options),
         Command::Test => test::test(),
+        Command::Soak(what) => soak::soak(&what),
         Command::Tidy => tidy::tidy(),
         Command::Proto => exec::cargo(&["run", "--quiet", "-p", "oarlock-api", "--example", "generate"]),
         Command::Schema => {

@@ -12,6 +12,7 @@ mod errors;
 mod express;
 mod frames;
 mod policy;
+mod random;
 mod services;
 
 use etherparse::PacketBuilder;
