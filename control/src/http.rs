@@ -271,7 +271,9 @@ impl Server {
             body,
             tasks,
         };
-        request.answer().await
+        let mut response = request.answer().await?;
+        respond::warn(&mut response, served.deprecated);
+        Ok(response)
     }
 
     /// Asks again with what is in the store now: what gives the right may have been written just now. Strangers do not make us

@@ -50,6 +50,8 @@ pub struct Kind {
     pub has_generation: bool,
     /// Whose form is stored, where these are the same objects in another version (or group).
     pub stored_as: Option<&'static Kind>,
+    /// What whoever asks for it is warned of.
+    pub deprecated: Option<&'static str>,
 }
 
 impl Kind {
@@ -180,6 +182,7 @@ const fn core(kind: &'static str, plural: &'static str, short_names: &'static [&
         subresources: &[],
         has_generation: false,
         stored_as: None,
+        deprecated: None,
     }
 }
 
@@ -254,6 +257,7 @@ pub static POD_TEMPLATES: Kind = Kind { has_generation: true, ..core("PodTemplat
 pub static COMPONENT_STATUSES: Kind = Kind {
     namespaced: false,
     verbs: &["get", "list"],
+    deprecated: Some("v1 ComponentStatus is deprecated in v1.19+"),
     ..core("ComponentStatus", "componentstatuses", &["cs"])
 };
 /// core/v1 ServiceAccount.
@@ -326,6 +330,9 @@ pub static CRON_JOBS_V1BETA1: Kind = Kind {
     subresources: &[status("CronJob")],
     has_generation: true,
     stored_as: Some(&CRON_JOBS),
+    deprecated: Some(
+        "batch/v1beta1 CronJob is deprecated in v1.21+, unavailable in v1.25+; use batch/v1 CronJob",
+    ),
     ..core("CronJob", "cronjobs", &["cj"])
 };
 /// batch/v1 Job.
@@ -347,6 +354,10 @@ pub static ENDPOINT_SLICES_V1BETA1: Kind = Kind {
     version: "v1beta1",
     has_generation: true,
     stored_as: Some(&ENDPOINT_SLICES),
+    deprecated: Some(
+        "discovery.k8s.io/v1beta1 EndpointSlice is deprecated in v1.21+, unavailable in v1.25+; use discovery.k8s.io/v1 \
+         EndpointSlice",
+    ),
     ..core("EndpointSlice", "endpointslices", &[])
 };
 /// events.k8s.io/v1 Event: the same objects as those of the core group.

@@ -100,6 +100,7 @@ static TOKEN_REQUESTS: Kind = Kind {
     subresources: &[],
     has_generation: false,
     stored_as: None,
+    deprecated: None,
 };
 
 fn named(object: &Value) -> Named {

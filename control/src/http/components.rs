@@ -11,8 +11,6 @@ use super::negotiate::{self, Form};
 use super::resource::Request;
 use super::respond::{self, Body};
 
-const DEPRECATED: &str = "v1 ComponentStatus is deprecated in v1.19+";
-
 /// Answers a get or a list.
 pub(super) async fn answer(request: &Request<'_>) -> Result<Response<Body>, Status> {
     let kind = &COMPONENT_STATUSES;
@@ -38,9 +36,7 @@ pub(super) async fn answer(request: &Request<'_>) -> Result<Response<Body>, Stat
             list(form, include, &chosen)
         }
     };
-    let mut response = respond::json(StatusCode::OK, &shown);
-    respond::warn(&mut response, &[DEPRECATED.to_owned()]);
-    Ok(response)
+    Ok(respond::json(StatusCode::OK, &shown))
 }
 
 fn list(form: Form, include: Include, components: &[&Value]) -> Value {

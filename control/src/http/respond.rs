@@ -73,9 +73,9 @@ pub(super) fn pieces(body: Incoming) -> Body {
 }
 
 /// Adds `Warning: 299` headers, which kubectl prints.
-pub(super) fn warn(response: &mut Response<Body>, warnings: &[String]) {
+pub(super) fn warn<W: AsRef<str>>(response: &mut Response<Body>, warnings: impl IntoIterator<Item = W>) {
     for warning in warnings {
-        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        let quoted = warning.as_ref().replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }

@@ -25,6 +25,9 @@ async fn an_object_is_the_same_in_every_version() {
     let api = api().await;
     let made = api.post(OLD_JOBS, cron_job("a")).await;
     assert_eq!((made.code, &made.json()["apiVersion"]), (201, &json!("batch/v1beta1")));
+    let warning = made.headers["warning"].to_str().unwrap();
+    assert!(warning.starts_with("299 - \"batch/v1beta1 CronJob is deprecated in v1.21+"), "{warning}");
+    assert_eq!(api.get(JOBS).await.headers.get("warning"), None);
     let new = api.get(&format!("{JOBS}/a")).await.json();
     assert_eq!(
         (&new["apiVersion"], &new["spec"]["concurrencyPolicy"]),
