@@ -4,6 +4,7 @@
 //! In: which pod (by the process that holds its network namespace), which podCIDR, which other nodes. Out: netlink requests;
 //! the only user of rtnetlink. No bridge, no iptables; every decision about packets is the dataplane's.
 
+mod bandwidth;
 mod ipam;
 mod links;
 mod netns;
@@ -21,6 +22,7 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 
+pub use bandwidth::Bandwidth;
 pub use netns::{dial_loopback, own_cookie};
 pub use pod_veth::{Network, Reached};
 pub use reach::{NodeRoute, Peer, Routing, Way};
@@ -39,6 +41,8 @@ pub struct PodNetRequest {
     pub name: String,
     /// The process (the pause container's) whose network namespace is the pod's, in this process' pid namespace.
     pub pid: u32,
+    /// How much it may receive and send.
+    pub bandwidth: Bandwidth,
 }
 
 /// What the pod got.
@@ -48,7 +52,8 @@ pub struct PodNetResult {
     pub ip: Ipv4Addr,
     /// The name of the pod's link on the node's side.
     pub interface: String,
-    /// The hardware addresses of the link's ends, the pod's first; nothing before it has been looked at.
+    /// The hardware addresses of the link's ends, the pod's first; nothing before it has been looked at, and where packets have to
+    /// wait for their turn at the node's end.
     pub ends: Option<[u8; 12]>,
 }
 
@@ -65,6 +70,18 @@ pub enum NetError {
         cidr: ipnet::Ipv4Net,
         /// How many are taken.
         used: usize,
+    },
+    /// An annotation that limits a pod says nothing that can be.
+    #[error(
+        "the pod's annotation {annotation} is {value:?}: {why}; it has to be bits per second from 1k to 1P, as 10M"
+    )]
+    Bandwidth {
+        /// Its name.
+        annotation: &'static str,
+        /// What it says.
+        value: String,
+        /// What is wrong with that.
+        why: String,
     },
     /// The dataplane has not taken the pod up.
     #[error(

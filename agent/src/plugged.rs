@@ -49,6 +49,7 @@ impl<N: PodNetwork> PodNetwork for Plugged<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Bandwidth;
 
     /// A network that gives every pod the same.
     struct Anything;
@@ -65,7 +66,8 @@ mod tests {
     }
 
     fn request(uid: &str) -> PodNetRequest {
-        PodNetRequest { uid: uid.to_owned(), namespace: "d".to_owned(), name: "p".to_owned(), pid: 1 }
+        let (namespace, name) = ("d".to_owned(), "p".to_owned());
+        PodNetRequest { uid: uid.to_owned(), namespace, name, pid: 1, bandwidth: Bandwidth::default() }
     }
 
     #[tokio::test(start_paused = true)]

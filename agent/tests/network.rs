@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use oarlock_agent::net::{
-    Network, NodeRoute, Peer, PodNetRequest, PodNetResult, PodNetwork as _, Underlay, Way, node_routes,
+    Bandwidth, Network, NodeRoute, Peer, PodNetRequest, PodNetResult, PodNetwork as _, Underlay, Way,
+    node_routes,
 };
 use oarlock_daemon::Tasks;
 
@@ -65,7 +66,13 @@ async fn open(tasks: &Tasks, folder: &Path) -> Arc<Network> {
 
 fn request(uid: &str, sandbox: &Sandbox) -> PodNetRequest {
     let (namespace, name) = ("d".to_owned(), uid.to_owned());
-    PodNetRequest { uid: uid.to_owned(), namespace, name, pid: sandbox.0.id() }
+    PodNetRequest {
+        uid: uid.to_owned(),
+        namespace,
+        name,
+        pid: sandbox.0.id(),
+        bandwidth: Bandwidth::default(),
+    }
 }
 
 /// Runs a test of the network in a namespace of its own.
@@ -249,5 +256,69 @@ fn nodes_on_other_networks_are_reached_through_a_tunnel_that_pods_packets_fit_in
         assert!(route_to(3).contains("via 198.51.100.3 dev eth0"), "{}", route_to(3));
         assert!(!ip("link").contains("oarlock-vx"), "nobody is behind it any more");
         assert!(!sandbox.ip("route show default").contains("mtu"), "as much as the uplink takes");
+    });
+}
+
+/// How many bytes a second get from one namespace into another, by TCP.
+fn bytes_per_second(receiver: &str, sender: &str, ip: Ipv4Addr) -> u64 {
+    let receive = "
+import socket, time
+s = socket.create_server(('', 7000)); print('ready', flush=True); c = s.accept()[0]; begin = time.time(); n = 0
+while time.time() < begin + 1.5:
+    n += len(c.recv(1 << 20))
+print(int(n / 1.5))
+";
+    let send = format!(
+        "
+import socket
+c = socket.create_connection(('{ip}', 7000), 5)
+try:
+    while True: c.sendall(b'x' * 65536)
+except OSError: pass
+"
+    );
+    let python = |net: &str, script: &str| {
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net={net}"), "python3", "-c", script]);
+        command.stdout(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let mut receiver = python(receiver, receive);
+    let mut said = std::io::BufReader::new(receiver.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    let mut sender = python(sender, &send);
+    line.clear();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    let _ = (sender.kill(), sender.wait(), receiver.wait());
+    line.trim().parse().unwrap()
+}
+
+#[test]
+fn pods_receive_and_send_no_more_than_their_annotations_say() {
+    on_a_node(|tasks, folder| async move {
+        ip("addr add 192.0.2.1/24 dev eth0");
+        ip("link set eth0 up");
+        ip("link set far up");
+        ip("link set lo up");
+        let (sandbox, network) = (Sandbox::start(), open(&tasks, &folder).await);
+        network.set_pod_cidr("10.77.0.0/24".parse().unwrap()).await.unwrap();
+        // A megabyte a second in, two out.
+        let bandwidth = Bandwidth { ingress: Some(8_000_000), egress: Some(16_000_000) };
+        let request = PodNetRequest { bandwidth, ..request("uid-1", &sandbox) };
+        let given = network.add(&request).await.unwrap();
+        assert_eq!(given.ends, None, "packets have to come by the queue");
+        let pod = format!("/proc/{}/ns/net", sandbox.0.id());
+        let node = format!("/proc/{}/task/{}/ns/net", std::process::id(), nix::unistd::gettid());
+        let measured = [
+            bytes_per_second(&pod, &node, given.ip),
+            bytes_per_second(&node, &pod, Ipv4Addr::new(192, 0, 2, 1)),
+        ];
+        for (rate, limit) in measured.into_iter().zip([1_000_000, 2_000_000]) {
+            // The burst and what the receiver has waiting come on top, on a busy machine less arrives.
+            assert!((limit / 4..limit * 5 / 4).contains(&rate), "{rate} of {limit} bytes a second");
+        }
+        assert_eq!(network.add(&request).await.unwrap(), given, "a second time changes nothing");
+        let queue = run(Command::new("tc").args(["qdisc", "show", "dev", &given.interface, "root"]));
+        assert!(queue.contains("tbf") && queue.contains("rate 8Mbit"), "{queue}");
     });
 }

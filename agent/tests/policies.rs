@@ -16,7 +16,7 @@ use oarlock_agent::dataplane::{
     self, Acceleration, Dataplane, DataplaneConfig, PodLink, Question, Surroundings, Tc, Uplink,
 };
 use oarlock_agent::desired::Snapshot;
-use oarlock_agent::net::{Network, PodNetRequest, PodNetwork as _, Underlay};
+use oarlock_agent::net::{Bandwidth, Network, PodNetRequest, PodNetwork as _, Underlay};
 use oarlock_api::k8s::api::networking::v1::NetworkPolicyPeer;
 use oarlock_api::network_policy::{Member, PodGroup};
 use oarlock_daemon::Tasks;
@@ -230,8 +230,13 @@ fn plug(tasks: &Tasks, folder: PathBuf) -> BTreeMap<&'static str, Pod> {
         for name in ["a", "b", "c"] {
             let sandbox = Process::sandbox();
             let (uid, namespace) = (name.to_owned(), "d".to_owned());
-            let request =
-                PodNetRequest { uid: uid.clone(), namespace, name: uid.clone(), pid: sandbox.0.id() };
+            let request = PodNetRequest {
+                uid: uid.clone(),
+                namespace,
+                name: uid.clone(),
+                pid: sandbox.0.id(),
+                bandwidth: Bandwidth::default(),
+            };
             let given = network.add(&request).await.unwrap();
             let link = PodLink { uid, name: given.interface, ends: given.ends };
             let mut pod = Pod { ip: given.ip, link, sandbox, _servers: Vec::new() };

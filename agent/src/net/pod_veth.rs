@@ -23,7 +23,10 @@ use super::routes::Tunnel;
 use super::state::{PodNet, State};
 use super::tunnel::End;
 use super::underlay::{self, Underlay};
-use super::{NetError, PodNetRequest, PodNetResult, PodNetwork, ipam, netns, routes, sysctl, tunnel};
+use super::{
+    Bandwidth, NetError, PodNetRequest, PodNetResult, PodNetwork, bandwidth, ipam, netns, routes, sysctl,
+    tunnel,
+};
 use crate::dataplane::Overlay;
 
 /// The gateway of every pod: link-local, never seen outside the pair.
@@ -213,7 +216,8 @@ impl Network {
         self.plugged.subscribe()
     }
 
-    async fn claim(&self, uid: &str) -> Result<PodNet, NetError> {
+    async fn claim(&self, pod: &PodNetRequest) -> Result<PodNet, NetError> {
+        let uid = pod.uid.as_str();
         let mut inner = self.inner.lock().await;
         if let Some(present) = inner.state.given.pods.get(uid) {
             return Ok(present.clone());
@@ -222,7 +226,7 @@ impl Network {
         let given = &mut inner.state.given;
         let used: BTreeSet<Ipv4Addr> = given.pods.values().map(|p| p.ip).collect();
         let ip = ipam::pick(cidr, &used, given.last).ok_or(NetError::Exhausted { cidr, used: used.len() })?;
-        let net = PodNet { ip, interface: interface_name(uid), ends: None };
+        let net = PodNet { ip, interface: interface_name(uid), ends: None, bandwidth: pod.bandwidth };
         given.last = Some(ip);
         given.pods.insert(uid.to_owned(), net.clone());
         inner.state.save()?;
@@ -248,6 +252,9 @@ impl Network {
             None => self.make_pair(name, &pod, pid, mtu).await?,
         };
         configure_pod_side(&pod, &pod_side, net.ip, &host_side.mac, mtu).await?;
+        let Bandwidth { ingress, egress } = net.bandwidth;
+        bandwidth::limit(&self.handle, (host_side.index, name), ingress, mtu.link).await?;
+        bandwidth::limit(&pod, (pod_side.index, POD_LINK), egress, mtu.link).await?;
         sysctl::prepare_link(name)?;
         let up = LinkUnspec::new_with_index(host_side.index).mtu(mtu.link).up().build();
         check(format!("bring up {name}"), self.handle.link().set(up).execute().await)?;
@@ -300,7 +307,7 @@ impl Network {
 #[async_trait]
 impl PodNetwork for Network {
     async fn add(&self, pod: &PodNetRequest) -> Result<PodNetResult, NetError> {
-        let mut net = self.claim(&pod.uid).await?;
+        let mut net = self.claim(pod).await?;
         let mut mtu = {
             let mut inner = self.inner.lock().await;
             inner.holders.insert(pod.uid.clone(), pod.pid);
@@ -339,7 +346,9 @@ impl PodNetwork for Network {
 }
 
 fn result(net: &PodNet) -> PodNetResult {
-    PodNetResult { ip: net.ip, interface: net.interface.clone(), ends: net.ends }
+    // What goes straight into the pod's namespace would pass the queue by, in which it has to wait.
+    let ends = net.ends.filter(|_| net.bandwidth.ingress.is_none());
+    PodNetResult { ip: net.ip, interface: net.interface.clone(), ends }
 }
 
 /// `oar` and ten hexadecimal digits of the uid's hash: with the peer's prefix 14 of the 15 bytes that Linux allows.

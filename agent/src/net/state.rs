@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use oarlock_daemon::files::{read_if_present, write_atomic};
 use serde::{Deserialize, Serialize};
 
-use super::NetError;
+use super::{Bandwidth, NetError};
 
 /// The address and link of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub(super) struct PodNet {
     /// As in `PodNetResult`. A file of an earlier version has none.
     #[serde(default)]
     pub(super) ends: Option<[u8; 12]>,
+    /// How much the pod may receive and send.
+    #[serde(default)]
+    pub(super) bandwidth: Bandwidth,
 }
 
 /// All pods of the node by uid.
@@ -64,7 +67,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.json");
         let mut state = State::open(&path).unwrap();
-        let pod = PodNet { ip: Ipv4Addr::new(10, 244, 1, 7), interface: "oar0".into(), ends: Some([2; 12]) };
+        let pod = PodNet {
+            ip: Ipv4Addr::new(10, 244, 1, 7),
+            interface: "oar0".into(),
+            ends: Some([2; 12]),
+            bandwidth: Bandwidth { ingress: Some(1000), egress: None },
+        };
         state.given.pods.insert("u1".into(), pod.clone());
         state.save().unwrap();
         assert_eq!(State::open(&path).unwrap().given.pods["u1"], pod);

@@ -7,7 +7,7 @@ use oarlock_api::k8s::api::core::v1::Container as Definition;
 
 use super::worker::{Message, Worker};
 use super::{hooks, images, report};
-use crate::net::PodNetRequest;
+use crate::net::{Bandwidth, PodNetRequest};
 use crate::plan::memory::Probed;
 use crate::plan::spec::{self, Setting};
 use crate::plan::{PodEnd, Pull, Retry, Step, Stop, StopPhase, definition};
@@ -128,10 +128,21 @@ impl Worker {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let meta = &self.pod.metadata;
         let (uid, namespace) = (self.uid.clone(), text(&meta.namespace));
-        let request = PodNetRequest { uid, namespace, name: text(&meta.name), pid };
+        let name = text(&meta.name);
+        let request = Bandwidth::of(meta.annotations.as_ref()).map(|bandwidth| PodNetRequest {
+            uid,
+            namespace,
+            name,
+            pid,
+            bandwidth,
+        });
         self.memory.network_removed = false;
         self.memory.former_ip = None;
-        match self.shared.network.add(&request).await {
+        let added = match request {
+            Ok(request) => self.shared.network.add(&request).await,
+            Err(error) => Err(error),
+        };
+        match added {
             Ok(result) => {
                 self.memory.retries.remove("network");
                 self.memory.network = Some((sandbox, result.ip));

@@ -1,5 +1,7 @@
 //! Pods of nodes that a router is between, which passes nothing with a pod's address.
 
+use std::time::Instant;
+
 use oarlock_tests::cluster::{CLIENT, Cluster, FAR_NODES, run_in, shell, wait, xtask};
 use serde_json::json;
 
@@ -13,8 +15,8 @@ struct Pod {
 }
 
 impl Pod {
-    fn run(cluster: &Cluster, name: &'static str, node: usize) {
-        let spec = json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": format!("node{node}")},
+    fn run(cluster: &Cluster, name: &'static str, node: usize, annotations: &serde_json::Value) {
+        let spec = json!({"metadata": {"annotations": annotations}, "spec": {"nodeSelector": {"kubernetes.io/hostname": format!("node{node}")},
                                    "terminationGracePeriodSeconds": 1}});
         cluster.kubectl(&format!(
             "run {name} --image=oarlock/web:0.1.0 --labels=run={name} --overrides='{spec}'"
@@ -43,8 +45,12 @@ fn curl(url: &str) -> String {
 }
 
 pub(super) fn pods_of_other_networks_are_reached(cluster: &Cluster) {
-    Pod::run(cluster, "here", 1);
-    Pod::run(cluster, "there", 2);
+    let limited =
+        |limit| json!({"kubernetes.io/ingress-bandwidth": "16M", "kubernetes.io/egress-bandwidth": limit});
+    Pod::run(cluster, "here", 1, &json!({}));
+    Pod::run(cluster, "there", 2, &json!({}));
+    Pod::run(cluster, "slow", 1, &limited("16M"));
+    Pod::run(cluster, "never", 1, &limited("16"));
     let [here, there] = ["here", "there"].map(|name| Pod::ready(cluster, name));
     cluster.kubectl("expose pod there --name=away --type=NodePort --port=80");
     let service = cluster.json("get service away");
@@ -77,10 +83,40 @@ pub(super) fn pods_of_other_networks_are_reached(cluster: &Cluster) {
         if said.contains("Directory listing") { Ok(()) } else { Err(said) }
     });
     much_arrives_whole(&here, &there.ip, port);
+    pods_are_as_slow_as_they_should(cluster, &here);
 
     let verify = "target/debug/oarlock-agent dataplane verify --node-name node1";
     let verified = xtask(&["node", "1", "--", "sh", "-c", verify]).text;
     assert!(verified.contains("0 other nodes' pods reached directly, 1 by VXLAN"), "{verified}");
+}
+
+/// Megabytes there and back again.
+const MUCH: &str = "
+import socket, sys
+lines = b''.join(b'X-%d: %s\\r\\n' % (n, b'y' * 1000) for n in range(5000))
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+s.sendall(b'GET / HTTP/1.1\\r\\nConnection: close\\r\\n' + lines + b'\\r\\n')
+answer = b''.join(iter(lambda: s.recv(1 << 20), b''))
+print('whole' if lines in answer else 'broken')
+";
+
+fn python(script: &str, to: &str) -> String {
+    format!("python3 -c \"{script}\" {to}")
+}
+
+/// Annotations of a pod hold for what comes to it from a neighbour and for what it sends.
+fn pods_are_as_slow_as_they_should(cluster: &Cluster, here: &Pod) {
+    let slow = Pod::ready(cluster, "slow");
+    let begin = Instant::now();
+    assert_eq!(here.shell(&python(MUCH, &format!("{} 80", slow.ip))).trim(), "whole");
+    // Five megabytes each way at two a second, of which buckets and buffers let something go at once.
+    let seconds = begin.elapsed().as_secs_f64();
+    assert!((3.0..30.0).contains(&seconds), "{seconds} s");
+    wait("a limit that nothing could pass is refused", SOON, || {
+        let said = cluster.kubectl("describe pod never");
+        let why = "kubernetes.io/egress-bandwidth is \"16\": resource is unreasonably small (< 1kbit)";
+        if said.contains("FailedCreatePodSandBox") && said.contains(why) { Ok(()) } else { Err(said) }
+    });
 }
 
 /// Megabytes, and datagrams longer than a packet. Of connections nothing is cut into fragments on the way.
@@ -89,14 +125,6 @@ fn much_arrives_whole(here: &Pod, there: &str, port: &serde_json::Value) {
         let nodes = ["oarlock-node1", "oarlock-node2", "oarlock-fabric"];
         nodes.map(|node| run_in(node, "awk '$1==\"Ip:\"{print $19}' /proc/net/snmp | tail -1").text)
     };
-    let much = "
-import socket, sys
-lines = b''.join(b'X-%d: %s\\r\\n' % (n, b'y' * 1000) for n in range(5000))
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
-s.sendall(b'GET / HTTP/1.1\\r\\nConnection: close\\r\\n' + lines + b'\\r\\n')
-answer = b''.join(iter(lambda: s.recv(1 << 20), b''))
-print('whole' if lines in answer else 'broken')
-";
     let datagram = "
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -104,10 +132,9 @@ s.settimeout(5)
 s.sendto(b'x' * 10000, (sys.argv[1], 80))
 print('whole' if b'x' * 10000 in s.recv(65000) else 'broken')
 ";
-    let python = |script: &str, to: &str| format!("python3 -c \"{script}\" {to}");
     let before = pieces();
-    assert_eq!(here.shell(&python(much, &format!("{there} 80"))).trim(), "whole");
-    let by_node = run_in(CLIENT, &python(much, &format!("{} {port}", FAR_NODES[0]))).text;
+    assert_eq!(here.shell(&python(MUCH, &format!("{there} 80"))).trim(), "whole");
+    let by_node = run_in(CLIENT, &python(MUCH, &format!("{} {port}", FAR_NODES[0]))).text;
     assert_eq!(by_node.trim(), "whole");
     assert_eq!(pieces(), before, "packets of connections fit into the tunnel");
     assert_eq!(here.shell(&python(datagram, there)).trim(), "whole");
