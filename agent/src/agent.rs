@@ -32,6 +32,7 @@ use crate::pods::{self, ClusterDns, Pods};
 use crate::runtime::{Docker, Runtime};
 use crate::services::{Board, LocalPods, Services, Wanted};
 use crate::session::{Joining, Session};
+use crate::stats;
 
 /// How long the parts have to end. Containers and links stay.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -137,6 +138,10 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
         cluster: watch::Sender::new(None),
     });
     spawn_session(config, tasks, &parts, look, node);
+    let sampler = stats::Sampler::new(config.cgroup(), config.data_dir.clone());
+    let (desired, network) = (Arc::clone(&parts.desired), Arc::clone(&parts.network));
+    let sampling = stats::run(sampler, desired, network, Arc::clone(&parts.outbox), tasks.clone());
+    tasks.spawn("stats", sampling);
     tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
     tasks.spawn("dns", Arc::clone(&dns).serve(dns_at, parts.health.clone(), tasks.clone()));
     let services = Arc::clone(&parts);

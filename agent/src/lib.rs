@@ -24,5 +24,6 @@ pub mod rolling_update;
 pub mod runtime;
 mod services;
 mod session;
+mod stats;
 mod status;
 mod volumes;

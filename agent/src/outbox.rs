@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use oarlock_api::node::agent_message::Message;
-use oarlock_api::node::{Ack, EventReport, NodeStatus, PodGone, PodStatus};
+use oarlock_api::node::{Ack, EventReport, NodeStatus, PodGone, PodStatus, StatsReport};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -27,6 +27,8 @@ struct Inner {
     pods: BTreeMap<String, Subject>,
     events: VecDeque<EventReport>,
     lost_events: u64,
+    /// The latest, until it was sent: the next one comes soon.
+    stats: Option<StatsReport>,
     acked: u64,
     unsent: Unsent,
 }
@@ -75,6 +77,12 @@ impl Outbox {
             subject.gone = true;
             true
         });
+    }
+
+    /// What the node and its pods use now.
+    pub fn stats(&self, report: StatsReport) {
+        self.inner.lock().stats = Some(report);
+        self.bell.notify_one();
     }
 
     /// An event for `kubectl describe`.
@@ -167,6 +175,9 @@ impl Inner {
         if let Some(event) = self.events.pop_front() {
             return Some(Message::Event(event));
         }
+        if let Some(report) = self.stats.take() {
+            return Some(Message::Stats(report));
+        }
         if self.unsent.ack {
             self.unsent.ack = false;
             return Some(Message::Ack(Ack { version: self.acked }));
@@ -199,6 +210,7 @@ mod tests {
                 Message::Event(e) => e.reason,
                 Message::Ack(a) => format!("ack {}", a.version),
                 Message::NodeStatus(_) => "node".into(),
+                Message::Stats(s) => format!("stats {}", s.at_unix_ms),
                 other => format!("{other:?}"),
             })
             .collect()
@@ -238,6 +250,17 @@ mod tests {
         }
         assert_eq!(outbox.lost_events(), 3);
         assert_eq!(drain(&outbox).first().map(String::as_str), Some("3"));
+    }
+
+    #[test]
+    fn of_reports_about_use_only_the_latest_is_sent_and_only_once() {
+        let outbox = Outbox::default();
+        for at_unix_ms in 1..=3 {
+            outbox.stats(StatsReport { at_unix_ms, ..StatsReport::default() });
+        }
+        assert_eq!(drain(&outbox), ["stats 3"]);
+        outbox.say_all_again();
+        assert!(drain(&outbox).is_empty());
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ use crate::metrics::{Queues, Requests};
 use crate::nodes::{Event, Events, Nodes};
 use crate::reconcile;
 use crate::registry::{self, Ranges, Registry, Repaired, Suspects};
+use crate::usage::Board;
 
 /// How long the parts have to end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -103,7 +104,9 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     requests.register(&mut metrics);
     spawn_controllers(config, tasks, store, &registry, (&ca, &tokens_of_accounts), queues);
     let signers = (Arc::clone(&ca), Arc::clone(&tokens_of_accounts));
-    let nodes = Nodes::new(Arc::clone(&registry), events, signers, token, cluster, tasks.clone());
+    let usage = Arc::<Board>::default();
+    let nodes =
+        Nodes::new(Arc::clone(&registry), Arc::clone(&usage), events, signers, token, cluster, tasks.clone());
     let serving = Arc::clone(&nodes);
     let own_of_nodes = own.clone();
     tasks.spawn("nodes", async move {
@@ -118,6 +121,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         authorizer: Authorizer::new(Arc::clone(registry.cache())),
         registry,
         nodes,
+        usage,
         health,
         metrics: Arc::new(metrics),
         requests,

@@ -18,6 +18,7 @@ mod path;
 mod proxy;
 mod query;
 mod resource;
+mod resource_metrics;
 mod respond;
 mod reviews;
 mod spdy;
@@ -55,6 +56,7 @@ use respond::Body;
 use crate::auth::{Authenticator, Authorizer, User};
 use crate::metrics::{RequestLabels, Requests};
 use crate::registry::Registry;
+use crate::usage::Board;
 
 pub use streams::NodeStreams;
 
@@ -79,6 +81,8 @@ pub struct Server {
     pub(crate) authorizer: Authorizer,
     /// Who opens streams on nodes.
     pub nodes: Arc<dyn NodeStreams>,
+    /// What nodes and pods use.
+    pub usage: Arc<Board>,
     /// What `/readyz` says.
     pub health: Health,
     /// What `/metrics` says.
@@ -262,6 +266,7 @@ impl Server {
             authorizer: &self.authorizer,
             user: &user,
             nodes: &self.nodes,
+            usage: &self.usage,
             head,
             method: &head.method,
             path: resource,

@@ -13,3 +13,4 @@ pub mod nodes;
 pub mod patch;
 pub mod reconcile;
 pub mod registry;
+pub mod usage;

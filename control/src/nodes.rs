@@ -31,6 +31,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use crate::auth::tokens::Tokens;
 use crate::http::NodeStreams;
 use crate::registry::Registry;
+use crate::usage::Board;
 
 pub use events::{Event, Events};
 
@@ -44,6 +45,7 @@ const NODE_GROUP: &str = "system:nodes";
 /// Agents and what they need of the control plane. Shared by reference.
 pub struct Nodes {
     registry: Arc<Registry>,
+    usage: Arc<Board>,
     ca: Arc<Ca>,
     tokens: Arc<Tokens>,
     join_token: String,
@@ -59,6 +61,7 @@ impl Nodes {
     #[must_use]
     pub(crate) fn new(
         registry: Arc<Registry>,
+        usage: Arc<Board>,
         events: Arc<Events>,
         (ca, tokens): (Arc<Ca>, Arc<Tokens>),
         join_token: String,
@@ -69,7 +72,7 @@ impl Nodes {
         let following = Arc::clone(&peers).run(Arc::clone(registry.cache()), tasks.token());
         tasks.spawn("nodes/peers", following);
         let streams = streams::Hub::default();
-        Arc::new(Self { registry, ca, tokens, join_token, cluster, events, streams, peers, tasks })
+        Arc::new(Self { registry, usage, ca, tokens, join_token, cluster, events, streams, peers, tasks })
     }
 
     /// Serves agents until shutdown.

@@ -58,3 +58,12 @@ pub(super) async fn get(handle: &Handle, name: &str) -> Result<Link, NetError> {
         source: std::io::Error::new(std::io::ErrorKind::NotFound, "no such link"),
     })
 }
+
+/// What a link has received and sent, in bytes; nothing when it is gone.
+pub(super) async fn counters(handle: &Handle, name: &str) -> Option<(u64, u64)> {
+    let message = handle.link().get().match_name(name.to_owned()).execute().try_next().await.ok()??;
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(stats) => Some((stats.rx_bytes, stats.tx_bytes)),
+        _ => None,
+    })
+}

@@ -210,6 +210,18 @@ impl Network {
         inner.state.given.pods.iter().map(|(uid, net)| (uid.clone(), result(net))).collect()
     }
 
+    /// What each pod has received and sent by its link, in bytes, by uid.
+    pub async fn traffic(&self) -> BTreeMap<String, (u64, u64)> {
+        let mut found = BTreeMap::new();
+        for (uid, net) in self.pods().await {
+            // What the node's end has received the pod has sent.
+            if let Some((sent, received)) = links::counters(&self.handle, &net.interface).await {
+                found.insert(uid, (received, sent));
+            }
+        }
+        found
+    }
+
     /// A bell that rings after a pod was given a network or has lost it.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {

@@ -468,6 +468,15 @@ pub static REVIEWS: &[&Kind] = &[
     &SUBJECT_ACCESS_REVIEWS,
 ];
 
+const fn metrics(kind: &'static str, plural: &'static str) -> Kind {
+    Kind { group: "metrics.k8s.io", version: "v1beta1", verbs: &["get", "list"], ..core(kind, plural, &[]) }
+}
+
+/// metrics.k8s.io/v1beta1 NodeMetrics.
+pub static NODE_METRICS: Kind = Kind { namespaced: false, ..metrics("NodeMetrics", "nodes") };
+/// metrics.k8s.io/v1beta1 PodMetrics.
+pub static POD_METRICS: Kind = metrics("PodMetrics", "pods");
+
 /// Every built-in kind in the form that is stored, in the order of discovery: core first, then groups by name.
 pub static KINDS: &[&Kind] = &[
     &COMPONENT_STATUSES,
@@ -512,6 +521,9 @@ pub static KINDS: &[&Kind] = &[
 pub static VERSIONS: &[&Kind] =
     &[&CRON_JOBS_V1BETA1, &ENDPOINT_SLICES_V1BETA1, &EVENTS_V1, &POD_DISRUPTION_BUDGETS_V1BETA1];
 
+/// Kinds that are stored nowhere: what is answered is made for each request.
+pub static COMPUTED: &[&Kind] = &[&NODE_METRICS, &POD_METRICS];
+
 /// The built-in kind of an object's group, version and kind, in the form that is stored.
 #[must_use]
 pub fn builtin(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
@@ -542,7 +554,7 @@ impl Catalogue {
 
     /// All kinds in every version that is served, the stored ones first, and those that are never kept.
     pub fn served(&self) -> impl Iterator<Item = &'static Kind> {
-        self.kinds.iter().chain(&self.others).copied()
+        self.kinds.iter().chain(&self.others).chain(COMPUTED).copied()
     }
 
     /// The kind of a path `/apis/<group>/<version>/.../<plural>`.

@@ -13,4 +13,4 @@ mod world;
 
 pub use change::{Change, EventAbout, Part, Plan};
 pub use controllers::{CONTROLLERS, Controller, Settings, urgency};
-pub use world::{Key, NodeView, PodView, World};
+pub use world::{ContainerUsage, Key, NodeView, PodUsage, PodView, Usage, World, is_fresh};

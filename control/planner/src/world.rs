@@ -5,6 +5,7 @@
 mod placement;
 mod rules;
 mod storage;
+mod usage;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use serde_json::Value;
 pub(crate) use placement::{Count, HOSTNAME, Placement, Slot, Term, Topology, Used, ZONE};
 pub(crate) use rules::Spread;
 pub(crate) use storage::claim_of;
+pub use usage::{ContainerUsage, PodUsage, Usage, is_fresh};
 pub(crate) use views::{INDEX_ANNOTATION, Taint, is_known};
 pub use views::{NodeView, PodView};
 

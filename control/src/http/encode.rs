@@ -103,6 +103,26 @@ pub(super) fn list<O: AsRef<Object>>(
     }
 }
 
+/// A list of objects that are in no cache.
+pub(super) fn values(kind: &'static Kind, form: Form, include: Include, values: Vec<Value>) -> Value {
+    match form {
+        Form::Objects => json!({
+            "kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": {}, "items": values,
+        }),
+        Form::Metadata(version) => {
+            let items: Vec<Value> = values.iter().map(|value| partial(version, value)).collect();
+            json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": {}, "items": items,
+            })
+        }
+        Form::Table(version) => {
+            let rows = values.iter().map(|value| row(kind, version, include, value)).collect();
+            rows_table(kind, version, json!({}), rows, true)
+        }
+    }
+}
+
 /// One object as a watch event carries it: bytes of the cache for objects, a one-row Table (columns only in the first)
 /// otherwise.
 pub(super) fn event(

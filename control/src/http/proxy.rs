@@ -1,9 +1,12 @@
-//! `nodes/proxy`: what a node says of its dataplane. Nothing dials a node: the question takes the way of logs. Of what upstream's
-//! kubelets answer there nothing else is served. `pods` hands requests on to pods and Services.
+//! `nodes/proxy`: what a node says of its dataplane, and what upstream's kubelets answer of what is used there. Nothing dials a node:
+//! questions about the dataplane take the way of logs, the others are answered from the agent's last report. `pods` hands requests on
+//! to pods and Services.
 
 pub(super) mod pods;
+mod stats;
 
-use http::{Method, Response};
+use http::{Method, Response, StatusCode};
+use jiff::Timestamp;
 use oarlock_api::catalogue::NODES;
 use oarlock_api::node::LookRequest;
 use oarlock_api::node::stream_open::Request as Open;
@@ -11,12 +14,24 @@ use oarlock_api::status::Status;
 
 use super::logs;
 use super::resource::Request;
-use super::respond::Body;
+use super::respond::{self, Body};
 
-/// Answers `GET nodes/<name>/proxy/dataplane/<path>`.
+/// Answers `GET nodes/<name>/proxy/dataplane/<path>`, `.../stats/summary` and `.../metrics/resource`.
 pub(super) async fn proxy(request: &Request<'_>, node: &str) -> Result<Response<Body>, Status> {
     if *request.method != Method::GET {
         return Err(Status::method_not_allowed());
+    }
+    if let Some(about @ ("stats/summary" | "metrics/resource")) = request.path.below {
+        request.registry.get(&NODES, "", node).await?;
+        let usage = request.usage.node(node, Timestamp::now());
+        let missing = || {
+            Status::unavailable(format!("node {node} does not say what it uses now: is its agent connected?"))
+        };
+        let report = &usage.as_ref().ok_or_else(missing)?.report;
+        return Ok(match about {
+            "stats/summary" => respond::json(StatusCode::OK, &stats::summary(node, report)),
+            _ => respond::bytes(StatusCode::OK, "text/plain; version=0.0.4", stats::resource(report)),
+        });
     }
     let path = request.path.below.and_then(|below| below.strip_prefix("dataplane/"));
     let path = path.filter(|path| !path.is_empty()).ok_or_else(Status::no_resource)?;

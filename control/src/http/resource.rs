@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
-use oarlock_api::catalogue::{COMPONENT_STATUSES, Kind, NODES, PODS};
+use oarlock_api::catalogue::{COMPONENT_STATUSES, COMPUTED, Kind, NODES, PODS};
 use oarlock_api::status::Status;
 use oarlock_api::{convert, meta, validate};
 use oarlock_daemon::Tasks;
@@ -18,10 +18,11 @@ use super::path::Resource;
 use super::query::Query;
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
-use super::{apply, components, list, logs, proxy, reviews, watch};
+use super::{apply, components, list, logs, proxy, resource_metrics, reviews, watch};
 use crate::auth::{Authenticator, Authorizer, Guard, User, request};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions};
+use crate::usage::Board;
 
 /// A request about objects, with everything that it carries.
 pub(super) struct Request<'r> {
@@ -34,6 +35,7 @@ pub(super) struct Request<'r> {
     pub(super) authorizer: &'r Authorizer,
     pub(super) user: &'r User,
     pub(super) nodes: &'r Arc<dyn NodeStreams>,
+    pub(super) usage: &'r Board,
     pub(super) head: &'r http::request::Parts,
     pub(super) method: &'r Method,
     pub(super) path: Resource<'r>,
@@ -48,6 +50,9 @@ impl Request<'_> {
     /// Answers it.
     pub(super) async fn answer(&self) -> Result<Response<Body>, Status> {
         let path = &self.path;
+        if COMPUTED.contains(&self.served) {
+            return resource_metrics::answer(self).await;
+        }
         let kind = self.served.stored();
         if path.namespace.is_some() && !kind.namespaced {
             return Err(Status::no_resource());
@@ -84,7 +89,7 @@ impl Request<'_> {
         }
     }
 
-    fn form(&self) -> Result<Form, Status> {
+    pub(super) fn form(&self) -> Result<Form, Status> {
         negotiate::form(self.accept)
     }
 

@@ -89,6 +89,7 @@ async fn api() -> Api {
         authorizer: Authorizer::new(Arc::clone(fixture.registry.cache())),
         registry: Arc::clone(&fixture.registry),
         nodes: Arc::new(one_line(&fixture.tasks)),
+        usage: Arc::default(),
         health: Health::default(),
         metrics: Arc::new(metrics),
         requests,
@@ -313,7 +314,7 @@ async fn a_nodes_dataplane_is_asked_through_the_nodes_own_session() {
     let answer = api.get(&asked).await;
     assert_eq!((answer.code, answer.content_type()), (200, "application/json"));
     assert_eq!(&*answer.body, b"trace to=10.96.0.1%3A443&from=n");
-    assert_eq!(api.get(&look("stats/summary")).await.code, 404);
+    assert_eq!(api.get(&look("pods")).await.code, 404);
     assert_eq!(api.send("POST", &look("dataplane/trace"), &[], "").await.code, 405);
 }
 
@@ -376,4 +377,109 @@ async fn evictions_of_both_versions_are_answered_as_upstream_answers_them() {
     let causes = &refused.json()["details"]["causes"];
     let fields: Vec<&str> = causes.as_array().unwrap().iter().map(|c| c["field"].as_str().unwrap()).collect();
     assert_eq!(fields, ["spec", "spec.maxUnavailable", "spec.unhealthyPodEvictionPolicy"], "{causes}");
+}
+
+/// A node and a pod on it that runs, both of which say what they use.
+async fn measured(api: &Api) {
+    let node = json!({"metadata": {"name": "n1", "labels": {"zone": "a"}}});
+    assert_eq!(api.post("/api/v1/nodes", node).await.code, 201);
+    let mut web = pod("web");
+    web["metadata"]["labels"] = json!({"app": "web"});
+    let uid = api.post(PODS, web).await.json()["metadata"]["uid"].as_str().unwrap().to_owned();
+    assert_eq!(api.post(PODS, pod("silent")).await.code, 201);
+    for name in ["web", "silent"] {
+        let running = json!({"status": {"phase": "Running"}});
+        assert_eq!(api.patch(&format!("{PODS}/{name}/status"), "merge", running).await.code, 200);
+    }
+    let report = crate::usage::tests::report(&[("web", &uid, Some(250)), ("silent", "of another", Some(9))]);
+    api.server.usage.take("n1", report, jiff::Timestamp::now());
+}
+
+const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
+
+#[tokio::test]
+async fn what_nodes_and_pods_use_is_served_as_metrics_server_serves_it() {
+    let api = api().await;
+    measured(&api).await;
+    let nodes = api.get(&format!("{METRICS}/nodes?labelSelector=zone%3Da")).await.json();
+    assert_eq!(
+        (&nodes["kind"], &nodes["apiVersion"]),
+        (&json!("NodeMetricsList"), &json!("metrics.k8s.io/v1beta1"))
+    );
+    assert_eq!(nodes["items"][0]["usage"], json!({"cpu": "1500000000n", "memory": "2Mi"}));
+    assert_eq!(nodes["items"][0]["window"], "10.25s");
+    assert_eq!(nodes["items"][0]["metadata"]["labels"], json!({"zone": "a"}));
+    assert_eq!(api.get(&format!("{METRICS}/nodes?labelSelector=zone%3Db")).await.json()["items"], json!([]));
+
+    let all = api.get(&format!("{METRICS}/pods")).await.json();
+    let names: Vec<&Value> =
+        all["items"].as_array().unwrap().iter().map(|p| &p["metadata"]["name"]).collect();
+    assert_eq!(names, ["web"], "of silent only a pod of the same name has reported");
+    let one = api.get(&format!("{METRICS}/namespaces/d/pods/web")).await.json();
+    assert_eq!(one["containers"], json!([{"name": "c", "usage": {"cpu": "250000000n", "memory": "2Mi"}}]));
+    for query in ["labelSelector=app%3Dother", "fieldSelector=metadata.name%3Dother"] {
+        let none = api.get(&format!("{METRICS}/namespaces/d/pods?{query}")).await.json();
+        assert_eq!(none["items"], json!([]), "{query}");
+    }
+    let missing = api.get(&format!("{METRICS}/namespaces/d/pods/silent")).await;
+    let said = "podmetrics.metrics.k8s.io \"d/silent\" not found";
+    assert_eq!((missing.code, missing.message().as_str()), (404, said));
+    assert_eq!(
+        api.get(&format!("{METRICS}/nodes/n2")).await.message(),
+        "nodemetrics.metrics.k8s.io \"n2\" not found"
+    );
+    assert_eq!(api.post(&format!("{METRICS}/namespaces/d/pods"), pod("x")).await.code, 405);
+    assert_eq!(api.get(&format!("{METRICS}/pods?watch=true")).await.code, 405);
+
+    let table = api.send("GET", &format!("{METRICS}/pods"), &[("accept", TABLE)], "").await.json();
+    let columns: Vec<&Value> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    assert_eq!(columns, ["Name", "cpu", "memory", "Window"]);
+    assert_eq!(table["rows"][0]["cells"], json!(["web", "250m", "2Mi", "10.25s"]));
+
+    // A report that is old says nothing of now.
+    let old = jiff::Timestamp::now().checked_sub(jiff::SignedDuration::from_secs(62)).unwrap();
+    let uid = api.get(&format!("{PODS}/web")).await.json()["metadata"]["uid"].as_str().unwrap().to_owned();
+    api.server.usage.take("n1", crate::usage::tests::report(&[("web", &uid, Some(1))]), old);
+    for what in ["nodes", "pods"] {
+        assert_eq!(api.get(&format!("{METRICS}/{what}")).await.json()["items"], json!([]), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn the_group_of_metrics_is_discovered() {
+    let api = api().await;
+    let groups = api.get("/apis").await.json();
+    let group =
+        groups["groups"].as_array().unwrap().iter().find(|g| g["name"] == "metrics.k8s.io").unwrap().clone();
+    assert_eq!(group["preferredVersion"]["groupVersion"], "metrics.k8s.io/v1beta1");
+    let resources = api.get(METRICS).await.json()["resources"].clone();
+    let kinds: Vec<&Value> = resources.as_array().unwrap().iter().map(|r| &r["kind"]).collect();
+    assert_eq!(kinds, ["NodeMetrics", "PodMetrics"]);
+    assert!(resources.as_array().unwrap().iter().all(|r| r["verbs"] == json!(["get", "list"])));
+}
+
+#[tokio::test]
+async fn nodes_answer_as_kubelets_what_is_used_on_them() {
+    let api = api().await;
+    measured(&api).await;
+    let summary = api.get("/api/v1/nodes/n1/proxy/stats/summary").await.json();
+    assert_eq!(summary["node"]["cpu"]["usageNanoCores"], 1_500_000_000);
+    assert_eq!(summary["node"]["fs"]["inodesUsed"], 2);
+    let pod = &summary["pods"][0];
+    assert_eq!((&pod["podRef"]["name"], &pod["network"]["txBytes"]), (&json!("web"), &json!(9)));
+    assert_eq!(pod["containers"][0]["memory"]["workingSetBytes"], 2 << 20);
+    let text = api.get("/api/v1/nodes/n1/proxy/metrics/resource").await;
+    let text = String::from_utf8(text.body.into()).unwrap();
+    for line in [
+        "container_cpu_usage_seconds_total{container=\"c\",namespace=\"d\",pod=\"web\"} 5 1767225610500",
+        "node_memory_working_set_bytes 2097152 1767225610500",
+        "pod_memory_working_set_bytes{namespace=\"d\",pod=\"web\"} 2097152 1767225610500",
+        "resource_scrape_error 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+    assert_eq!(api.get("/api/v1/nodes/n2/proxy/stats/summary").await.code, 404);
+    assert_eq!(api.post("/api/v1/nodes", json!({"metadata": {"name": "n2"}})).await.code, 201);
+    assert_eq!(api.get("/api/v1/nodes/n2/proxy/stats/summary").await.code, 503);
 }

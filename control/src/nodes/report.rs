@@ -30,6 +30,10 @@ impl Nodes {
                 tracing::trace!(%node, version = ack.version, "acknowledged");
                 Ok(())
             }
+            Message::Stats(report) => {
+                self.usage.take(node, report, Timestamp::now());
+                Ok(())
+            }
             Message::Hello(_) => Ok(()),
         };
         if let Err(status) = outcome

@@ -68,6 +68,7 @@ impl Node for Service {
                 () = sender.closed() => Ok(()),
                 () = token.cancelled() => Ok(()),
             };
+            nodes.usage.forget(&node);
             let why = ended.as_ref().err().map_or("it left", Status::message);
             tracing::info!(%node, why, "a node's session ended");
             if let Err(status) = ended {

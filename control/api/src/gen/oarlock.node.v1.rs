@@ -25,14 +25,14 @@ pub struct JoinResponse {
     #[prost(string, tag = "2")]
     pub ca_pem: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
 pub mod agent_message {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Message {
         /// first message of every stream
         #[prost(message, tag = "1")]
@@ -55,6 +55,9 @@ pub mod agent_message {
         /// the pod's containers and network are gone: its object may be removed
         #[prost(message, tag = "7")]
         PodGone(super::PodGone),
+        /// every few seconds; only the latest counts
+        #[prost(message, tag = "8")]
+        Stats(super::StatsReport),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -104,6 +107,84 @@ pub struct PodGone {
     pub name: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub uid: ::prost::alloc::string::String,
+}
+/// What the node and its running pods use.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StatsReport {
+    /// Milliseconds since the Unix epoch on the node's clock.
+    #[prost(int64, tag = "1")]
+    pub at_unix_ms: i64,
+    /// The time over which processor time was measured; 0 in an agent's first report.
+    #[prost(uint32, tag = "2")]
+    pub window_ms: u32,
+    #[prost(message, optional, tag = "3")]
+    pub node: ::core::option::Option<Usage>,
+    #[prost(message, repeated, tag = "4")]
+    pub pods: ::prost::alloc::vec::Vec<PodUsage>,
+    /// When the node was started.
+    #[prost(int64, tag = "5")]
+    pub boot_unix_ms: i64,
+    /// The file system that the agent's data is on.
+    #[prost(message, optional, tag = "6")]
+    pub filesystem: ::core::option::Option<FilesystemUsage>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Usage {
+    /// Processor time used so far, in nanoseconds, and per second over the window. No rate: it has just begun.
+    #[prost(uint64, tag = "1")]
+    pub cpu_nanos: u64,
+    #[prost(uint64, optional, tag = "2")]
+    pub cpu_nano_cores: ::core::option::Option<u64>,
+    /// Bytes: with all caches, without caches that nobody has touched lately, and what is in no file.
+    #[prost(uint64, tag = "3")]
+    pub memory: u64,
+    #[prost(uint64, tag = "4")]
+    pub working_set: u64,
+    #[prost(uint64, tag = "5")]
+    pub rss: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PodUsage {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub containers: ::prost::alloc::vec::Vec<ContainerUsage>,
+    /// Of all its containers, and of the one that holds its network.
+    #[prost(message, optional, tag = "5")]
+    pub usage: ::core::option::Option<Usage>,
+    /// Bytes that the pod has received and sent by its link; false for pods on the node's network.
+    #[prost(bool, tag = "6")]
+    pub has_network: bool,
+    #[prost(uint64, tag = "7")]
+    pub rx_bytes: u64,
+    #[prost(uint64, tag = "8")]
+    pub tx_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContainerUsage {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub usage: ::core::option::Option<Usage>,
+    #[prost(int64, tag = "3")]
+    pub started_unix_ms: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilesystemUsage {
+    #[prost(uint64, tag = "1")]
+    pub capacity: u64,
+    #[prost(uint64, tag = "2")]
+    pub available: u64,
+    #[prost(uint64, tag = "3")]
+    pub used: u64,
+    #[prost(uint64, tag = "4")]
+    pub inodes: u64,
+    #[prost(uint64, tag = "5")]
+    pub inodes_free: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventReport {

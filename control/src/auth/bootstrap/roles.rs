@@ -224,6 +224,12 @@ pub(super) static ROLES: &[Role] = &[
             rule("", "serviceaccounts/token", "create"),
         ],
     ),
+    Role {
+        name: "system:aggregated-metrics-reader",
+        to: "view",
+        gathers: false,
+        rules: &[rule("metrics.k8s.io", "nodes pods", READ)],
+    },
     role("system:kube-dns", &[rule("", "endpoints services", "list watch")]),
     role(
         "system:kube-scheduler",
