@@ -102,9 +102,9 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         (oarlock_daemon::metrics::registry(), Queues::default(), Requests::default());
     queues.register(&mut metrics);
     requests.register(&mut metrics);
-    spawn_controllers(config, tasks, store, &registry, (&ca, &tokens_of_accounts), queues);
     let signers = (Arc::clone(&ca), Arc::clone(&tokens_of_accounts));
     let usage = Arc::<Board>::default();
+    spawn_controllers(config, tasks, store, &registry, (&ca, &tokens_of_accounts), &usage, queues);
     let nodes =
         Nodes::new(Arc::clone(&registry), Arc::clone(&usage), events, signers, token, cluster, tasks.clone());
     let serving = Arc::clone(&nodes);
@@ -177,6 +177,7 @@ fn spawn_controllers(
     store: Arc<dyn Store>,
     registry: &Arc<Registry>,
     (ca, tokens): (&Ca, &Arc<Tokens>),
+    usage: &Arc<Board>,
     queues: Queues,
 ) {
     let settings = Settings { cluster_cidr: config.cluster_cidr, ca_pem: ca.certificate_pem().to_owned() };
@@ -187,6 +188,7 @@ fn spawn_controllers(
         dns: config.cluster_dns_ips(),
         settings,
         tokens: Arc::clone(tokens),
+        usage: Arc::clone(usage),
         queues,
         tasks: tasks.clone(),
     };
@@ -211,6 +213,7 @@ struct Controllers {
     dns: Vec<IpAddr>,
     settings: Settings,
     tokens: Arc<Tokens>,
+    usage: Arc<Board>,
     queues: Queues,
     tasks: Tasks,
 }
@@ -230,12 +233,20 @@ impl Controllers {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let events = Arc::new(Events::new(Arc::clone(&registry)));
-        let (settings, queues, tasks) = (self.settings.clone(), self.queues.clone(), self.tasks.clone());
+        let (settings, usage) = (self.settings.clone(), Arc::clone(&self.usage));
+        let (queues, tasks) = (self.queues.clone(), self.tasks.clone());
         let repairs = repair(&registry, &events, &stop);
         let secrets =
             TokenSecrets::new(Arc::clone(&registry), Arc::clone(&self.tokens), &self.settings.ca_pem);
-        let controllers =
-            reconcile::run(Arc::clone(&registry), Arc::clone(&events), settings, queues, tasks, stop.clone());
+        let controllers = reconcile::run(
+            Arc::clone(&registry),
+            Arc::clone(&events),
+            settings,
+            usage,
+            queues,
+            tasks,
+            stop.clone(),
+        );
         tokio::join!(controllers, repairs, secrets.run(&stop));
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use oarlock_api::catalogue::NODES;
-use oarlock_planner::{CONTROLLERS, Change as Wanted, Key, Settings, World};
+use oarlock_planner::{CONTROLLERS, Change as Wanted, Key, Memory, Settings, World};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::cache::{Cache, CacheWatch, Change, Expired};
 use crate::metrics::Queues;
 use crate::nodes::Events;
 use crate::registry::Registry;
+use crate::usage::Board;
 use queue::{Item, Queue};
 
 pub use execute::bootstrap;
@@ -33,6 +34,7 @@ pub async fn run(
     registry: Arc<Registry>,
     events: Arc<Events>,
     settings: Settings,
+    usage: Arc<Board>,
     queues: Queues,
     tasks: oarlock_daemon::Tasks,
     stop: tokio_util::sync::CancellationToken,
@@ -40,7 +42,7 @@ pub async fn run(
     loop {
         let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = Driver::start(&registry, &events, &settings, &queues, &tasks).drive() => ended,
+            ended = Driver::start(&registry, &events, &settings, &usage, &queues, &tasks).drive() => ended,
         };
         tracing::warn!(?ended, "the controllers fell behind the cache; starting over with a fresh view");
     }
@@ -56,6 +58,7 @@ struct Driver {
     registry: Arc<Registry>,
     events: Arc<Events>,
     settings: Settings,
+    usage: Arc<Board>,
     tasks: oarlock_daemon::Tasks,
     world: World,
     watch: Option<CacheWatch>,
@@ -69,6 +72,7 @@ impl Driver {
         registry: &Arc<Registry>,
         events: &Arc<Events>,
         settings: &Settings,
+        usage: &Arc<Board>,
         queues: &Queues,
         tasks: &oarlock_daemon::Tasks,
     ) -> Self {
@@ -77,6 +81,7 @@ impl Driver {
             registry: Arc::clone(registry),
             events: Arc::clone(events),
             settings: settings.clone(),
+            usage: Arc::clone(usage),
             tasks: tasks.clone(),
             world: World::default(),
             watch: None,
@@ -181,6 +186,7 @@ impl Driver {
         while self.running < PARALLEL {
             let Some(item) = self.queue.pop(self.world.revision()) else { return };
             let controller = &CONTROLLERS[item.controller];
+            self.world.set_usage(self.usage.pods());
             let plan = (controller.plan)(&self.world, &self.settings, &item.key, Timestamp::now());
             if let Some(after) = plan.again {
                 self.queue.push_later(item.clone(), after);
@@ -216,6 +222,9 @@ impl Driver {
                     let ranges = ranges.iter().filter_map(|range| range.as_str().map(Into::into));
                     self.world.assume_pod_cidrs(name, ranges.collect());
                 }
+            }
+            Wanted::Remember { namespace, name, memory } => {
+                self.world.remember((namespace.clone(), name.clone()), Memory::clone(memory));
             }
             _ => {}
         }

@@ -52,6 +52,7 @@ impl Cluster {
             Arc::clone(&registry),
             events,
             settings,
+            Arc::default(),
             Queues::default(),
             tasks.clone(),
             tasks.token(),

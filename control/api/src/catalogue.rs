@@ -314,6 +314,27 @@ pub static CUSTOM_RESOURCE_DEFINITIONS: Kind = Kind {
     verbs: &["get", "list", "watch"],
     ..core("CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"])
 };
+const AUTOSCALER_STATUS: &[Subresource] = &[status("HorizontalPodAutoscaler")];
+
+const fn autoscaler(version: &'static str) -> Kind {
+    Kind {
+        group: "autoscaling",
+        version,
+        categories: &["all"],
+        subresources: AUTOSCALER_STATUS,
+        ..core("HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"])
+    }
+}
+
+/// autoscaling/v2 HorizontalPodAutoscaler.
+pub static HORIZONTAL_POD_AUTOSCALERS: Kind = autoscaler("v2");
+/// autoscaling/v1 HorizontalPodAutoscaler, which `kubectl autoscale` of old creates.
+pub static HORIZONTAL_POD_AUTOSCALERS_V1: Kind =
+    Kind { stored_as: Some(&HORIZONTAL_POD_AUTOSCALERS), ..autoscaler("v1") };
+/// autoscaling/v2beta2 HorizontalPodAutoscaler, which kubectl 1.20 describes: the fields are those of version 2.
+pub static HORIZONTAL_POD_AUTOSCALERS_V2BETA2: Kind =
+    Kind { stored_as: Some(&HORIZONTAL_POD_AUTOSCALERS), ..autoscaler("v2beta2") };
+
 /// batch/v1 CronJob.
 pub static CRON_JOBS: Kind = Kind {
     group: "batch",
@@ -499,6 +520,7 @@ pub static KINDS: &[&Kind] = &[
     &DEPLOYMENTS,
     &REPLICA_SETS,
     &STATEFUL_SETS,
+    &HORIZONTAL_POD_AUTOSCALERS,
     &CRON_JOBS,
     &JOBS,
     &LEASES,
@@ -518,8 +540,14 @@ pub static KINDS: &[&Kind] = &[
 
 /// Other versions of built-in kinds. What they show is converted from the stored form, and into it
 /// ([`crate::convert`]); a group prefers the version of [`KINDS`].
-pub static VERSIONS: &[&Kind] =
-    &[&CRON_JOBS_V1BETA1, &ENDPOINT_SLICES_V1BETA1, &EVENTS_V1, &POD_DISRUPTION_BUDGETS_V1BETA1];
+pub static VERSIONS: &[&Kind] = &[
+    &HORIZONTAL_POD_AUTOSCALERS_V1,
+    &HORIZONTAL_POD_AUTOSCALERS_V2BETA2,
+    &CRON_JOBS_V1BETA1,
+    &ENDPOINT_SLICES_V1BETA1,
+    &EVENTS_V1,
+    &POD_DISRUPTION_BUDGETS_V1BETA1,
+];
 
 /// Kinds that are stored nowhere: what is answered is made for each request.
 pub static COMPUTED: &[&Kind] = &[&NODE_METRICS, &POD_METRICS];

@@ -5,13 +5,16 @@
 //!
 //! Source: k8s.io/kubernetes/pkg/apis/*/conversion.go.
 
+mod autoscaling;
 mod discovery;
 mod events;
 mod policy;
 
 use serde_json::{Value, json};
 
-use crate::catalogue::{ENDPOINT_SLICES_V1BETA1, EVENTS_V1, Kind, POD_DISRUPTION_BUDGETS_V1BETA1};
+use crate::catalogue::{
+    ENDPOINT_SLICES_V1BETA1, EVENTS_V1, HORIZONTAL_POD_AUTOSCALERS_V1, Kind, POD_DISRUPTION_BUDGETS_V1BETA1,
+};
 use crate::meta::map_of;
 
 /// Makes the stored form of an object what this version shows.
@@ -25,6 +28,8 @@ pub fn from_stored(kind: &Kind, object: &mut Value) {
         discovery::to_v1beta1(map_of(object));
     } else if *kind == POD_DISRUPTION_BUDGETS_V1BETA1 {
         policy::to_v1beta1(object);
+    } else if *kind == HORIZONTAL_POD_AUTOSCALERS_V1 {
+        autoscaling::to_v1(map_of(object));
     }
     name(kind, object);
 }
@@ -38,6 +43,8 @@ pub fn to_stored(kind: &Kind, object: &mut Value) {
         discovery::from_v1beta1(map_of(object));
     } else if *kind == POD_DISRUPTION_BUDGETS_V1BETA1 {
         policy::from_v1beta1(object);
+    } else if *kind == HORIZONTAL_POD_AUTOSCALERS_V1 {
+        autoscaling::from_v1(map_of(object));
     }
     name(stored, object);
 }

@@ -2,6 +2,7 @@
 //!
 //! Source: k8s.io/kubernetes/pkg/apis/{core,apps,discovery}/v1/defaults.go.
 
+mod autoscaling;
 mod job;
 mod pod;
 mod service;
@@ -11,9 +12,9 @@ use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    INGRESS_CLASSES, JOBS, Kind, NAMESPACES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
-    POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES,
-    SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, JOBS, Kind, NAMESPACES, NETWORK_POLICIES,
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS,
+    REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -40,6 +41,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         daemon_set(map_at(map_of(object), "spec"));
     } else if kind_is(&STATEFUL_SETS) {
         stateful_set(map_at(map_of(object), "spec"));
+    } else if kind_is(&HORIZONTAL_POD_AUTOSCALERS) {
+        autoscaling::autoscaler(map_at(map_of(object), "spec"));
     } else if kind_is(&JOBS) {
         job::job(map_at(map_of(object), "spec"));
     } else if kind_is(&CRON_JOBS) {

@@ -2,6 +2,7 @@
 //!
 //! Source: k8s.io/kubernetes/pkg/printers/internalversion/printers.go.
 
+mod autoscaling;
 mod classes;
 mod core;
 mod metrics;
@@ -16,11 +17,11 @@ use serde_json::{Value, json};
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, COMPONENT_STATUSES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
-    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, INGRESS_CLASSES, INGRESSES, JOBS, Kind, LEASES,
-    NAMESPACES, NETWORK_POLICIES, NODE_METRICS, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
-    POD_DISRUPTION_BUDGETS, POD_METRICS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS,
-    REPLICATION_CONTROLLERS, ROLE_BINDINGS, RUNTIME_CLASSES, SECRETS, SERVICE_ACCOUNTS, SERVICES,
-    STATEFUL_SETS, STORAGE_CLASSES,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, INGRESSES,
+    JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODE_METRICS, NODES, PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_METRICS, POD_TEMPLATES, PODS, PRIORITY_CLASSES,
+    REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, RUNTIME_CLASSES, SECRETS, SERVICE_ACCOUNTS,
+    SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::meta;
 
@@ -85,6 +86,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&LEASES, const { &[NAME, text("Holder"), AGE] }),
         (&CLUSTER_ROLE_BINDINGS, rbac::BINDING),
         (&ROLE_BINDINGS, rbac::BINDING),
+        (&HORIZONTAL_POD_AUTOSCALERS, autoscaling::AUTOSCALER),
         (&NODE_METRICS, metrics::COLUMNS),
         (&POD_METRICS, metrics::COLUMNS),
         (&POD_DISRUPTION_BUDGETS, policy::DISRUPTION_BUDGET),
@@ -161,6 +163,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         vec![name, json!(object["spec"]["holderIdentity"].as_str().unwrap_or("")), age]
     } else if *kind == CLUSTER_ROLE_BINDINGS || *kind == ROLE_BINDINGS {
         rbac::binding(object, age)
+    } else if *kind == HORIZONTAL_POD_AUTOSCALERS {
+        autoscaling::autoscaler(object, now)
     } else if *kind == NODE_METRICS || *kind == POD_METRICS {
         metrics::cells(object)
     } else if *kind == POD_DISRUPTION_BUDGETS {

@@ -3,6 +3,7 @@
 //! Source: k8s.io/kubernetes/pkg/apis/{core,apps}/validation. What this version cannot honour is refused here, too, so that
 //! no field is accepted and ignored.
 
+mod autoscaling;
 mod classes;
 mod config;
 mod discovery;
@@ -31,10 +32,10 @@ use serde_json::Value;
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
-    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, INGRESS_CLASSES, INGRESSES, JOBS, Kind,
-    LEASES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS,
-    POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES,
-    RUNTIME_CLASSES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES,
+    INGRESSES, JOBS, Kind, LEASES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
+    POD_DISRUPTION_BUDGETS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS,
+    ROLE_BINDINGS, ROLES, RUNTIME_CLASSES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::status::Cause;
 
@@ -97,6 +98,8 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         config::check_update(&mut errors, kind, old, new);
     } else if *kind == CLUSTER_ROLE_BINDINGS || *kind == ROLE_BINDINGS {
         rbac::binding_update(&mut errors, old, new);
+    } else if *kind == HORIZONTAL_POD_AUTOSCALERS {
+        autoscaling::autoscaler_status(&mut errors, &new["status"]);
     } else if *kind == POD_DISRUPTION_BUDGETS {
         policy::disruption_status(&mut errors, &new["status"]);
     } else if *kind == ENDPOINT_SLICES {
@@ -160,6 +163,8 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         discovery::endpoints(errors, object);
     } else if *kind == ENDPOINT_SLICES {
         discovery::slice(errors, object);
+    } else if *kind == HORIZONTAL_POD_AUTOSCALERS {
+        autoscaling::autoscaler(errors, &object["spec"]);
     } else if *kind == POD_DISRUPTION_BUDGETS {
         policy::disruption_budget(errors, &object["spec"]);
     } else if *kind == NETWORK_POLICIES {

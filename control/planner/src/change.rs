@@ -6,6 +6,8 @@ use std::time::Duration;
 use oarlock_api::catalogue::Kind;
 use serde_json::{Value, json};
 
+use crate::world::Memory;
+
 /// Which part of an object a patch is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -74,6 +76,15 @@ pub enum Change {
         name: String,
         /// The condition.
         condition: Value,
+    },
+    /// Keep in mind for an autoscaler's next turn; nothing is written.
+    Remember {
+        /// The autoscaler's namespace.
+        namespace: String,
+        /// The autoscaler's name.
+        name: String,
+        /// All that it has to remember.
+        memory: Box<Memory>,
     },
     /// Tell the user something.
     Event {

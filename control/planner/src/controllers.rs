@@ -1,5 +1,6 @@
 //! The controllers, one a file: each says which keys a change touches and what should happen for a key.
 
+mod autoscaler;
 mod cluster_role_aggregation;
 mod cron_job;
 mod daemon_set;
@@ -68,6 +69,7 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "statefulset", affected: stateful_set::affected, plan: stateful_set::plan },
     Controller { name: "job", affected: job::affected, plan: job::plan },
     Controller { name: "cronjob", affected: cron_job::affected, plan: cron_job::plan },
+    Controller { name: "horizontalpodautoscaling", affected: autoscaler::affected, plan: autoscaler::plan },
     Controller { name: "disruption", affected: disruption::affected, plan: disruption::plan },
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },
     Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },

@@ -13,4 +13,4 @@ mod world;
 
 pub use change::{Change, EventAbout, Part, Plan};
 pub use controllers::{CONTROLLERS, Controller, Settings, urgency};
-pub use world::{ContainerUsage, Key, NodeView, PodUsage, PodView, Usage, World, is_fresh};
+pub use world::{ContainerUsage, Key, Memory, NodeView, PodUsage, PodView, Usage, World, is_fresh};

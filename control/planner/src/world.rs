@@ -2,6 +2,7 @@
 //!
 //! Kept up to date change by change; the cost of a change does not depend on the size of the cluster.
 
+mod memory;
 mod placement;
 mod rules;
 mod storage;
@@ -12,11 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use oarlock_api::catalogue::{
-    ENDPOINT_SLICES, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
+    ENDPOINT_SLICES, HORIZONTAL_POD_AUTOSCALERS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES, PODS,
 };
 use oarlock_api::meta;
 use serde_json::Value;
 
+pub use memory::Memory;
 pub(crate) use placement::{Count, HOSTNAME, Placement, Slot, Term, Topology, Used, ZONE};
 pub(crate) use rules::Spread;
 pub(crate) use storage::claim_of;
@@ -55,6 +58,9 @@ pub struct World {
     /// EndpointSlices by namespace and Service.
     slices: BTreeMap<Key, BTreeSet<Key>>,
     storage: storage::Storage,
+    usage: Usage,
+    /// What autoscalers remember.
+    memories: BTreeMap<Key, Memory>,
     revision: u64,
 }
 
@@ -145,7 +151,32 @@ impl World {
         if *kind == NAMESPACES {
             self.placement.crowd.name_space(name, BTreeMap::new());
         }
+        if *kind == HORIZONTAL_POD_AUTOSCALERS {
+            self.memories.remove(&key);
+        }
         self.revision = self.revision.max(revision);
+    }
+
+    /// What pods use now, as far as their nodes have said.
+    pub fn set_usage(&mut self, usage: Usage) {
+        self.usage = usage;
+    }
+
+    /// What a pod uses.
+    #[must_use]
+    pub fn usage(&self, namespace: &str, name: &str) -> Option<&PodUsage> {
+        self.usage.get(&(namespace.to_owned(), name.to_owned())).map(AsRef::as_ref)
+    }
+
+    /// Keeps what an autoscaler has to remember.
+    pub fn remember(&mut self, key: Key, memory: Memory) {
+        self.memories.insert(key, memory);
+    }
+
+    /// What an autoscaler remembers.
+    #[must_use]
+    pub fn memory(&self, key: &Key) -> Option<&Memory> {
+        self.memories.get(key)
     }
 
     fn forget(&mut self, kind: &'static Kind, key: &Key) {

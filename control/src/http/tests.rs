@@ -483,3 +483,34 @@ async fn nodes_answer_as_kubelets_what_is_used_on_them() {
     assert_eq!(api.post("/api/v1/nodes", json!({"metadata": {"name": "n2"}})).await.code, 201);
     assert_eq!(api.get("/api/v1/nodes/n2/proxy/stats/summary").await.code, 503);
 }
+
+#[tokio::test]
+async fn an_autoscaler_of_old_is_shown_in_every_version() {
+    let api = api().await;
+    let of = |version: &str| format!("/apis/autoscaling/{version}/namespaces/d/horizontalpodautoscalers");
+    let reference = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+    let spec = json!({"scaleTargetRef": reference, "minReplicas": 1, "maxReplicas": 10, "targetCPUUtilizationPercentage": 90});
+    let made = api.post(&of("v1"), json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    assert_eq!((made.code, &made.json()["spec"]), (201, &spec), "{}", made.message());
+    for version in ["v2", "v2beta2"] {
+        let shown = api.get(&format!("{}/web", of(version))).await.json();
+        let target = json!({"type": "Utilization", "averageUtilization": 90});
+        assert_eq!(shown["apiVersion"], format!("autoscaling/{version}"));
+        assert_eq!(
+            shown["spec"]["metrics"],
+            json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}])
+        );
+    }
+    let table = api.send("GET", &of("v2"), &[("accept", TABLE)], "").await.json();
+    let cells = table["rows"][0]["cells"].as_array().unwrap();
+    assert_eq!(cells[..6], ["web", "Deployment/web", "cpu: <unknown>/90%", "1", "10", "0"].map(|s| json!(s)));
+    let plain = api
+        .post(
+            &of("v1"),
+            json!({"metadata": {"name": "b"}, "spec": {"scaleTargetRef": reference, "maxReplicas": 2}}),
+        )
+        .await;
+    assert_eq!(plain.json()["spec"]["targetCPUUtilizationPercentage"], 80, "nothing said means this");
+    let wrong = api.post(&of("v2"), json!({"metadata": {"name": "c"}, "spec": {"maxReplicas": 0}})).await;
+    assert_eq!(wrong.code, 422, "{}", wrong.message());
+}

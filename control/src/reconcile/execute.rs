@@ -113,6 +113,8 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
                 other => other.map(|pod| version(&pod)),
             }
         }
+        // The driver has kept it.
+        Change::Remember { .. } => Ok(0),
         Change::Event { about, kind, reason, message, component } => {
             say(events, &about.reference(), kind, reason, &message, component).await;
             Ok(0)

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{field, from_stored, to_stored};
 use crate::catalogue::{
-    CRON_JOBS_V1BETA1, ENDPOINT_SLICES_V1BETA1, EVENTS_V1, Kind, POD_DISRUPTION_BUDGETS_V1BETA1, PODS,
-    VERSIONS,
+    CRON_JOBS_V1BETA1, ENDPOINT_SLICES_V1BETA1, EVENTS_V1, HORIZONTAL_POD_AUTOSCALERS_V1, Kind,
+    POD_DISRUPTION_BUDGETS_V1BETA1, PODS, VERSIONS,
 };
 use crate::fields::is_selectable;
 
@@ -100,4 +100,49 @@ fn an_empty_selector_of_the_first_budgets_stays_one_that_covers_nothing() {
     from_stored(&POD_DISRUPTION_BUDGETS_V1BETA1, &mut all);
     let shown = all["spec"]["selector"].clone();
     assert_eq!(covers(shown.clone()), (true, shown), "one of version 1 that covers everything");
+}
+
+#[test]
+fn an_autoscaler_of_the_first_version_keeps_what_it_has_no_fields_for_in_annotations() {
+    let cpu = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 90}}});
+    let rate = json!({"type": "Pods", "pods": {"metric": {"name": "rate", "selector": {"matchLabels": {"a": "b"}}},
+        "target": {"type": "AverageValue", "averageValue": "5"}}});
+    let object = json!({"type": "Object", "object": {"describedObject": {"kind": "Ingress", "name": "main"},
+        "metric": {"name": "rate"}, "target": {"type": "Value", "value": "7"}}});
+    let external = json!({"type": "External", "external": {"metric": {"name": "q", "selector": {}},
+        "target": {"type": "AverageValue", "averageValue": "3"}}});
+    let memory = json!({"type": "ContainerResource", "containerResource": {"name": "memory", "container": "c",
+        "target": {"type": "AverageValue", "averageValue": "1Mi"}}});
+    let behavior = json!({"scaleDown": {"stabilizationWindowSeconds": 60}});
+    let current = json!([{"type": "Resource", "resource": {"name": "cpu",
+        "current": {"averageUtilization": 12, "averageValue": "12m"}}}]);
+    let conditions = json!([{"type": "AbleToScale", "status": "True"}]);
+    let v2 = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
+        "spec": {"minReplicas": 1, "maxReplicas": 9, "metrics": [cpu, rate, object, external, memory], "behavior": behavior},
+        "status": {"currentReplicas": 2, "currentMetrics": current, "conditions": conditions}});
+    let v1 = shown(&HORIZONTAL_POD_AUTOSCALERS_V1, v2.clone());
+    assert_eq!(v1["spec"], json!({"minReplicas": 1, "maxReplicas": 9, "targetCPUUtilizationPercentage": 90}));
+    assert_eq!(v1["status"], json!({"currentReplicas": 2, "currentCPUUtilizationPercentage": 12}));
+    let note = |name: &str| {
+        let text = v1["metadata"]["annotations"][format!("autoscaling.alpha.kubernetes.io/{name}")]
+            .as_str()
+            .unwrap();
+        serde_json::from_str::<Value>(text).unwrap()
+    };
+    assert_eq!(
+        note("metrics"),
+        json!([
+            {"type": "Pods", "pods": {"metricName": "rate", "selector": {"matchLabels": {"a": "b"}}, "targetAverageValue": "5"}},
+            {"type": "Object", "object": {"target": {"kind": "Ingress", "name": "main"}, "metricName": "rate", "targetValue": "7"}},
+            {"type": "External", "external": {"metricName": "q", "metricSelector": {}, "targetAverageValue": "3"}},
+            {"type": "ContainerResource", "containerResource": {"name": "memory", "container": "c", "targetAverageValue": "1Mi"}},
+        ])
+    );
+    assert_eq!((note("behavior"), note("conditions")), (behavior, conditions));
+    let current = json!([{"type": "Resource", "resource": {"name": "cpu", "currentAverageUtilization": 12, "currentAverageValue": "12m"}}]);
+    assert_eq!(note("current-metrics"), current);
+    assert_eq!(stored(&HORIZONTAL_POD_AUTOSCALERS_V1, v1), v2);
+    let broken =
+        json!({"metadata": {"annotations": {"autoscaling.alpha.kubernetes.io/metrics": "{"}}, "spec": {}});
+    assert_eq!(stored(&HORIZONTAL_POD_AUTOSCALERS_V1, broken)["spec"], json!({}));
 }

@@ -82,6 +82,10 @@ pub struct PodView {
     pub ready: bool,
     /// When the Ready condition last changed.
     pub ready_since: Option<Timestamp>,
+    /// `status.startTime`.
+    pub started: Option<Timestamp>,
+    /// What each container asks for.
+    pub requests: Box<[ContainerRequests]>,
     /// Sum of restarts.
     pub restarts: i64,
     /// The index of a pod of an indexed Job.
@@ -98,6 +102,17 @@ pub struct PodView {
     pub unschedulable: Option<Box<str>>,
     /// The revision that wrote it.
     pub revision: u64,
+}
+
+/// What a container asks for, where it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerRequests {
+    /// Its name.
+    pub name: Box<str>,
+    /// Thousandths of a core.
+    pub cpu_milli: Option<i64>,
+    /// Bytes.
+    pub memory: Option<i64>,
 }
 
 /// `v1.Toleration`.
@@ -236,6 +251,8 @@ impl PodView {
             ips: addresses(status),
             ready: ready.is_some_and(|c| c["status"] == "True"),
             ready_since: ready.and_then(|c| time(&c["lastTransitionTime"])),
+            started: time(&status["startTime"]),
+            requests: container_requests(spec),
             restarts: list(&status["containerStatuses"])
                 .iter()
                 .filter_map(|s| s["restartCount"].as_i64())
@@ -340,6 +357,18 @@ fn images(spec: &Value) -> Box<[Box<str>]> {
 fn ranges(spec: &Value) -> Vec<Box<str>> {
     let all: Vec<Box<str>> = list(&spec["podCIDRs"]).iter().filter_map(non_empty).collect();
     if all.is_empty() { non_empty(&spec["podCIDR"]).into_iter().collect() } else { all }
+}
+
+fn container_requests(spec: &Value) -> Box<[ContainerRequests]> {
+    let of = |container: &Value| {
+        let asked = |resource: &str| quantity(&container["resources"]["requests"][resource]);
+        ContainerRequests {
+            name: text(&container["name"]),
+            cpu_milli: asked("cpu").map(|cpu| cpu.milli_value()),
+            memory: asked("memory").map(|memory| memory.value()),
+        }
+    };
+    list(&spec["containers"]).iter().map(of).collect()
 }
 
 fn addresses(status: &Value) -> Vec<Box<str>> {

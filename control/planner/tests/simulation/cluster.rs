@@ -215,6 +215,9 @@ impl Cluster {
                 Change::Bind { namespace, name, node, .. } => {
                     self.world.assume(&(namespace.clone(), name.clone()), node);
                 }
+                Change::Remember { namespace, name, memory } => {
+                    self.world.remember((namespace.clone(), name.clone()), Clone::clone(memory));
+                }
                 Change::Patch { kind, name, patch, .. } if **kind == NODES => {
                     if let Some(ranges) = patch["spec"]["podCIDRs"].as_array() {
                         let ranges = ranges.iter().filter_map(|range| range.as_str().map(Into::into));

@@ -173,7 +173,7 @@ impl Store {
                 self.patch(&PODS, &key, Part::Main, &json!({"spec": {"nodeName": node}}))
             }
             // Nobody here looks at them.
-            Change::Condition { .. } | Change::Event { .. } => Ok(()),
+            Change::Condition { .. } | Change::Event { .. } | Change::Remember { .. } => Ok(()),
         }
     }
 }

@@ -90,7 +90,7 @@ fn said(objects: &[Value], key: &str) -> Vec<Value> {
         Change::Event { reason, message, .. } => json!(format!("{reason}: {message}")),
         Change::Create { object, .. } => object,
         Change::Delete { name, .. } => json!(format!("delete {name}")),
-        Change::Bind { .. } | Change::Condition { .. } => Value::Null,
+        Change::Bind { .. } | Change::Condition { .. } | Change::Remember { .. } => Value::Null,
     });
     shown.collect()
 }
