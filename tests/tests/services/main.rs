@@ -59,7 +59,7 @@ fn the_plugin_shows_what_happens(cluster: &Cluster) {
         said.text
     };
     let maps = plugin("kubectl oarlock maps");
-    assert!(maps.contains("node1   FRONTENDS") && maps.contains("node2   FLOWS_TCP"), "{maps}");
+    assert!(maps.contains("node1   FRONTENDS") && maps.contains("node2   FLOWS "), "{maps}");
     let trace = plugin(&format!("kubectl oarlock trace {CLIENT_IP} {}:30080", NODES[1]));
     assert!(trace.contains("at node2\n") && trace.contains("is default/web:"), "{trace}");
     let trace = plugin("kubectl oarlock trace pod/toolbox svc/web");
