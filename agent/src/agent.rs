@@ -25,14 +25,16 @@ use crate::dns::{self, Dns};
 use crate::health_checks;
 use crate::look::{self, Look};
 use crate::net::{self, Network, Peer, PodNetResult, Reached, Underlay};
-use crate::node_object::{NodeFacts, NodeState};
+use crate::node_object::{self, NodeFacts, NodeState};
 use crate::outbox::Outbox;
 use crate::plugged::{Known, Plugged};
 use crate::pods::{self, ClusterDns, Pods};
+use crate::released::Released;
 use crate::runtime::{Docker, Runtime};
 use crate::services::{Board, LocalPods, Services, Wanted};
 use crate::session::{Joining, Session};
 use crate::stats;
+use crate::volumes::Volumes;
 
 /// How long the parts have to end. Containers and links stay.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -116,6 +118,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
         cgroup_parent: config.cgroup(),
         pause_image: config.pause_image.clone(),
         data_dir: config.data_dir.join("pods"),
+        volumes_dir: node_object::volumes_dir(&config.data_dir),
         cpu_millis: i64::try_from(facts.cpus).unwrap_or(1) * 1000,
         memory: i64::try_from(facts.memory_bytes).unwrap_or(i64::MAX),
     };
@@ -143,6 +146,13 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let sampling = stats::run(sampler, desired, network, Arc::clone(&parts.outbox), tasks.clone());
     tasks.spawn("stats", sampling);
     tasks.spawn("pods", Arc::clone(&parts).follow_pods(tasks.clone()));
+    let released = Released {
+        node: config.node_name.clone(),
+        desired: Arc::clone(&parts.desired),
+        outbox: Arc::clone(&parts.outbox),
+        volumes: Volumes::new(&config.data_dir.join("pods"), &node_object::volumes_dir(&config.data_dir)),
+    };
+    tasks.spawn("released", released.run(tasks.clone()));
     tasks.spawn("dns", Arc::clone(&dns).serve(dns_at, parts.health.clone(), tasks.clone()));
     let services = Arc::clone(&parts);
     let following = services.follow_services(dataplane, board, known, (dns, endpoint), tasks.clone());

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use oarlock_api::k8s::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use oarlock_api::k8s::api::core::v1::{
+    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+};
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_api::k8s::api::networking::v1::NetworkPolicy;
 use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -31,6 +33,10 @@ pub struct Snapshot {
     pub config_maps: Objects<ConfigMap>,
     /// Secrets that those pods use.
     pub secrets: Objects<Secret>,
+    /// Claims that those pods use.
+    pub claims: Objects<PersistentVolumeClaim>,
+    /// The volumes of those claims, and the directories that were provisioned on this node.
+    pub persistent_volumes: Objects<PersistentVolume>,
     /// All Services.
     pub services: Objects<Service>,
     /// All EndpointSlices.
@@ -90,7 +96,7 @@ const WATCHED: [&str; 3] = [Service::RESOURCE, EndpointSlice::RESOURCE, Node::RE
 /// Who wants to hear of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
-    /// Pods, ConfigMaps, Secrets and Services: what pods are made of.
+    /// Pods, ConfigMaps, Secrets, claims, volumes and Services: what pods are made of.
     Pods,
     /// Services, EndpointSlices, Nodes and NetworkPolicies: what the dataplane is made of.
     Services,
@@ -207,6 +213,8 @@ impl Desired {
             "pods" => self.put(|s| &mut s.pods, key, parse.object()?),
             "configmaps" => self.put(|s| &mut s.config_maps, key, parse.object()?),
             "secrets" => self.put(|s| &mut s.secrets, key, parse.object()?),
+            "persistentvolumeclaims" => self.put(|s| &mut s.claims, key, parse.object()?),
+            "persistentvolumes" => self.put(|s| &mut s.persistent_volumes, key, parse.object()?),
             "services" => self.put(|s| &mut s.services, key, parse.object()?),
             "endpointslices" => self.put(|s| &mut s.endpoint_slices, key, parse.object()?),
             "nodes" => self.put(|s| &mut s.nodes, key, parse.object()?),
@@ -229,6 +237,8 @@ impl Desired {
                 "pods" => drop(snapshot.pods.remove(&key)),
                 "configmaps" => drop(snapshot.config_maps.remove(&key)),
                 "secrets" => drop(snapshot.secrets.remove(&key)),
+                "persistentvolumeclaims" => drop(snapshot.claims.remove(&key)),
+                "persistentvolumes" => drop(snapshot.persistent_volumes.remove(&key)),
                 "services" => drop(snapshot.services.remove(&key)),
                 "endpointslices" => drop(snapshot.endpoint_slices.remove(&key)),
                 "nodes" => drop(snapshot.nodes.remove(&key)),
@@ -314,7 +324,9 @@ impl Desired {
             return;
         }
         let topics: &[Topic] = match resource {
-            "pods" | "configmaps" | "secrets" => &[Topic::Pods],
+            "pods" | "configmaps" | "secrets" | "persistentvolumeclaims" | "persistentvolumes" => {
+                &[Topic::Pods]
+            }
             "services" => &[Topic::Pods, Topic::Services],
             "endpointslices" | "networkpolicies" | MEMBERS => &[Topic::Services],
             "nodes" => &[Topic::Services, Topic::Nodes],

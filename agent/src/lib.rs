@@ -20,6 +20,7 @@ mod plugged;
 pub mod plugin;
 pub mod pods;
 pub mod proxy;
+mod released;
 pub mod rolling_update;
 pub mod runtime;
 mod services;

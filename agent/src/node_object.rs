@@ -10,6 +10,7 @@ use oarlock_api::k8s::api::core::v1::{
 };
 use oarlock_api::k8s::apimachinery::pkg::api::resource::Quantity;
 use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use oarlock_api::storage::VOLUMES_DIR;
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub(crate) struct NodeFacts {
     pub(crate) boot_id: String,
     /// How each uplink is served: `eth0=xdp`. Shown as an annotation.
     pub(crate) dataplane_modes: String,
+    /// Where directories for claims are; volumes name it.
+    pub(crate) volumes_dir: String,
 }
 
 /// What may change.
@@ -40,6 +43,12 @@ pub(crate) struct NodeState {
     pub(crate) routing: String,
     /// Images present: names and size in bytes.
     pub(crate) images: Vec<(Vec<String>, i64)>,
+}
+
+/// Where an agent keeps directories for claims: a full path, as volumes name it.
+pub(crate) fn volumes_dir(data_dir: &std::path::Path) -> std::path::PathBuf {
+    let path = data_dir.join("volumes");
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 impl NodeFacts {
@@ -65,6 +74,7 @@ impl NodeFacts {
             machine_id: text("/etc/machine-id"),
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             dataplane_modes: String::new(),
+            volumes_dir: volumes_dir(data_dir).to_string_lossy().into_owned(),
         }
     }
 
@@ -95,11 +105,12 @@ impl NodeFacts {
         }
     }
 
-    /// What the node says of its dataplane.
+    /// What the node says of its dataplane and volumes.
     pub(crate) fn annotations(&self, state: &NodeState) -> BTreeMap<String, String> {
         let mut all = owned(&[
             ("dataplane.oarlock.io/modes", self.dataplane_modes.as_str()),
             ("dataplane.oarlock.io/routing", state.routing.as_str()),
+            (VOLUMES_DIR, self.volumes_dir.as_str()),
         ]);
         all.retain(|_, value| !value.is_empty());
         all

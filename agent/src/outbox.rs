@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use oarlock_api::node::agent_message::Message;
-use oarlock_api::node::{Ack, EventReport, NodeStatus, PodGone, PodStatus, StatsReport};
+use oarlock_api::node::{Ack, EventReport, NodeStatus, PodGone, PodStatus, StatsReport, VolumeGone};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -25,6 +25,8 @@ pub struct Outbox {
 struct Inner {
     node_status: Option<NodeStatus>,
     pods: BTreeMap<String, Subject>,
+    /// Volumes whose directories are gone: names by uid.
+    volumes: BTreeMap<String, String>,
     events: VecDeque<EventReport>,
     lost_events: u64,
     /// The latest, until it was sent: the next one comes soon.
@@ -38,6 +40,7 @@ struct Unsent {
     node_status: bool,
     ack: bool,
     pods: BTreeSet<String>,
+    volumes: BTreeSet<String>,
 }
 
 /// A pod as last reported: its status, and whether it has left for good.
@@ -85,6 +88,20 @@ impl Outbox {
         self.bell.notify_one();
     }
 
+    /// The directory of a volume is gone: its object may be removed.
+    pub fn volume_gone(&self, name: &str, uid: &str) {
+        let mut inner = self.inner.lock();
+        inner.volumes.insert(uid.to_owned(), name.to_owned());
+        inner.unsent.volumes.insert(uid.to_owned());
+        drop(inner);
+        self.bell.notify_one();
+    }
+
+    /// Forgets volumes that the control plane does not know any more.
+    pub fn retain_volumes(&self, is_known: impl Fn(&str) -> bool) {
+        self.inner.lock().volumes.retain(|uid, _| is_known(uid));
+    }
+
     /// An event for `kubectl describe`.
     pub fn event(&self, event: EventReport) {
         let mut inner = self.inner.lock();
@@ -124,6 +141,7 @@ impl Outbox {
             node_status: inner.node_status.is_some(),
             ack: false,
             pods: inner.pods.keys().cloned().collect(),
+            volumes: inner.volumes.keys().cloned().collect(),
         };
         inner.acked = 0;
         self.bell.notify_one();
@@ -172,6 +190,11 @@ impl Inner {
                 return Some(message);
             }
         }
+        while let Some(uid) = self.unsent.volumes.pop_first() {
+            if let Some(name) = self.volumes.get(&uid).cloned() {
+                return Some(Message::VolumeGone(VolumeGone { name, uid }));
+            }
+        }
         if let Some(event) = self.events.pop_front() {
             return Some(Message::Event(event));
         }
@@ -211,6 +234,7 @@ mod tests {
                 Message::Ack(a) => format!("ack {}", a.version),
                 Message::NodeStatus(_) => "node".into(),
                 Message::Stats(s) => format!("stats {}", s.at_unix_ms),
+                Message::VolumeGone(v) => format!("{} removed", v.name),
                 other => format!("{other:?}"),
             })
             .collect()
@@ -236,10 +260,13 @@ mod tests {
         outbox.pod_status("d", "a", "u1", Bytes::from("1"));
         outbox.pod_status("d", "b", "u2", Bytes::from("1"));
         outbox.ack(7);
-        assert_eq!(drain(&outbox), ["node", "a=1", "b=1", "ack 7"]);
+        outbox.volume_gone("v", "u3");
+        outbox.volume_gone("w", "u4");
+        assert_eq!(drain(&outbox), ["node", "a=1", "b=1", "v removed", "w removed", "ack 7"]);
         outbox.retain_pods(|uid| uid != "u1");
+        outbox.retain_volumes(|uid| uid != "u4");
         outbox.say_all_again();
-        assert_eq!(drain(&outbox), ["node", "b=1"]);
+        assert_eq!(drain(&outbox), ["node", "b=1", "v removed"]);
     }
 
     #[test]

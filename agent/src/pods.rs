@@ -51,6 +51,8 @@ pub struct NodeFacts {
     pub pause_image: String,
     /// Where the folders of pods are.
     pub data_dir: PathBuf,
+    /// Where directories for claims are.
+    pub volumes_dir: PathBuf,
     /// The node's processors, in thousandths.
     pub cpu_millis: i64,
     /// The node's memory in bytes.
@@ -110,7 +112,7 @@ pub(crate) struct Wish {
     pub(crate) pod: Arc<Pod>,
     /// Its object is gone.
     pub(crate) removed: bool,
-    /// A ConfigMap or Secret that it may use changed: what failed for want of one is worth another try.
+    /// A ConfigMap, Secret or claim that it may use changed: what failed for want of one is worth another try.
     pub(crate) refreshed: bool,
 }
 
@@ -147,7 +149,7 @@ impl Pods {
             runtime,
             network,
             outbox,
-            volumes: Volumes::new(&node.data_dir),
+            volumes: Volumes::new(&node.data_dir, &node.volumes_dir),
             node,
             tasks: tasks.clone(),
             may_lower_oom_score: may_lower_oom_score(),
@@ -331,7 +333,7 @@ fn update(slot: &Slot, pod: &Arc<Pod>, before: &Snapshot, after: &Snapshot) {
     }
 }
 
-/// Whether a ConfigMap or Secret of the namespace changed. Only those that pods of this node use are here at all.
+/// Whether a ConfigMap, Secret or claim of the namespace changed. Only those that pods of this node use are here at all.
 fn objects_changed(namespace: &str, before: &Snapshot, after: &Snapshot) -> bool {
     fn differs<T>(namespace: &str, a: &crate::desired::Objects<T>, b: &crate::desired::Objects<T>) -> bool {
         let of = |objects: &crate::desired::Objects<T>| {
@@ -342,6 +344,7 @@ fn objects_changed(namespace: &str, before: &Snapshot, after: &Snapshot) -> bool
     }
     differs(namespace, &before.config_maps, &after.config_maps)
         || differs(namespace, &before.secrets, &after.secrets)
+        || differs(namespace, &before.claims, &after.claims)
 }
 
 /// Whether this process has CAP_SYS_RESOURCE (bit 24): without it no process can be given a score below its own, and a

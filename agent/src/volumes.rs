@@ -4,7 +4,10 @@
 //! containers see it at once and whole (the `..data` link is replaced). Removed with the pod.
 
 mod atomic;
+mod claim;
+mod directories;
 mod host_path;
+mod ownership;
 mod payload;
 mod tmpfs;
 
@@ -14,7 +17,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use oarlock_api::k8s::api::core::v1::{Pod, PodSpec, Volume};
+use oarlock_api::k8s::api::core::v1::{PersistentVolume, Pod, PodSpec, Volume};
 use oarlock_api::quantity::Quantity;
 
 use crate::desired::Snapshot;
@@ -34,14 +37,16 @@ pub(crate) enum VolumeError {
 #[derive(Debug, Clone)]
 pub(crate) struct Volumes {
     root: PathBuf,
+    /// Directories that were provisioned for claims; they outlive pods.
+    claimed: PathBuf,
 }
 
 /// Where things are, by volume name.
 pub(crate) type HostPaths = BTreeMap<String, String>;
 
 impl Volumes {
-    pub(crate) fn new(data_dir: &Path) -> Self {
-        Self { root: data_dir.join("pods") }
+    pub(crate) fn new(data_dir: &Path, claimed: &Path) -> Self {
+        Self { root: data_dir.join("pods"), claimed: claimed.to_path_buf() }
     }
 
     /// The folder of one pod.
@@ -72,7 +77,7 @@ impl Volumes {
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         let group = spec.security_context.as_ref().and_then(|s| s.fs_group);
         let group = group.and_then(|g| u32::try_from(g).ok());
-        let context = Context { pod, snapshot, place, dir: &dir, group };
+        let context = Context { pod, snapshot, place, dir: &dir, claimed: &self.claimed, group };
         let volumes = spec.volumes.iter().flatten();
         volumes.map(|volume| Ok((volume.name.clone(), context.volume(volume)?))).collect()
     }
@@ -116,6 +121,11 @@ impl Volumes {
         String::from_utf8_lossy(&text).into_owned()
     }
 
+    /// Removes the directory that was provisioned for a claim.
+    pub(crate) fn remove_claimed(&self, volume: &PersistentVolume) -> Result<(), String> {
+        directories::remove(&self.claimed, volume)
+    }
+
     /// Removes everything of a pod. A pod without files is no error.
     pub(crate) fn remove(&self, uid: &str) -> Result<(), VolumeError> {
         // An empty uid would be the folder of all pods.
@@ -137,6 +147,7 @@ struct Context<'a> {
     snapshot: &'a Snapshot,
     place: &'a Place,
     dir: &'a Path,
+    claimed: &'a Path,
     group: Option<u32>,
 }
 
@@ -146,6 +157,16 @@ impl Context<'_> {
         if let Some(source) = &volume.host_path {
             host_path::check(&source.path, source.type_.as_deref().unwrap_or_default()).map_err(failed)?;
             return Ok(source.path.clone());
+        }
+        if let Some(source) = &volume.persistent_volume_claim {
+            let (pod, snapshot) = (self.pod, self.snapshot);
+            return claim::path(&source.claim_name, pod, snapshot, self.claimed, self.group).map_err(failed);
+        }
+        if volume.ephemeral.is_some() {
+            let (pod, snapshot) = (self.pod, self.snapshot);
+            let name = format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name);
+            claim::is_own(&name, pod, snapshot).map_err(failed)?;
+            return claim::path(&name, pod, snapshot, self.claimed, self.group).map_err(failed);
         }
         let own = |plugin: &str| {
             self.dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name)

@@ -7,6 +7,7 @@ mod events;
 mod join;
 mod peers;
 mod policies;
+mod references;
 mod report;
 mod session;
 mod streams;

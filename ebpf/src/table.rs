@@ -2,7 +2,7 @@
 //!
 //! Why not one of the kernel's hash tables: a line is one cache line with all that a packet of an established connection asks for, found
 //! by one look most times; and a full bucket forgets what is over, closing or never opened, in this order, but no open connection,
-//! whoever sends from however many addresses (docs/decisions/0018-the-table-of-flows.md).
+//! whoever sends from however many addresses (docs/decisions/0021-the-table-of-flows.md).
 //!
 //! Writers of a bucket take its lock, which is held for some ten nanoseconds by programs that nothing interrupts. Readers take none: a
 //! line's version tells them whether they have read it whole. User space only reads.

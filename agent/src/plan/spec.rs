@@ -82,7 +82,7 @@ pub(crate) fn container(
         working_dir: definition.working_dir.clone().filter(|d| !d.is_empty()),
         user: user(spec, definition, setting.image),
         groups: groups(spec),
-        mounts: mounts(definition, &setting)?,
+        mounts: mounts(spec, definition, &setting)?,
         hostname: None,
         join: Some(setting.sandbox.to_owned()),
         resources: resources(spec, definition, &setting),
@@ -147,7 +147,13 @@ fn groups(spec: &PodSpec) -> Vec<String> {
     groups.map(ToString::to_string).collect()
 }
 
-fn mounts(definition: &Container, setting: &Setting<'_>) -> Result<Vec<Bind>, String> {
+/// Whether a volume is read-only however it is mounted.
+fn is_read_only(spec: &PodSpec, volume: &str) -> bool {
+    let found = spec.volumes.iter().flatten().find(|v| v.name == volume);
+    found.and_then(|v| v.persistent_volume_claim.as_ref()?.read_only).unwrap_or(false)
+}
+
+fn mounts(spec: &PodSpec, definition: &Container, setting: &Setting<'_>) -> Result<Vec<Bind>, String> {
     let mut mounts = Vec::new();
     for mount in definition.volume_mounts.iter().flatten() {
         let source = setting
@@ -160,7 +166,7 @@ fn mounts(definition: &Container, setting: &Setting<'_>) -> Result<Vec<Bind>, St
             path => path,
         };
         let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-        let read_only = mount.read_only.unwrap_or(false);
+        let read_only = mount.read_only.unwrap_or(false) || is_read_only(spec, &mount.name);
         mounts.push(Bind { source: source.clone(), target, read_only });
     }
     let message = definition.termination_message_path.as_deref().filter(|p| !p.is_empty());

@@ -197,6 +197,12 @@ fn stateful_set(spec: &mut Map<String, Value>) {
     let retention = map_at(spec, "persistentVolumeClaimRetentionPolicy");
     set(retention, "whenDeleted", json!("Retain"));
     set(retention, "whenScaled", json!("Retain"));
+    for claim in items(spec, "volumeClaimTemplates") {
+        set(claim, "apiVersion", json!("v1"));
+        set(claim, "kind", json!("PersistentVolumeClaim"));
+        set(map_at(claim, "metadata"), "creationTimestamp", Value::Null);
+        storage::claim(claim);
+    }
     template(spec);
 }
 

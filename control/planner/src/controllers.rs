@@ -7,6 +7,7 @@ mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoints;
+mod ephemeral_volume;
 mod event_ttl;
 mod garbage;
 mod history;
@@ -74,6 +75,11 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },
     Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },
     Controller {
+        name: "ephemeral-volume",
+        affected: ephemeral_volume::affected,
+        plan: ephemeral_volume::plan,
+    },
+    Controller {
         name: "persistentvolume-binder",
         affected: volume_binder::affected,
         plan: volume_binder::plan,
@@ -98,6 +104,8 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "garbagecollector", affected: garbage::affected, plan: garbage::plan },
     Controller { name: "event-ttl", affected: event_ttl::affected, plan: event_ttl::plan },
 ];
+
+pub(crate) use ephemeral_volume::is_made_for;
 
 /// How urgent a key is: of a controller's keys that wait, the most urgent are planned first.
 #[must_use]

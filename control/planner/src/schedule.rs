@@ -7,6 +7,7 @@ mod filter;
 mod preempt;
 mod refusal;
 mod score;
+mod volumes;
 
 use std::borrow::Cow;
 
@@ -16,6 +17,7 @@ use filter::Fit;
 use refusal::{Refusal, Tally};
 
 pub(crate) use preempt::{Victims, outbid};
+pub(crate) use volumes::Needs;
 
 /// What came of looking for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +40,12 @@ struct Search<'w> {
 }
 
 /// Finds the best node for a pod.
-pub(crate) fn find(world: &World, key: &Key, pod: &PodView) -> Verdict {
+pub(crate) fn find<'w>(world: &'w World, key: &'w Key, pod: &'w PodView, needs: &'w Needs<'w>) -> Verdict {
     let nodes = world.placement().nodes();
     if nodes == 0 {
         return Verdict::None("no nodes available to schedule pods".to_owned());
     }
-    let ask = Ask::new(world, key, pod);
+    let ask = Ask::new(world, key, pod, needs);
     if let Some(name) = nominated(&ask) {
         return Verdict::Node(name);
     }
@@ -67,6 +69,14 @@ pub(crate) fn find(world: &World, key: &Key, pod: &PodView) -> Verdict {
         best.and_then(|(index, _)| nodes.get(index))
     };
     best.map_or_else(|| Verdict::None(String::new()), |at| Verdict::Node(at.node.name.to_string()))
+}
+
+/// Upstream's sentence for a pod that no node can have, whichever it is.
+pub(crate) fn whatever_node(world: &World, why: &str) -> String {
+    let nodes = world.placement().nodes();
+    let mut tally = Tally::default();
+    tally.count_times(Refusal::NotHelpful, nodes);
+    format!("0/{nodes} nodes are available: {why}. preemption: {}", tally.sentence(nodes))
 }
 
 /// The node that others have left for this pod, if it is in.

@@ -6,9 +6,10 @@ use oarlock_api::catalogue::{PERSISTENT_VOLUMES, STORAGE_CLASSES};
 use oarlock_api::meta;
 use oarlock_api::node_selector::NodeSelector;
 use oarlock_api::selector::Selector;
-use oarlock_api::storage;
-use serde_json::Value;
+use oarlock_api::storage::{self, BOUND_BY_CONTROLLER};
+use serde_json::{Value, json};
 
+use crate::change::{Change, Part};
 use crate::world::{Held, Key, NodeView, World};
 
 /// A volume by its name, as an object.
@@ -79,13 +80,14 @@ fn has_modes(volume: &Value, claim: &Value) -> bool {
     modes(claim).iter().all(|mode| offered.contains(mode))
 }
 
-/// The volume that is meant for a claim, else the smallest that does; on a node, if one is given.
+/// The volume that is meant for a claim, else the smallest that does and is not taken; on a node, if one is given.
 pub(crate) fn find<'w>(
     world: &'w World,
     key: &Key,
     claim: &Value,
     node: Option<&NodeView>,
     only_meant: bool,
+    taken: &[&str],
 ) -> Option<(&'w str, &'w Held)> {
     let reachable = |held: &Held| node.is_none_or(|node| is_reachable(&held.value, node));
     let usable = |held: &Held| {
@@ -106,11 +108,33 @@ pub(crate) fn find<'w>(
     let selector = Selector::from_label_selector(claim["spec"].get("selector")).ok()?;
     let selected = |held: &Held| selector.as_ref().is_none_or(|s| s.matches(meta::labels(&held.value)));
     let free = world.free_volumes(storage::class_name(claim));
-    free.filter_map(|name| Some((name.as_str(), volume(world, name)?)))
+    free.filter(|name| !taken.contains(&name.as_str()))
+        .filter_map(|name| Some((name.as_str(), volume(world, name)?)))
         .filter(|(_, held)| held.value["status"]["phase"] == "Available" && usable(held))
         .filter(|(_, held)| selected(held) && reachable(held))
         .min_by(|(a, x), (b, y)| {
             let size = |held: &Held| storage::size(&held.value["spec"]["capacity"]);
             size(x).cmp(&size(y)).then_with(|| a.cmp(b))
         })
+}
+
+/// The first step of binding: the volume names the claim, if nobody has written it since it was looked at.
+pub(crate) fn give(name: &str, volume: &Held, claim_key: &Key, claim: &Value) -> Change {
+    let reference = json!({
+        "kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": claim_key.0, "name": claim_key.1,
+        "uid": meta::uid(claim), "resourceVersion": meta::resource_version(claim),
+    });
+    let mut change = json!({"spec": {"claimRef": reference}});
+    // Who had named the claim before keeps naming it when the claim goes.
+    if volume.value["spec"]["claimRef"].is_null() {
+        change["metadata"] = json!({"annotations": {BOUND_BY_CONTROLLER: "yes"}});
+    }
+    change["metadata"]["resourceVersion"] = json!(volume.revision.to_string());
+    Change::Patch {
+        kind: &PERSISTENT_VOLUMES,
+        namespace: String::new(),
+        name: name.to_owned(),
+        part: Part::Main,
+        patch: change,
+    }
 }

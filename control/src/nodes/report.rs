@@ -1,11 +1,12 @@
 //! What agents report, written to objects: registration, heartbeats, statuses, departures, events.
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{LEASES, NODES, PODS};
+use oarlock_api::catalogue::{LEASES, NODES, PERSISTENT_VOLUMES, PODS};
 use oarlock_api::meta::{self, map_at, map_of};
 use oarlock_api::node::agent_message::Message;
-use oarlock_api::node::{NodeStatus, PodGone, PodStatus};
+use oarlock_api::node::{NodeStatus, PodGone, PodStatus, VolumeGone};
 use oarlock_api::status::Status;
+use oarlock_api::storage::{LOCAL_FINALIZER, local_node};
 use serde_json::{Value, json};
 
 use super::Nodes;
@@ -25,6 +26,7 @@ impl Nodes {
             Message::NodeStatus(report) => self.node_status(node, report).await,
             Message::PodStatus(report) => self.pod_status(node, report).await,
             Message::PodGone(gone) => self.pod_gone(node, &gone).await,
+            Message::VolumeGone(gone) => self.volume_gone(node, &gone).await,
             Message::Event(event) => self.events.report(node, &event).await,
             Message::Ack(ack) => {
                 tracing::trace!(%node, version = ack.version, "acknowledged");
@@ -165,6 +167,24 @@ impl Nodes {
             ..DeleteOptions::default()
         };
         self.registry.delete(&PODS, &gone.namespace, &gone.name, &options).await.map(drop)
+    }
+
+    /// Lets a volume go whose directory the node has removed.
+    async fn volume_gone(&self, node: &str, gone: &VolumeGone) -> Result<(), Status> {
+        let release = |mut present: Value| {
+            let is_its = meta::uid(&present) == gone.uid && local_node(&present) == Some(node);
+            if is_its && meta::is_terminating(&present) {
+                let left: Vec<&str> = meta::finalizers(&present).filter(|f| *f != LOCAL_FINALIZER).collect();
+                let left = json!(left);
+                meta::metadata_mut(&mut present).insert("finalizers".to_owned(), left);
+            }
+            Ok(present)
+        };
+        let options = WriteOptions::default();
+        self.registry
+            .modify(&PERSISTENT_VOLUMES, "", &gone.name, Sub::Main, &options, release)
+            .await
+            .map(drop)
     }
 }
 

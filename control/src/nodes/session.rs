@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
-use oarlock_api::catalogue::{CONFIG_MAPS, ENDPOINT_SLICES, Kind, NODES, PODS, SECRETS, SERVICES};
+use oarlock_api::catalogue::{
+    ENDPOINT_SLICES, Kind, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES,
+};
 use oarlock_api::node::agent_message::Message as Upward;
 use oarlock_api::node::control_message::Message;
 use oarlock_api::node::node_server::Node;
@@ -14,13 +16,14 @@ use oarlock_api::node::{
     AgentMessage, ControlMessage, JoinResponse, ObjectDelete, ObjectUpdate, RenewRequest, SnapshotEnd,
     StreamFrame, Welcome,
 };
-use serde_json::Value;
+use oarlock_api::storage::local_node;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::peers::Peers;
 use super::policies::Policies;
+use super::references::{self, Named, Reference};
 use super::tokens::PodTokens;
 use super::{Nodes, caller};
 use crate::cache::{Change, Object};
@@ -116,6 +119,7 @@ impl Nodes {
             version: 0,
             sender: sender.clone(),
             pods: BTreeMap::new(),
+            volumes: BTreeSet::new(),
             policies: Policies::default(),
             peers: Arc::clone(&self.peers),
             tokens: PodTokens::new(Arc::clone(&self.tokens), Arc::clone(cache)),
@@ -125,7 +129,7 @@ impl Nodes {
         view.say(Message::Welcome(Welcome { revision: revision.0, ..self.cluster.clone() })).await?;
         // Whatever changes while the lists are read comes again through the watch: updates carry whole objects.
         let mut watch = cache.watch(None, revision).map_err(|e| Status::unavailable(e.to_string()))?;
-        for kind in [&NODES, &SERVICES, &ENDPOINT_SLICES, &PODS] {
+        for kind in [&NODES, &SERVICES, &ENDPOINT_SLICES, &PERSISTENT_VOLUMES, &PODS] {
             for object in cache.list(kind, None).0 {
                 view.put(cache, &object).await?;
             }
@@ -159,15 +163,14 @@ struct View {
     node: String,
     version: u64,
     sender: Sender,
-    /// The node's pods and the ConfigMaps and Secrets that each uses.
+    /// The node's pods and the ConfigMaps, Secrets and claims that each uses.
     pods: BTreeMap<(String, String), BTreeSet<Reference>>,
+    /// The volumes that it knows: those of its pods' claims, and the directories that were provisioned there.
+    volumes: BTreeSet<String>,
     policies: Policies,
     peers: Arc<Peers>,
     tokens: PodTokens,
 }
-
-/// An object that a pod needs: (is it a Secret, namespace, name).
-type Reference = (bool, String, String);
 
 impl View {
     async fn say(&mut self, message: Message) -> Result<(), Status> {
@@ -215,7 +218,7 @@ impl View {
         if *kind == PODS {
             if object.node_name.as_deref() == Some(self.node.as_str()) {
                 let place = (object.key.namespace.clone(), object.key.name.clone());
-                let wanted = references(&object.key.namespace, &object.value());
+                let wanted = references::of(&object.key.namespace, &object.value());
                 let before = self.references();
                 for reference in wanted.difference(&before) {
                     self.send_reference(cache, reference).await?;
@@ -230,9 +233,15 @@ impl View {
                     self.tell_policies().await?;
                 }
                 self.update(object).await?;
-                self.drop_unused(before, object.revision.0).await?;
+                self.drop_unused(cache, before, object.revision.0).await?;
             }
             return Ok(());
+        }
+        if *kind == PERSISTENT_VOLUMES {
+            return self.put_volume(object).await;
+        }
+        if *kind == PERSISTENT_VOLUME_CLAIMS {
+            return if self.uses(object) { self.put_claim(cache, object).await } else { Ok(()) };
         }
         let needed = *kind == NODES || *kind == SERVICES || *kind == ENDPOINT_SLICES || self.uses(object);
         if needed { self.update(object).await } else { Ok(()) }
@@ -257,12 +266,16 @@ impl View {
                 let before = self.references();
                 self.pods.remove(&place);
                 self.forget(kind, &key.namespace, &key.name, revision).await?;
-                self.drop_unused(before, revision).await?;
+                self.drop_unused(cache, before, revision).await?;
                 self.tell_policies().await?;
             }
             return Ok(());
         }
-        let told = *kind == NODES || *kind == SERVICES || *kind == ENDPOINT_SLICES || self.uses(object);
+        let told = *kind == NODES
+            || *kind == SERVICES
+            || *kind == ENDPOINT_SLICES
+            || (*kind == PERSISTENT_VOLUMES && self.volumes.remove(&key.name))
+            || self.uses(object);
         if told { self.forget(kind, &key.namespace, &key.name, revision).await } else { Ok(()) }
     }
 
@@ -279,87 +292,81 @@ impl View {
     }
 
     fn uses(&self, object: &Object) -> bool {
-        let secret = *object.key.kind == SECRETS;
-        if !secret && *object.key.kind != CONFIG_MAPS {
-            return false;
-        }
-        let reference = (secret, object.key.namespace.clone(), object.key.name.clone());
+        let Some(named) = Named::of(object.key.kind) else { return false };
+        let reference = (named, object.key.namespace.clone(), object.key.name.clone());
         self.pods.values().any(|references| references.contains(&reference))
     }
 
     async fn send_reference(
         &mut self,
-        cache: &crate::cache::Cache,
+        cache: &Arc<crate::cache::Cache>,
         reference: &Reference,
     ) -> Result<(), Status> {
-        let (secret, namespace, name) = reference;
-        let kind: &'static Kind = if *secret { &SECRETS } else { &CONFIG_MAPS };
-        match cache.get(kind, namespace, name) {
+        let (named, namespace, name) = reference;
+        match cache.get(named.kind(), namespace, name) {
+            Some(claim) if *named == Named::Claim => self.put_claim(cache, &claim).await,
             Some(object) => self.update(&object).await,
             None => Ok(()),
         }
     }
 
+    /// A claim comes after its volume.
+    async fn put_claim(&mut self, cache: &Arc<crate::cache::Cache>, claim: &Object) -> Result<(), Status> {
+        let value = claim.value();
+        let name = value["spec"]["volumeName"].as_str().unwrap_or("");
+        if let Some(volume) = cache.get(&PERSISTENT_VOLUMES, "", name)
+            && self.volumes.insert(name.to_owned())
+        {
+            self.update(&volume).await?;
+        }
+        self.update(claim).await
+    }
+
+    async fn put_volume(&mut self, volume: &Object) -> Result<(), Status> {
+        let name = &volume.key.name;
+        if local_node(&volume.value()) == Some(self.node.as_str()) {
+            self.volumes.insert(name.clone());
+        }
+        if self.volumes.contains(name) { self.update(volume).await } else { Ok(()) }
+    }
+
     /// What no pod of the node uses any more must not stay on it.
-    async fn drop_unused(&mut self, before: BTreeSet<Reference>, revision: u64) -> Result<(), Status> {
+    async fn drop_unused(
+        &mut self,
+        cache: &Arc<crate::cache::Cache>,
+        before: BTreeSet<Reference>,
+        revision: u64,
+    ) -> Result<(), Status> {
         let now = self.references();
-        for (secret, namespace, name) in before.difference(&now) {
-            let kind = if *secret { &SECRETS } else { &CONFIG_MAPS };
-            self.forget(kind, namespace, name, revision).await?;
+        let mut claims_left = false;
+        for (named, namespace, name) in before.difference(&now) {
+            claims_left |= *named == Named::Claim;
+            self.forget(named.kind(), namespace, name, revision).await?;
+        }
+        if claims_left { self.drop_unused_volumes(cache, &now, revision).await } else { Ok(()) }
+    }
+
+    async fn drop_unused_volumes(
+        &mut self,
+        cache: &Arc<crate::cache::Cache>,
+        now: &BTreeSet<Reference>,
+        revision: u64,
+    ) -> Result<(), Status> {
+        let claims = now.iter().filter(|(named, _, _)| *named == Named::Claim);
+        let claims =
+            claims.filter_map(|(_, namespace, name)| cache.get(&PERSISTENT_VOLUME_CLAIMS, namespace, name));
+        let used: BTreeSet<String> = claims
+            .filter_map(|claim| claim.value()["spec"]["volumeName"].as_str().map(str::to_owned))
+            .collect();
+        let stays = |name: &String| {
+            let volume = cache.get(&PERSISTENT_VOLUMES, "", name);
+            used.contains(name) || volume.is_some_and(|v| local_node(&v.value()) == Some(self.node.as_str()))
+        };
+        let unused: Vec<String> = self.volumes.iter().filter(|name| !stays(name)).cloned().collect();
+        for name in unused {
+            self.volumes.remove(&name);
+            self.forget(&PERSISTENT_VOLUMES, "", &name, revision).await?;
         }
         Ok(())
-    }
-}
-
-/// The ConfigMaps and Secrets that a pod's spec names.
-fn references(namespace: &str, pod: &Value) -> BTreeSet<Reference> {
-    let mut found = BTreeSet::new();
-    let mut add = |secret: bool, name: &Value| {
-        if let Some(name) = name.as_str().filter(|n| !n.is_empty()) {
-            found.insert((secret, namespace.to_owned(), name.to_owned()));
-        }
-    };
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let spec = &pod["spec"];
-    for container in list(&spec["containers"]).iter().chain(&list(&spec["initContainers"])) {
-        for variable in list(&container["env"]) {
-            add(false, &variable["valueFrom"]["configMapKeyRef"]["name"]);
-            add(true, &variable["valueFrom"]["secretKeyRef"]["name"]);
-        }
-        for source in list(&container["envFrom"]) {
-            add(false, &source["configMapRef"]["name"]);
-            add(true, &source["secretRef"]["name"]);
-        }
-    }
-    for volume in list(&spec["volumes"]) {
-        add(false, &volume["configMap"]["name"]);
-        add(true, &volume["secret"]["secretName"]);
-        for source in list(&volume["projected"]["sources"]) {
-            add(false, &source["configMap"]["name"]);
-            add(true, &source["secret"]["name"]);
-        }
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn every_place_that_names_a_config_map_or_secret_is_found() {
-        let pod = json!({"spec": {
-            "containers": [{"env": [{"valueFrom": {"configMapKeyRef": {"name": "a"}}}, {"valueFrom": {"secretKeyRef": {"name": "b"}}}],
-                            "envFrom": [{"secretRef": {"name": "c"}}]}],
-            "initContainers": [{"envFrom": [{"configMapRef": {"name": "d"}}]}],
-            "volumes": [{"configMap": {"name": "e"}}, {"secret": {"secretName": "f"}},
-                        {"projected": {"sources": [{"secret": {"name": "g"}}, {"configMap": {"name": "h"}}]}}],
-        }});
-        let names: Vec<String> = references("d", &pod)
-            .into_iter()
-            .map(|(secret, _, name)| format!("{name}{}", if secret { "!" } else { "" }))
-            .collect();
-        assert_eq!(names, ["a", "d", "e", "h", "b!", "c!", "f!", "g!"]);
     }
 }

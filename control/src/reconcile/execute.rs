@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use futures_util::StreamExt as _;
 use oarlock_api::catalogue::{
-    ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, PRIORITY_CLASSES, SERVICES,
+    ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, PRIORITY_CLASSES, SERVICES, STORAGE_CLASSES,
 };
 use oarlock_api::meta;
 use oarlock_api::service::Family;
@@ -190,6 +190,8 @@ pub async fn bootstrap(
         let object = json!({"metadata": {"name": name}, "value": value, "description": description});
         ensure(registry, &PRIORITY_CLASSES, "", object).await?;
     }
+    // A claim works with nothing installed.
+    ensure(registry, &STORAGE_CLASSES, "", oarlock_api::storage::local_class()).await?;
     registry.catch_up().await?;
     // Each node's agent answers there: no pods are selected, and its endpoint is known to that node alone.
     let ports = ["UDP", "TCP"].map(|protocol| {

@@ -2,6 +2,7 @@
 //! are on networks of their own: their pods talk through a tunnel. Needs root.
 
 mod reach;
+mod storage;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,6 +24,7 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     a_cron_job_makes_up_for_what_was_missed(&cluster);
     deletion_takes_everything_along(&cluster);
     reach::pods_of_other_networks_are_reached(&cluster);
+    storage::claims_keep_data(&cluster);
     cluster.down();
 }
 

@@ -92,6 +92,7 @@ impl Node {
             cgroup_parent: format!("/oarlock/{name}"),
             pause_image: IMAGE.to_owned(),
             data_dir: dir.path().to_path_buf(),
+            volumes_dir: dir.path().join("volumes"),
             cpu_millis: 2000,
             memory: 1 << 30,
         };

@@ -127,6 +127,11 @@ fn volume(volume: &mut Map<String, Value>) {
     if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
         set(path, "type", json!(""));
     }
+    let template = volume.get_mut("ephemeral").and_then(|e| e.get_mut("volumeClaimTemplate"));
+    if let Some(template) = template.and_then(Value::as_object_mut) {
+        set(map_at(template, "metadata"), "creationTimestamp", Value::Null);
+        super::storage::claim_spec(map_at(template, "spec"));
+    }
     if volume.len() == 1 && volume.contains_key("name") {
         volume.insert("emptyDir".to_owned(), json!({}));
     }

@@ -27,7 +27,7 @@ pub struct JoinResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -58,6 +58,9 @@ pub mod agent_message {
         /// every few seconds; only the latest counts
         #[prost(message, tag = "8")]
         Stats(super::StatsReport),
+        /// the directory of a volume is gone: its object may be removed
+        #[prost(message, tag = "9")]
+        VolumeGone(super::VolumeGone),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -186,6 +189,15 @@ pub struct FilesystemUsage {
     #[prost(uint64, tag = "5")]
     pub inodes_free: u64,
 }
+/// Of a volume that oarlock.io/local made on this node, when it is being deleted and no claim has it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeGone {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Reports for another volume of the same name are ignored.
+    #[prost(string, tag = "2")]
+    pub uid: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventReport {
     /// JSON-encoded v1.ObjectReference of what the event is about.
@@ -251,15 +263,16 @@ pub struct Welcome {
     #[prost(string, repeated, tag = "6")]
     pub cluster_cidrs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// An object that this node needs: its own Pods, the ConfigMaps and Secrets they use, and all Services, EndpointSlices
-/// and Nodes. Secrets never reach a node that runs no pod using them. NetworkPolicies of the namespaces of its pods come before
+/// An object that this node needs: its own Pods, the ConfigMaps, Secrets and PersistentVolumeClaims they use, the volumes of those
+/// claims, the volumes that were provisioned as directories of this node, and all Services, EndpointSlices and Nodes.
+/// Secrets never reach a node that runs no pod using them. NetworkPolicies of the namespaces of its pods come before
 /// those pods, and before the policies the pods that their peers name (networkpeers: namespace is the group of a peer, name
 /// <namespace>/<pod>, object a JSON {"ip", "ports"}; see oarlock_api::network_policy). Before a pod also the tokens that its volumes
 /// ask for, and again long before they end (podtokens: namespace is the pod's uid; see oarlock_api::pod_token).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ObjectUpdate {
-    /// Plural resource name: pods, configmaps, secrets, services, endpointslices, nodes, networkpolicies, networkpeers,
-    /// podtokens.
+    /// Plural resource name: pods, configmaps, secrets, persistentvolumeclaims, persistentvolumes, services, endpointslices, nodes,
+    /// networkpolicies, networkpeers, podtokens.
     #[prost(string, tag = "1")]
     pub resource: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]

@@ -21,7 +21,17 @@ const SPEC: &[&str] = &[
 ];
 const HOST: &[&str] = &["hostNetwork", "hostPID", "hostIPC"];
 const CONTAINER: &[&str] = &["restartPolicy", "resizePolicy", "volumeDevices"];
-const VOLUMES: &[&str] = &["name", "emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
+const VOLUMES: &[&str] = &[
+    "name",
+    "emptyDir",
+    "hostPath",
+    "configMap",
+    "secret",
+    "downwardAPI",
+    "projected",
+    "persistentVolumeClaim",
+    "ephemeral",
+];
 const PROJECTED: &[&str] = &["configMap", "secret", "downwardAPI"];
 const MOUNT: &[&str] = &["subPath", "subPathExpr", "mountPropagation", "recursiveReadOnly"];
 const POD_SECURITY: &[&str] = &[

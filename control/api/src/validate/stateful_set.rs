@@ -2,9 +2,10 @@
 //!
 //! Source: k8s.io/kubernetes/pkg/apis/apps/validation/validation.go.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Errors, list, workload};
+use crate::meta as rules;
 
 pub(super) fn check(errors: &mut Errors, spec: &Value) {
     let policy = &spec["podManagementPolicy"];
@@ -21,10 +22,43 @@ pub(super) fn check(errors: &mut Errors, spec: &Value) {
     workload::replicas(errors, spec);
     errors.not_negative("spec.ordinals.start", &spec["ordinals"]["start"]);
     errors.not_negative("spec.revisionHistoryLimit", &spec["revisionHistoryLimit"]);
-    if !list(spec, "volumeClaimTemplates").is_empty() {
-        errors.unsupported("spec.volumeClaimTemplates");
+    claims(errors, spec);
+    workload::selector_and_template(errors, &with_claims(spec), "statefulset");
+}
+
+/// What claims would be refused for later.
+fn claims(errors: &mut Errors, spec: &Value) {
+    let templates = list(spec, "volumeClaimTemplates");
+    for (i, template) in templates.iter().enumerate() {
+        let (path, name) = (format!("spec.volumeClaimTemplates[{i}]"), rules::name(template));
+        if name.is_empty() {
+            errors.required(format!("{path}.metadata.name"), "");
+        } else if let Err(why) = rules::check_dns1123_label(name) {
+            errors.invalid(format!("{path}.metadata.name"), format!("{name:?}"), why);
+        }
+        super::meta::labels(errors, &format!("{path}.metadata.labels"), template["metadata"].get("labels"));
+        super::storage::claim(errors, &format!("{path}.spec"), &template["spec"]);
     }
-    workload::selector_and_template(errors, spec, "statefulset");
+    let names = templates.iter().enumerate();
+    errors.unique(
+        names.map(|(i, t)| (format!("spec.volumeClaimTemplates[{i}].metadata.name"), rules::name(t))),
+    );
+}
+
+/// The spec as pods see it: a volume for each claim, which mounts may name.
+fn with_claims(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    let claims = list(&spec, "volumeClaimTemplates").iter().map(rules::name);
+    let claims = claims.map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    let claims: Vec<Value> = claims.filter(|claim| claim["name"] != "").collect();
+    if claims.is_empty() || !spec["template"]["spec"].is_object() {
+        return spec;
+    }
+    let pod = &mut spec["template"]["spec"];
+    let own = list(pod, "volumes").iter().filter(|v| claims.iter().all(|claim| claim["name"] != v["name"]));
+    let all: Vec<Value> = own.cloned().chain(claims.iter().cloned()).collect();
+    pod["volumes"] = json!(all);
+    spec
 }
 
 fn strategy(errors: &mut Errors, strategy: &Value) {

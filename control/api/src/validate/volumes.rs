@@ -31,10 +31,23 @@ pub(super) fn check(errors: &mut Errors, path: &str, volume: &Value) {
             "hostPath" => host_path(errors, &path, value),
             "emptyDir" => errors.one_of(&format!("{path}.medium"), &medium(value), &["", "Memory"]),
             "projected" => projected(errors, &path, value),
+            "ephemeral" => ephemeral(errors, &path, &value["volumeClaimTemplate"]),
+            "persistentVolumeClaim" if text(value, "claimName").is_empty() => {
+                errors.required(format!("{path}.claimName"), "");
+            }
             _ => {}
         }
         files(errors, &path, source, value);
     }
+}
+
+fn ephemeral(errors: &mut Errors, path: &str, template: &Value) {
+    let path = format!("{path}.volumeClaimTemplate");
+    if template.is_null() {
+        return errors.required(path, "");
+    }
+    super::meta::labels(errors, &format!("{path}.metadata.labels"), template["metadata"].get("labels"));
+    super::storage::claim(errors, &format!("{path}.spec"), &template["spec"]);
 }
 
 fn medium(source: &Value) -> Value {

@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{Kind, NODES, PODS};
-use oarlock_api::meta;
+use oarlock_api::catalogue::{
+    Kind, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, STORAGE_CLASSES,
+};
+use oarlock_api::{meta, storage};
 use serde_json::{Value, json};
 
 use super::Settings;
 use crate::change::{Change, EventAbout, Part, Plan};
-use crate::schedule::{self, Verdict, Victims};
-use crate::world::{Key, PodView, World};
+use crate::schedule::{self, Needs, Verdict, Victims};
+use crate::world::{self, Key, PodView, World};
 
 const NAME: &str = "default-scheduler";
 /// A pod that fits nowhere is looked at again after this time, in case a change was misjudged.
@@ -20,6 +22,15 @@ const AGAIN: Duration = Duration::from_secs(300);
 pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> {
     if *kind == NODES {
         return by_node(world, &key.1);
+    }
+    if *kind == PERSISTENT_VOLUME_CLAIMS {
+        return waiting(world, key);
+    }
+    if *kind == STORAGE_CLASSES {
+        return world.open_claims(&key.1).flat_map(|claim| waiting(world, claim)).collect();
+    }
+    if *kind == PERSISTENT_VOLUMES {
+        return by_volume(world, key);
     }
     if *kind != PODS {
         return Vec::new();
@@ -77,6 +88,24 @@ fn has_rules(pod: &PodView) -> bool {
     pod.rules.as_deref().is_some_and(|rules| rules.whoms().next().is_some())
 }
 
+/// The pods without a node that use a claim.
+fn waiting(world: &World, claim: &Key) -> Vec<Key> {
+    let pods = world.pods_with_claim(claim).filter(|(_, pod)| pod.node.is_none());
+    pods.map(|(key, _)| key.clone()).collect()
+}
+
+/// Pods whose claims have this volume, or might get it.
+fn by_volume(world: &World, key: &Key) -> Vec<Key> {
+    let Some(held) = world.get(&PERSISTENT_VOLUMES, key) else { return Vec::new() };
+    match world::claim_of(&held.value) {
+        Some(claim) => waiting(world, &claim),
+        None => {
+            let open = world.open_claims(storage::class_name(&held.value));
+            open.flat_map(|claim| waiting(world, claim)).collect()
+        }
+    }
+}
+
 pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Plan {
     let Some(pod) = world.pod(key) else { return Plan::nothing() };
     if pod.node.is_some() || pod.is_terminating() || pod.has_ended() || &*pod.scheduler != NAME {
@@ -85,7 +114,15 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
     if pod.gated {
         return gated(key, pod, now);
     }
-    match schedule::find(world, key, pod) {
+    let needs = match Needs::of(world, key, pod) {
+        Ok(needs) => needs,
+        Err(why) => return unschedulable(key, pod, schedule::whatever_node(world, &why), now),
+    };
+    match schedule::find(world, key, pod, &needs) {
+        // Its volumes come first; their claims tell when they are there.
+        Verdict::Node(node) if needs.waits() => {
+            Plan::of(world.node(&node).map_or_else(Vec::new, |node| needs.settle(world, node)))
+        }
         Verdict::Node(node) => {
             let message = format!("Successfully assigned {}/{} to {node}", key.0, key.1);
             let event = event(key, pod, "Normal", "Scheduled", message);
@@ -98,18 +135,21 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
             Plan::of(vec![bind, event])
         }
         Verdict::Preempt(victims, why) => preempt(world, key, pod, &victims, why, now).again(AGAIN),
-        Verdict::None(why) => {
-            let mut changes = Vec::new();
-            // A node that it was to get, and does not: others may have it.
-            let loses = pod.nominated.is_some() && !why.contains("terminating pod on the nominated node");
-            if loses || pod.unschedulable.as_deref() != Some(why.as_str()) {
-                let nominated = if loses { Some(Value::Null) } else { None };
-                changes.push(condition(key, pod, "Unschedulable", &why, nominated, now));
-                changes.push(event(key, pod, "Warning", "FailedScheduling", why));
-            }
-            Plan::of(changes).again(AGAIN)
-        }
+        Verdict::None(why) => unschedulable(key, pod, why, now),
     }
+}
+
+/// A pod that no node can have is told why, once.
+fn unschedulable(key: &Key, pod: &PodView, why: String, now: Timestamp) -> Plan {
+    let mut changes = Vec::new();
+    // A node that it was to get, and does not: others may have it.
+    let loses = pod.nominated.is_some() && !why.contains("terminating pod on the nominated node");
+    if loses || pod.unschedulable.as_deref() != Some(why.as_str()) {
+        let nominated = if loses { Some(Value::Null) } else { None };
+        changes.push(condition(key, pod, "Unschedulable", &why, nominated, now));
+        changes.push(event(key, pod, "Warning", "FailedScheduling", why));
+    }
+    Plan::of(changes).again(AGAIN)
 }
 
 /// A pod that is held back by gates is told so once.

@@ -3,6 +3,7 @@
 //! Source: k8s.io/kubernetes/pkg/controller/statefulset. What is done next is decided in `steps`, what a pod is called and
 //! looks like in `pod`.
 
+mod claims;
 mod pod;
 mod steps;
 
@@ -39,7 +40,8 @@ pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key
     if *kind == CONTROLLER_REVISIONS {
         return history::owners(world, &STATEFUL_SETS, key);
     }
-    own(kind, &STATEFUL_SETS, key)
+    let of_claim = claims::sets(world, kind, key);
+    if of_claim.is_empty() { own(kind, &STATEFUL_SETS, key) } else { of_claim }
 }
 
 /// A pod with its key.
@@ -89,6 +91,9 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
     let mine = mine.filter_map(|(pod, view)| Some((pod::ordinal(&key.1, &pod.1)?, (pod, view)))).collect();
     let view = View { world, key, held, now, current: current.unwrap_or(update), update, pods: mine };
     let steps = if meta::is_terminating(set) { Vec::new() } else { view.steps() };
+    if !meta::is_terminating(set) {
+        changes.extend(view.pods.iter().flat_map(|(ordinal, pod)| view.reassign_claims(*ordinal, *pod)));
+    }
     for step in steps {
         changes.extend(view.carry_out(step));
     }
@@ -165,8 +170,11 @@ impl<'w> View<'w> {
         match step {
             Step::Create(ordinal) => {
                 let revision = if self.is_made_from_current(ordinal) { &self.current } else { &self.update };
-                let object = pod::make(&self.held.value, revision, &self.name_of(ordinal), ordinal);
-                vec![Change::Create { kind: &PODS, namespace: namespace.clone(), object }]
+                let name = self.name_of(ordinal);
+                let Some(mut changes) = self.missing_claims(&name) else { return Vec::new() };
+                let object = pod::make(&self.held.value, revision, &name, ordinal);
+                changes.push(Change::Create { kind: &PODS, namespace: namespace.clone(), object });
+                changes
             }
             Step::Identify(ordinal, (key, _)) => vec![Change::Patch {
                 kind: &PODS,
@@ -175,6 +183,8 @@ impl<'w> View<'w> {
                 part: Part::Main,
                 patch: json!({"metadata": {"labels": pod::identity(&key.1, ordinal)}}),
             }],
+            // Whom its claims go with is settled first.
+            Step::Delete(pod) if self.has_stale_claims(pod) => Vec::new(),
             Step::Delete(pod) => self.delete(pod),
             Step::Replace(pod) => {
                 let name = &pod.0.1;
@@ -190,6 +200,11 @@ impl<'w> View<'w> {
                 changes
             }
         }
+    }
+
+    fn has_stale_claims(&self, pod: Pod<'w>) -> bool {
+        let ordinal = pod::ordinal(&self.key.1, &pod.0.1);
+        ordinal.is_some_and(|ordinal| !self.reassign_claims(ordinal, pod).is_empty())
     }
 
     fn delete(&self, (key, view): Pod<'w>) -> Vec<Change> {

@@ -1,5 +1,6 @@
 //! What a pod asks for, prepared once for all nodes: how many pods are in each domain that its rules, or those of others, are about.
 
+use super::Needs;
 use crate::world::{Count, Key, NodeView, Placement, PodView, Spread, Term, Topology, Used, World};
 
 /// Pods in each domain of a topology.
@@ -77,10 +78,11 @@ pub(super) struct Ask<'w> {
     /// Whether the pod may be the first of those that it wants to be near.
     pub(super) first: bool,
     pub(super) even: Vec<Evenness<'w>>,
+    pub(super) needs: &'w Needs<'w>,
 }
 
 impl<'w> Ask<'w> {
-    pub(super) fn new(world: &'w World, key: &'w Key, pod: &'w PodView) -> Self {
+    pub(super) fn new(world: &'w World, key: &'w Key, pod: &'w PodView, needs: &'w Needs<'w>) -> Self {
         let placement = world.placement();
         let class = placement.crowd.class_of(&key.0, &pod.labels);
         let terms = class.into_iter().flat_map(|(_, class)| &class.terms);
@@ -110,6 +112,7 @@ impl<'w> Ask<'w> {
             near: Vec::new(),
             first: false,
             even: Vec::new(),
+            needs,
         };
         ask.read_rules(placement);
         ask

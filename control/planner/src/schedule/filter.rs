@@ -40,6 +40,10 @@ pub(super) fn check<'a>(ask: &Ask<'a>, at: &At<'a, '_>, reasons: &mut Vec<Refusa
     if fit != Fit::Fits {
         return fit;
     }
+    if let Some(why) = ask.needs.refusal(ask.world, at.node) {
+        reasons.push(Refusal::Volumes(why));
+        return Fit::Hopeless;
+    }
     for rule in [spread::refusal, near::refusal] {
         if let Some((refusal, fit)) = rule(ask, at) {
             reasons.push(refusal);

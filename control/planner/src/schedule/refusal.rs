@@ -15,6 +15,8 @@ pub(super) enum Refusal<'w> {
     Ports,
     TooManyPods,
     Insufficient(&'w str),
+    /// Of the pod's claims.
+    Volumes(&'static str),
     MissingTopology,
     Uneven,
     NotNear,
@@ -39,6 +41,7 @@ impl fmt::Display for Refusal<'_> {
             Self::Ports => "node(s) didn't have free ports for the requested pod ports",
             Self::TooManyPods => "Too many pods",
             Self::Insufficient(name) => return write!(f, "Insufficient {name}"),
+            Self::Volumes(why) => why,
             Self::MissingTopology => {
                 "node(s) didn't match pod topology spread constraints (missing required label)"
             }

@@ -4,13 +4,14 @@ mod near;
 mod preempt;
 mod properties;
 mod spread;
+mod volumes;
 
 use std::sync::Arc;
 
 use oarlock_api::catalogue::{NODES, PODS};
 use serde_json::{Value, json};
 
-use super::{Verdict, find};
+use super::{Needs, Verdict, find};
 use crate::world::World;
 
 fn node(name: &str, cpu: &str, patch: Value) -> Value {
@@ -72,7 +73,7 @@ fn world(nodes: &[Value], pods: &[Value]) -> World {
 
 fn place(world: &World, name: &str) -> Verdict {
     let key = ("d".into(), name.into());
-    find(world, &key, world.pod(&key).unwrap())
+    find(world, &key, world.pod(&key).unwrap(), &Needs::default())
 }
 
 /// The nodes to which a pod may go: those where it goes when the others are taken out.
@@ -147,7 +148,7 @@ fn the_reasons_of_all_nodes_are_counted() {
     );
     let key = ("d".into(), "a".into());
     assert_none(
-        &find(&World::default(), &key, world.pod(&key).unwrap()),
+        &find(&World::default(), &key, world.pod(&key).unwrap(), &Needs::default()),
         "no nodes available to schedule pods",
     );
 }

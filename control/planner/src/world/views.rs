@@ -70,6 +70,8 @@ pub struct PodView {
     pub host_ports: Box<[HostPort]>,
     /// The claims of its volumes.
     pub claims: Box<[Box<str>]>,
+    /// Its ephemeral volumes, whose claims are made for it.
+    pub ephemeral: Option<Arc<Value>>,
     /// `spec.hostname`, for records of headless Services.
     pub hostname: Option<Box<str>>,
     /// `spec.subdomain`: the Service whose records name it.
@@ -245,6 +247,7 @@ impl PodView {
             ports: named_ports(spec),
             host_ports: host_ports(spec),
             claims: claims(pod),
+            ephemeral: ephemeral(spec),
             hostname: non_empty(&spec["hostname"]),
             subdomain: non_empty(&spec["subdomain"]),
             phase: text(&status["phase"]),
@@ -391,6 +394,12 @@ fn host_ports(spec: &Value) -> Box<[HostPort]> {
 fn claims(pod: &Value) -> Box<[Box<str>]> {
     let volumes = list(&pod["spec"]["volumes"]).iter();
     volumes.filter_map(|v| Some(storage::claim_of(meta::name(pod), v)?.into_boxed_str())).collect()
+}
+
+fn ephemeral(spec: &Value) -> Option<Arc<Value>> {
+    let volumes: Vec<Value> =
+        list(&spec["volumes"]).iter().filter(|volume| volume["ephemeral"].is_object()).cloned().collect();
+    (!volumes.is_empty()).then(|| Arc::new(Value::from(volumes)))
 }
 
 fn named_ports(spec: &Value) -> Vec<(Box<str>, Box<str>, u16)> {

@@ -85,8 +85,8 @@ fn bad_ones_are_explained() {
             ],
         ),
         (
-            json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}}]}),
-            vec!["spec.volumeClaimTemplates: Forbidden: is not supported by this version of Oarlock"],
+            json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]}),
+            vec!["spec.volumeClaimTemplates[0].spec.resources[storage]: Required value"],
         ),
     ];
     for (spec, wanted) in cases {
@@ -130,4 +130,24 @@ fn a_set_changes_in_what_upstream_lets_change() {
             "{field}"
         );
     }
+}
+
+#[test]
+fn containers_mount_the_claims_of_the_templates() {
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    let mut object = set(&json!({"volumeClaimTemplates": [claim]}));
+    let mount = |name: &str| json!([{"name": name, "mountPath": "/data"}]);
+    object["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = mount("data");
+    assert_eq!(said(&STATEFUL_SETS, object.clone()), [""; 0]);
+    object["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = mount("other");
+    let field = "spec.template.spec.containers[0].volumeMounts[0].name";
+    assert_eq!(said(&STATEFUL_SETS, object.clone()), [format!("{field}: Not found: \"other\"")]);
+    defaults::apply(&STATEFUL_SETS, &mut object);
+    let template = &object["spec"]["volumeClaimTemplates"][0];
+    assert_eq!(
+        (&template["kind"], &template["status"]),
+        (&json!("PersistentVolumeClaim"), &json!({"phase": "Pending"}))
+    );
+    assert_eq!(template["spec"]["volumeMode"], "Filesystem");
 }

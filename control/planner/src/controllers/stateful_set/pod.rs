@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::history::{HASH_LABEL, Revision};
 use super::super::template;
+use super::claims;
 use crate::world::PodView;
 
 const NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
@@ -55,6 +56,7 @@ pub(super) fn make(set: &Value, revision: &Revision, name: &str, ordinal: i64) -
     if let Some(service) = set["spec"]["serviceName"].as_str().filter(|service| !service.is_empty()) {
         spec.insert("subdomain".to_owned(), json!(service));
     }
+    claims::mount(set, &mut pod, name);
     pod
 }
 

@@ -1,10 +1,12 @@
 //! Golden plans: what is planned for a StatefulSet and its pods, as text.
 
+mod claims;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{CONTROLLER_REVISIONS, PODS, STATEFUL_SETS};
+use oarlock_api::catalogue::{CONTROLLER_REVISIONS, PERSISTENT_VOLUME_CLAIMS, PODS, STATEFUL_SETS};
 use oarlock_api::defaults;
 use serde_json::{Value, json};
 
@@ -19,6 +21,7 @@ struct Case {
     set: Value,
     revisions: Vec<Value>,
     pods: Vec<Value>,
+    claims: Vec<Value>,
     now: Timestamp,
 }
 
@@ -32,7 +35,13 @@ impl Case {
             set["spec"][field] = value.clone();
         }
         defaults::apply(&STATEFUL_SETS, &mut set);
-        let mut case = Self { set, revisions: Vec::new(), pods: Vec::new(), now: NOW.parse().unwrap() };
+        let mut case = Self {
+            set,
+            revisions: Vec::new(),
+            pods: Vec::new(),
+            claims: Vec::new(),
+            now: NOW.parse().unwrap(),
+        };
         case.revise();
         case.set["status"] = json!({"currentRevision": case.revision(1)});
         case
@@ -85,7 +94,11 @@ impl Case {
     fn plan(&self) -> Plan {
         let mut world = World::default();
         world.put(&STATEFUL_SETS, "d", "web", &Arc::new(self.set.clone()), 1);
-        for (kind, objects) in [(&CONTROLLER_REVISIONS, &self.revisions), (&PODS, &self.pods)] {
+        for (kind, objects) in [
+            (&CONTROLLER_REVISIONS, &self.revisions),
+            (&PERSISTENT_VOLUME_CLAIMS, &self.claims),
+            (&PODS, &self.pods),
+        ] {
             for object in objects {
                 let name = object["metadata"]["name"].as_str().unwrap();
                 world.put(kind, "d", name, &Arc::new(object.clone()), 2);

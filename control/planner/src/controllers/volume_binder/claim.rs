@@ -8,7 +8,7 @@ use oarlock_api::storage::{
 };
 use serde_json::{Value, json};
 
-use super::{event, patch, provision, volume, volume_name};
+use super::{event, patch, provision, volume_name};
 use crate::change::{Change, Part, Plan};
 use crate::volumes;
 use crate::world::{Held, Key, World};
@@ -63,11 +63,11 @@ impl<'w> Claim<'w> {
         }
         let delayed = volumes::waits_for_pod(self.world, claim)
             && meta::annotation(claim, SELECTED_NODE).is_none_or(str::is_empty);
-        if let Some((name, found)) = volumes::find(self.world, self.key, claim, None, delayed) {
+        if let Some((name, found)) = volumes::find(self.world, self.key, claim, None, delayed, &[]) {
             return if self.is_taken(found) {
                 self.take(name, &found.value, true)
             } else {
-                vec![volume::give(name, found, self.key, claim)]
+                vec![volumes::give(name, found, self.key, claim)]
             };
         }
         if delayed {
@@ -113,7 +113,7 @@ impl<'w> Claim<'w> {
             let why = format!("Cannot bind to requested volume {name:?}: {why}");
             return vec![self.say("Warning", "VolumeMismatch", why)];
         }
-        vec![volume::give(name, found, self.key, claim)]
+        vec![volumes::give(name, found, self.key, claim)]
     }
 
     /// Whether the volume names this very claim.
@@ -161,7 +161,7 @@ impl<'w> Claim<'w> {
         if !meta::is_terminating(&found.value)
             && (free || volumes::is_meant_for(&found.value, self.key, claim))
         {
-            return vec![volume::give(name, found, self.key, claim)];
+            return vec![volumes::give(name, found, self.key, claim)];
         }
         self.lost("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly")
     }

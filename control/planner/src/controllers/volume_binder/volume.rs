@@ -6,25 +6,11 @@ use oarlock_api::meta;
 use oarlock_api::storage::{
     BOUND_BY_CONTROLLER, LOCAL_FINALIZER, LOCAL_PROVISIONER, PROVISIONED_BY, local_node,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{event, patch, volume_name, without_finalizer};
 use crate::change::{Change, Part, Plan};
 use crate::world::{self, Held, Key, World};
-
-/// The first step: the volume names the claim.
-pub(super) fn give(name: &str, volume: &Held, claim_key: &Key, claim: &Value) -> Change {
-    let reference = json!({
-        "kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": claim_key.0, "name": claim_key.1,
-        "uid": meta::uid(claim), "resourceVersion": meta::resource_version(claim),
-    });
-    let mut change = json!({"spec": {"claimRef": reference}});
-    // Who had named the claim before keeps naming it when the claim goes.
-    if volume.value["spec"]["claimRef"].is_null() {
-        change["metadata"] = json!({"annotations": {BOUND_BY_CONTROLLER: "yes"}});
-    }
-    patch(&PERSISTENT_VOLUMES, &(String::new(), name.to_owned()), volume, Part::Main, change)
-}
 
 /// A volume at work.
 struct Volume<'w> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::{Verdict, find};
+use super::super::{Needs, Verdict, find};
 use super::{app, labelled, node, pod, world};
 use crate::world::World;
 
@@ -14,7 +14,7 @@ fn settle(world: &mut World, names: &[String]) -> BTreeMap<String, String> {
     let mut went = BTreeMap::new();
     for name in names {
         let key = ("d".to_owned(), name.clone());
-        if let Verdict::Node(node) = find(world, &key, world.pod(&key).unwrap()) {
+        if let Verdict::Node(node) = find(world, &key, world.pod(&key).unwrap(), &Needs::default()) {
             world.assume(&key, &node);
             went.insert(name.clone(), node);
         }
