@@ -22,17 +22,23 @@ use crate::nat::Entry;
 use crate::packet::Packet;
 use crate::{count, maps, nat, watch, way};
 
-/// The entry of the packet's flow, its clock advanced. A new flow on an old entry counts only while the backend is the same.
+/// The entry of the packet's flow, its clock advanced. A new connection on the entry of one that has ended is nobody's yet, and so is
+/// whatever begins on one whose backend has left its Services.
 #[inline(always)]
 pub fn present(packet: &Packet, now: u32) -> Option<Entry> {
     let entry = nat::entry(&packet.flow)?;
     let found = &entry.translation;
     if may_begin(packet) {
-        if found.has_backend() && !is_current(found) {
-            return None;
-        }
-        // Another connection of the client's port may have taken the way back.
-        if packet.flow.protocol == TCP && !answers(&found.to.reversed(), &packet.flow.reversed()) {
+        let gone = found.has_backend() && !is_current(found);
+        if packet.flow.protocol == TCP {
+            let reply = found.to.reversed();
+            // Another connection of the client's port may have taken the way back.
+            let back = nat::peek(&reply).filter(|back| back.to == packet.flow.reversed())?;
+            if gone || (found.has_backend() && has_closed(back.seen, Some(found.seen), now)) {
+                nat::remove(&reply);
+                return None;
+            }
+        } else if gone {
             return None;
         }
     }
@@ -170,12 +176,6 @@ pub fn begin_direct(packet: &Packet) -> Option<&'static Translation> {
 #[inline(always)]
 pub fn may_begin(packet: &Packet) -> bool {
     packet.part != Part::Later && (packet.flow.protocol != TCP || packet.flags & (SYN | ACK) == SYN)
-}
-
-/// Whether the entry of a reply leads to this flow.
-#[inline(always)]
-fn answers(reply: &Flow, to: &Flow) -> bool {
-    nat::peek(reply).is_some_and(|entry| entry.to == *to)
 }
 
 /// Whether a reply has no entry, after removing one that has ended or that is of the same connection.

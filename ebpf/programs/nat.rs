@@ -174,7 +174,7 @@ pub fn mark(flow: &Flow, what: u32) {
 /// Whether an index still holds the backend that it held when it was chosen.
 #[inline(always)]
 pub fn is_current(index: u32, generation: u32) -> bool {
-    maps::backend_at(index).is_some_and(|backend| backend.generation() == generation)
+    generation != 0 && maps::backend_at(index).is_some_and(|backend| backend.generation() == generation)
 }
 
 /// Writes an entry. False: it could not be written.

@@ -195,7 +195,7 @@ impl Backend {
         u16::from_be_bytes(self.port)
     }
 
-    /// Which user of its index this is.
+    /// Which user of its index this is; 0: none any more.
     #[must_use]
     pub const fn generation(&self) -> u32 {
         self.generation

@@ -296,9 +296,17 @@ impl Tables {
                 let index = held.index;
                 self.backends.remove(peer);
                 self.directory.backend(index, None);
+                self.vacate(index, *peer);
                 self.retire(Retired::Backend(index));
             }
         }
+    }
+
+    /// Says that nobody is chosen by this index any more: what begins on a flow that was, is given another backend. Where it went to
+    /// stays, for programs that have read the index before.
+    fn vacate(&mut self, index: u32, (ip, port): Peer) {
+        // An index that there is can be written; if not, whoever gets it next says the same.
+        let _ = self.handles.backends.set(index, Backend::new(ip.octets(), port, 0), 0);
     }
 
     /// Writes who is a member and who may ask, before the line that asks for it.
@@ -333,7 +341,8 @@ impl Tables {
             return Ok(held.index);
         }
         let index = self.backend_indexes.take(1).ok_or(full(maps::BACKENDS, MAX_BACKENDS))?;
-        self.generation = self.generation.wrapping_add(1);
+        // Never 0, which is nobody's.
+        self.generation = self.generation.wrapping_add(1).max(1);
         let generation = self.generation;
         let backend = Backend::new(peer.0.octets(), peer.1, generation);
         self.handles.backends.set(index, backend, 0).map_err(|e| failed("write", maps::BACKENDS, e))?;

@@ -4,7 +4,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use oarlock_ebpf::flow::{LOCAL_POD, NODE, Owner, Settings};
+use oarlock_ebpf::flow::{FIN, LOCAL_POD, NODE, Owner, Settings};
 use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
@@ -149,6 +149,9 @@ pub(super) fn tcp(from: End, to: End, flags: u8, payload: &[u8]) -> Vec<u8> {
     }
     if flags & RST != 0 {
         builder = builder.rst();
+    }
+    if flags & FIN != 0 {
+        builder = builder.fin();
     }
     let mut frame = Vec::new();
     builder.write(&mut frame, payload).unwrap();

@@ -4,7 +4,8 @@
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData};
 use oarlock_ebpf::affinity::{Member, SourceRange, source_range, source_range_bits};
-use oarlock_ebpf::layout::{EXTERNAL, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange};
+use oarlock_ebpf::flow::FIN;
+use oarlock_ebpf::layout::{Backend, EXTERNAL, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
 use oarlock_ebpf::select;
@@ -122,4 +123,48 @@ fn a_process_of_the_node_sees_the_client_and_answers_as_the_service() {
     }
     let own = tcp((NODE_1, 22), (CLIENT, 40000), SYN_ACK, b"");
     assert_eq!(node.run("uplink_egress", &own), (GO_ON, own.clone()), "what no Service has to do with");
+}
+
+/// Where a packet of one client and port goes.
+fn sent(node: &mut Node, protocol: u8, flags: u8) -> End {
+    let from = (CLIENT, 41000);
+    let frame = if protocol == TCP { tcp(from, BALANCED, flags, b"") } else { udp(from, BALANCED, b"") };
+    ends(&node.run("uplink_ingress", &frame).1).1
+}
+
+#[test]
+fn a_port_that_is_used_again_is_balanced_again() {
+    let mut node = Node::new(false);
+    node.publish(BALANCED, TCP, ServiceLine::new(HERE, HERE, SERVICE, 0, EXTERNAL));
+    let there = ServiceLine::new(SlotRange::new(2, 1, 1), SlotRange::new(2, 1, 1), SERVICE, 0, EXTERNAL);
+    assert_eq!(sent(&mut node, TCP, SYN), (POD, 8080));
+    // The Service goes on elsewhere, the pod serves others: what has begun stays, and so does its SYN that comes twice.
+    node.publish(BALANCED, TCP, there);
+    assert_eq!(sent(&mut node, TCP, SYN), (POD, 8080));
+    assert_eq!(sent(&mut node, TCP, ACK), (POD, 8080));
+    assert_eq!(sent(&mut node, TCP, ACK | FIN), (POD, 8080));
+    // One side may say more after the other has ended.
+    assert_eq!(sent(&mut node, TCP, ACK), (POD, 8080));
+    let _ = node.run("pod_egress", &tcp((POD, 8080), (CLIENT, 41000), ACK | FIN, b""));
+    assert_eq!(sent(&mut node, TCP, ACK), (POD, 8080), "the last one of the old connection");
+    assert_eq!(sent(&mut node, TCP, SYN), (FAR_POD, 8080));
+    assert_eq!(sent(&mut node, TCP, ACK), (FAR_POD, 8080));
+}
+
+#[test]
+fn what_begins_is_not_sent_to_a_backend_that_is_gone() {
+    for protocol in [TCP, UDP] {
+        let mut node = Node::new(false);
+        node.publish(BALANCED, protocol, ServiceLine::new(HERE, HERE, SERVICE, 0, EXTERNAL));
+        assert_eq!(sent(&mut node, protocol, SYN), (POD, 8080));
+        let there = SlotRange::new(2, 1, 1);
+        node.publish(BALANCED, protocol, ServiceLine::new(there, there, SERVICE, 0, EXTERNAL));
+        assert_eq!(sent(&mut node, protocol, SYN), (POD, 8080), "it serves others");
+        node.backends.set(1, Backend::new(POD, 8080, 0), 0).unwrap();
+        // A connection that there is ends with its pod, a segment that is sent again and datagrams find another one.
+        if protocol == TCP {
+            assert_eq!(sent(&mut node, protocol, ACK), (POD, 8080));
+        }
+        assert_eq!(sent(&mut node, protocol, SYN), (FAR_POD, 8080));
+    }
 }

@@ -187,7 +187,8 @@ fn parts_die_under_load(stage: &mut Stage) {
         let healthz = from_client(&format!("http://{}:10256/healthz", NODES[0]));
         if healthz.text.contains("nodeEligible\":true") { Ok(()) } else { Err(healthz.text) }
     });
-    std::thread::sleep(Duration::from_secs(1));
+    // Long enough for many of the client's ports to have been the pod's that leaves: they come again.
+    std::thread::sleep(Duration::from_secs(8));
     stage.serve();
     stage.create(&[slice("web", 8080, &[1])]);
     for node in NODES {

@@ -47,7 +47,20 @@ impl Tables {
             }
         }
         tables.drop_strays()?;
+        tables.vacate_strays();
         Ok(tables)
+    }
+
+    /// Backends that an earlier agent has given up without saying so to their flows.
+    fn vacate_strays(&mut self) {
+        let held: std::collections::HashSet<u32> = self.backends.values().map(|held| held.index).collect();
+        for index in (0..MAX_BACKENDS).filter(|index| !held.contains(index)) {
+            if let Ok(backend) = self.handles.backends.get(&index, 0)
+                && backend.generation() != 0
+            {
+                self.vacate(index, (backend.address().into(), backend.port()));
+            }
+        }
     }
 
     fn adopt_one(&mut self, key: FrontendKey, index: u32) -> Option<()> {
