@@ -14,6 +14,7 @@ use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_api::k8s::api::networking::v1::NetworkPolicy;
 use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use oarlock_api::network_policy::{MEMBERS, Member};
+use oarlock_api::pod_token::{PodToken, TOKENS};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub claims: Objects<PersistentVolumeClaim>,
     /// The volumes of those claims, and the directories that were provisioned on this node.
     pub persistent_volumes: Objects<PersistentVolume>,
+    /// The tokens of those pods, by uid and what was asked for ([`oarlock_api::pod_token`]).
+    pub pod_tokens: Objects<PodToken>,
     /// All Services.
     pub services: Objects<Service>,
     /// All EndpointSlices.
@@ -215,6 +218,7 @@ impl Desired {
             "secrets" => self.put(|s| &mut s.secrets, key, parse.object()?),
             "persistentvolumeclaims" => self.put(|s| &mut s.claims, key, parse.object()?),
             "persistentvolumes" => self.put(|s| &mut s.persistent_volumes, key, parse.object()?),
+            TOKENS => self.put(|s| &mut s.pod_tokens, key, parse.object()?),
             "services" => self.put(|s| &mut s.services, key, parse.object()?),
             "endpointslices" => self.put(|s| &mut s.endpoint_slices, key, parse.object()?),
             "nodes" => self.put(|s| &mut s.nodes, key, parse.object()?),
@@ -239,6 +243,7 @@ impl Desired {
                 "secrets" => drop(snapshot.secrets.remove(&key)),
                 "persistentvolumeclaims" => drop(snapshot.claims.remove(&key)),
                 "persistentvolumes" => drop(snapshot.persistent_volumes.remove(&key)),
+                TOKENS => drop(snapshot.pod_tokens.remove(&key)),
                 "services" => drop(snapshot.services.remove(&key)),
                 "endpointslices" => drop(snapshot.endpoint_slices.remove(&key)),
                 "nodes" => drop(snapshot.nodes.remove(&key)),
@@ -324,7 +329,7 @@ impl Desired {
             return;
         }
         let topics: &[Topic] = match resource {
-            "pods" | "configmaps" | "secrets" | "persistentvolumeclaims" | "persistentvolumes" => {
+            "pods" | "configmaps" | "secrets" | "persistentvolumeclaims" | "persistentvolumes" | TOKENS => {
                 &[Topic::Pods]
             }
             "services" => &[Topic::Pods, Topic::Services],

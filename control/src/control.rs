@@ -247,7 +247,8 @@ impl Controllers {
             tasks,
             stop.clone(),
         );
-        tokio::join!(controllers, repairs, secrets.run(&stop));
+        let quotas = crate::quotas::run(&registry, &stop);
+        tokio::join!(controllers, repairs, secrets.run(&stop), quotas);
     }
 }
 

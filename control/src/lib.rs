@@ -11,6 +11,7 @@ pub mod leader;
 pub mod metrics;
 pub mod nodes;
 pub mod patch;
+mod quotas;
 pub mod reconcile;
 pub mod registry;
 pub mod usage;

@@ -10,6 +10,7 @@ mod delete;
 mod evict;
 mod owners;
 mod prepare;
+mod quota;
 mod repair;
 mod scale;
 mod services;
@@ -115,6 +116,8 @@ pub struct Registry {
     store: Arc<dyn Store>,
     cache: Arc<Cache>,
     ranges: Ranges,
+    /// Whose turn it is where there are quotas.
+    turns: Arc<quota::Turns>,
 }
 
 /// A part of an older list.
@@ -136,13 +139,14 @@ impl Registry {
     /// The verbs over a store and the cache that follows it.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, cache: Arc<Cache>, ranges: Ranges) -> Arc<Self> {
-        Arc::new(Self { store, cache, ranges })
+        Arc::new(Self { store, cache, ranges, turns: Arc::default() })
     }
 
     /// The same verbs on another door to the same store, as a leader's.
     #[must_use]
     pub fn on(&self, store: Arc<dyn Store>) -> Self {
-        Self { store, cache: Arc::clone(&self.cache), ranges: self.ranges.clone() }
+        let (cache, turns) = (Arc::clone(&self.cache), Arc::clone(&self.turns));
+        Self { store, cache, ranges: self.ranges.clone(), turns }
     }
 
     /// The cache, for lists and watches.
@@ -366,7 +370,8 @@ impl Registry {
             }
             let wanted = std::mem::take(&mut present.value);
             let bound = bound(wanted, node, Timestamp::now());
-            if let Some(written) = self.commit_update(kind, &present.record, bound, Vec::new(), false).await?
+            if let Some(written) =
+                self.commit_update(kind, &present.record, bound, (Vec::new(), &[]), false).await?
             {
                 return Ok(written);
             }

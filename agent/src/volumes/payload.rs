@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use oarlock_api::k8s::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
+use oarlock_api::k8s::api::core::v1::{
+    DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume, VolumeProjection,
+};
+use oarlock_api::pod_token::Wanted;
 
 use crate::desired::Snapshot;
 use crate::plan::downward::{self, Place};
@@ -49,7 +52,7 @@ pub(crate) fn of(
     if let Some(source) = &volume.projected {
         let mut secret = false;
         for projection in source.sources.iter().flatten() {
-            secret |= projection.secret.is_some();
+            secret |= projection.secret.is_some() || projection.service_account_token.is_some();
             context.projection(projection, mode(source.default_mode), &mut payload)?;
         }
         return Ok(Some(("projected", payload, secret)));
@@ -91,10 +94,26 @@ impl Context<'_> {
         if let Some(source) = &source.downward_api {
             self.downward(source.items.as_deref(), mode, payload)?;
         }
-        if source.service_account_token.is_some() || source.cluster_trust_bundle.is_some() {
+        if let Some(source) = &source.service_account_token {
+            let token = self.token(source)?;
+            put(payload, &source.path, token.into_bytes(), mode)?;
+        }
+        if source.cluster_trust_bundle.is_some() {
             return Err("this projection is not supported by this version of Oarlock".to_owned());
         }
         Ok(())
+    }
+
+    /// The token that the control plane has sent.
+    fn token(&self, source: &ServiceAccountTokenProjection) -> Result<String, String> {
+        let wanted = Wanted::new(source.audience.as_deref(), source.expiration_seconds);
+        let key = (self.pod.metadata.uid.clone().unwrap_or_default(), wanted.name());
+        let found = self.objects.snapshot.pod_tokens.get(&key).map(|found| found.token.clone());
+        found.ok_or_else(|| {
+            let account = self.pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+            let account = account.unwrap_or_default();
+            format!("no token of service account {account:?} has come from the control plane yet")
+        })
     }
 
     fn keys(

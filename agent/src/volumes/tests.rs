@@ -200,3 +200,30 @@ fn a_claim_that_cannot_be_mounted_says_why() {
     let nowhere = said(&claiming("n1"), &with_claim("Bound", volume(&root.join("nowhere"), false)));
     assert!(nowhere.ends_with("does not exist"), "{nowhere}");
 }
+
+#[test]
+fn a_token_is_kept_in_memory_and_replaced_when_another_comes() {
+    use oarlock_api::pod_token::{PodToken, Wanted};
+
+    let dir = tempfile::tempdir().unwrap();
+    let volumes = Volumes::new(dir.path(), &dir.path().join("volumes"));
+    let of = json!([{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}}]}}]);
+    let missing = prepare(&volumes, of.clone(), json!({})).unwrap_err().to_string();
+    assert!(missing.contains("no token of service account"), "{missing}");
+    let with = |token: &str| {
+        let mut snapshot = snapshot(json!({}));
+        let key = ("u1".to_owned(), Wanted::new(None, Some(3607)).name());
+        snapshot.pod_tokens.insert(key, Arc::new(PodToken { token: token.to_owned() }));
+        volumes.prepare(&pod(of.clone()), &snapshot, &Place::default()).unwrap()
+    };
+    let paths = with("first");
+    let read = |name: &str| fs::read_to_string(Path::new(&paths["t"]).join(name)).unwrap();
+    assert_eq!((read("token").as_str(), read("namespace").as_str()), ("first", "d"));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(mounts.contains(&paths["t"]), "on a tmpfs");
+    with("second");
+    assert_eq!(read("token"), "second");
+    volumes.remove("u1").unwrap();
+}

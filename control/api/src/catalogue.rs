@@ -260,6 +260,11 @@ pub static COMPONENT_STATUSES: Kind = Kind {
     deprecated: Some("v1 ComponentStatus is deprecated in v1.19+"),
     ..core("ComponentStatus", "componentstatuses", &["cs"])
 };
+/// core/v1 LimitRange.
+pub static LIMIT_RANGES: Kind = core("LimitRange", "limitranges", &["limits"]);
+/// core/v1 ResourceQuota.
+pub static RESOURCE_QUOTAS: Kind =
+    Kind { subresources: &[status("ResourceQuota")], ..core("ResourceQuota", "resourcequotas", &["quota"]) };
 /// core/v1 ServiceAccount.
 pub static SERVICE_ACCOUNTS: Kind = Kind {
     subresources: &[Subresource {
@@ -504,6 +509,7 @@ pub static KINDS: &[&Kind] = &[
     &CONFIG_MAPS,
     &ENDPOINTS,
     &EVENTS,
+    &LIMIT_RANGES,
     &NAMESPACES,
     &NODES,
     &PERSISTENT_VOLUME_CLAIMS,
@@ -511,6 +517,7 @@ pub static KINDS: &[&Kind] = &[
     &POD_TEMPLATES,
     &PODS,
     &REPLICATION_CONTROLLERS,
+    &RESOURCE_QUOTAS,
     &SECRETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,

@@ -4,6 +4,7 @@
 
 mod autoscaling;
 mod job;
+mod limits;
 mod pod;
 mod service;
 mod storage;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, JOBS, Kind, NAMESPACES, NETWORK_POLICIES,
+    HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, JOBS, Kind, LIMIT_RANGES, NAMESPACES, NETWORK_POLICIES,
     PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS,
     REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
@@ -55,6 +56,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         if let Some(parameters) = object.pointer_mut("/spec/parameters").and_then(Value::as_object_mut) {
             set(parameters, "scope", json!("Cluster"));
         }
+    } else if kind_is(&LIMIT_RANGES) {
+        limits::limit_range(map_at(map_of(object), "spec"));
     } else if kind_is(&NAMESPACES) {
         namespace(object);
     } else if kind_is(&SECRETS) {

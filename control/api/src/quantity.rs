@@ -74,6 +74,21 @@ impl Quantity {
     }
 }
 
+impl Quantity {
+    /// The difference, in the format of `self`.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        Self { nano: self.nano.saturating_sub(other.nano), format: self.format }
+    }
+
+    /// How many times `other` it is; not to be asked of zero.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio is shown to six places")]
+    pub fn over(&self, other: &Self) -> f64 {
+        self.nano as f64 / other.nano as f64
+    }
+}
+
 impl PartialEq for Quantity {
     fn eq(&self, other: &Self) -> bool {
         self.nano == other.nano

@@ -20,8 +20,8 @@ use crate::catalogue::{
     DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, INGRESSES,
     JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODE_METRICS, NODES, PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_METRICS, POD_TEMPLATES, PODS, PRIORITY_CLASSES,
-    REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, RUNTIME_CLASSES, SECRETS, SERVICE_ACCOUNTS,
-    SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, ROLE_BINDINGS, RUNTIME_CLASSES, SECRETS,
+    SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::meta;
 
@@ -63,6 +63,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&NAMESPACES, const { &[NAME, text("Status"), AGE] }),
         (&ENDPOINTS, const { &[NAME, text("Endpoints"), AGE] }),
         (&CONFIG_MAPS, const { &[NAME, text("Data"), AGE] }),
+        (&RESOURCE_QUOTAS, const { &[NAME, AGE, text("Request"), text("Limit")] }),
         (&SECRETS, const { &[NAME, text("Type"), text("Data"), AGE] }),
         (&SERVICE_ACCOUNTS, const { &[NAME, text("Secrets"), AGE] }),
         (&EVENTS, core::EVENT),
@@ -116,6 +117,9 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         vec![name, json!(core::endpoints(object)), age]
     } else if *kind == CONFIG_MAPS {
         vec![name, json!(count(object, "data") + count(object, "binaryData")), age]
+    } else if *kind == RESOURCE_QUOTAS {
+        let [requests, limits] = core::quota(object);
+        vec![name, age, json!(requests), json!(limits)]
     } else if *kind == SECRETS {
         vec![name, json!(object["type"].as_str().unwrap_or("")), json!(count(object, "data")), age]
     } else if *kind == SERVICE_ACCOUNTS {

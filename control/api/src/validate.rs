@@ -4,6 +4,7 @@
 //! no field is accepted and ignored.
 
 mod autoscaling;
+mod bounds;
 mod classes;
 mod config;
 mod discovery;
@@ -33,9 +34,10 @@ use serde_json::Value;
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
     DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES,
-    INGRESSES, JOBS, Kind, LEASES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
-    POD_DISRUPTION_BUDGETS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS,
-    ROLE_BINDINGS, ROLES, RUNTIME_CLASSES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    INGRESSES, JOBS, Kind, LEASES, LIMIT_RANGES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS,
+    REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, ROLE_BINDINGS, ROLES, RUNTIME_CLASSES, SECRETS, SERVICES,
+    STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::status::Cause;
 
@@ -102,6 +104,8 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         autoscaling::autoscaler_status(&mut errors, &new["status"]);
     } else if *kind == POD_DISRUPTION_BUDGETS {
         policy::disruption_status(&mut errors, &new["status"]);
+    } else if *kind == RESOURCE_QUOTAS {
+        bounds::quota_update(&mut errors, old, new);
     } else if *kind == ENDPOINT_SLICES {
         discovery::slice_update(&mut errors, old, new);
     }
@@ -157,6 +161,10 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         service::check(errors, object);
     } else if *kind == CONFIG_MAPS {
         config::config_map(errors, object);
+    } else if *kind == LIMIT_RANGES {
+        bounds::limit_range(errors, object);
+    } else if *kind == RESOURCE_QUOTAS {
+        bounds::quota(errors, object);
     } else if *kind == SECRETS {
         config::secret(errors, object);
     } else if *kind == ENDPOINTS {

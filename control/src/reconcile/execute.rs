@@ -63,10 +63,19 @@ pub(super) async fn execute(registry: &Registry, events: &Events, changes: Vec<C
 async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64, Status> {
     match change {
         Change::Create { kind, namespace, object } => {
+            let owner = if *kind == PODS { owner(&namespace, &object) } else { None };
             let created = registry.create(kind, &namespace, object, &WriteOptions::default()).await;
             let created = match created {
                 Err(status) if status.is("AlreadyExists") || ends(&status) => return Ok(0),
-                other => other?,
+                Err(status) => {
+                    // A quota that is used up, an account that does not exist: whoever looks at the owner should see it.
+                    if let Some((about, component)) = owner.filter(|_| status.is("Forbidden")) {
+                        let message = format!("Error creating: {}", status.message);
+                        say(events, &about, "Warning", "FailedCreate", &message, &component).await;
+                    }
+                    return Err(status);
+                }
+                Ok(created) => created,
             };
             if *kind == PODS {
                 say_created(events, &namespace, &created).await;
@@ -139,8 +148,9 @@ async fn say(events: &Events, object: &Value, kind: &str, reason: &str, message:
     }
 }
 
-async fn say_created(events: &Events, namespace: &str, pod: &Value) {
-    let Some(owner) = meta::controller_of(pod) else { return };
+/// The controller of a pod as events name it, and who speaks for it.
+fn owner(namespace: &str, pod: &Value) -> Option<(Value, String)> {
+    let owner = meta::controller_of(pod)?;
     let kind = owner["kind"].as_str().unwrap_or("");
     let component = match kind {
         "ReplicationController" => "replication-controller".to_owned(),
@@ -149,9 +159,14 @@ async fn say_created(events: &Events, namespace: &str, pod: &Value) {
     let about = json!({
         "kind": kind, "apiVersion": owner["apiVersion"], "namespace": namespace, "name": owner["name"], "uid": owner["uid"],
     });
+    Some((about, component))
+}
+
+async fn say_created(events: &Events, namespace: &str, pod: &Value) {
+    let Some((about, component)) = owner(namespace, pod) else { return };
     let name = meta::name(pod);
-    let message = if kind == "StatefulSet" {
-        format!("create Pod {name} in StatefulSet {} successful", owner["name"].as_str().unwrap_or(""))
+    let message = if about["kind"] == "StatefulSet" {
+        format!("create Pod {name} in StatefulSet {} successful", about["name"].as_str().unwrap_or(""))
     } else {
         format!("Created pod: {name}")
     };

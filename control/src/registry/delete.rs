@@ -73,8 +73,9 @@ impl Registry {
                     }
                 }
                 Decision::Write(next) => {
-                    if let Some(written) =
-                        self.commit_update(kind, &present.record, next, Vec::new(), options.dry_run).await?
+                    if let Some(written) = self
+                        .commit_update(kind, &present.record, next, (Vec::new(), &[]), options.dry_run)
+                        .await?
                     {
                         return Ok(Deleted::Terminating(written));
                     }

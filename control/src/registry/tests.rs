@@ -1,6 +1,7 @@
 //! The verbs over a real embedded store.
 
 mod evictions;
+mod quota;
 mod repair;
 mod services;
 
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_api::catalogue::{
-    CONFIG_MAPS, Catalogue, DEPLOYMENTS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PODS, SERVICES,
-    STORAGE_CLASSES,
+    CONFIG_MAPS, Catalogue, DEPLOYMENTS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PODS,
+    SERVICE_ACCOUNTS, SERVICES, STORAGE_CLASSES,
 };
 use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
@@ -47,6 +48,7 @@ async fn fixture_of(services: &[&str]) -> Fixture {
     let registry = Registry::new(store, cache, ranges);
     let fixture = Fixture { registry, tasks, _folder: folder };
     fixture.create(&NAMESPACES, "", json!({"metadata": {"name": "d"}})).await.unwrap();
+    fixture.create(&SERVICE_ACCOUNTS, "d", json!({"metadata": {"name": "default"}})).await.unwrap();
     fixture
 }
 

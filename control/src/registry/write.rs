@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{Kind, NAMESPACES, POD_TEMPLATES, PODS, SERVICES};
+use oarlock_api::catalogue::{Kind, NAMESPACES, PERSISTENT_VOLUME_CLAIMS, POD_TEMPLATES, PODS, SERVICES};
 use oarlock_api::status::Status;
 use oarlock_api::{defaults, meta, validate};
 use oarlock_store::{Compare, Op, Outcome, Record};
 use serde_json::{Value, json};
 
 use super::claims::{Claim, claims_of};
-use super::{ATTEMPTS, Present, Registry, Sub, WriteOptions, bounded, owners, prepare, scale, set_version};
+use super::quota::{Charge, Charges};
+use super::{
+    ATTEMPTS, Present, Registry, Sub, WriteOptions, admit, bounded, owners, prepare, scale, set_version,
+};
 
 /// Keys that a write takes and frees beside its object.
 pub(super) type Claims = Vec<ClaimOp>;
@@ -39,7 +42,7 @@ impl Registry {
         let mut object = prepare::create(kind, namespace, object, now)?;
         let mut home = self.home(kind, namespace, meta::name(&object), false).await?;
         defaults::apply(kind, &mut object);
-        self.admit(kind, &mut object);
+        self.admit(kind, namespace, &mut object).await?;
         owners::created(kind, options, &mut object, owners, now);
         let generated = meta::name(&object).is_empty();
         for attempt in 0..ATTEMPTS {
@@ -61,12 +64,14 @@ impl Registry {
                 return Err(Status::invalid(kind, &name, causes));
             }
             self.within_ranges(kind, &name, &claims)?;
+            let charges = self.charges(kind, namespace, None, &wanted).await?;
             if options.dry_run {
                 let (present, _) = bounded(self.store.get(&kind.key(namespace, &name))).await?;
                 return if present.is_some() { Err(Status::already_exists(kind, &name)) } else { Ok(wanted) };
             }
             let key = kind.key(namespace, &name);
-            match self.commit(Compare::Absent(key.clone()), home, &key, &wanted, &claims).await? {
+            let absent = Compare::Absent(key.clone());
+            match self.commit(absent, home, &key, &wanted, (&claims, &charges.list)).await? {
                 Committed::At(revision) => {
                     set_version(&mut wanted, revision);
                     return Ok(wanted);
@@ -109,6 +114,9 @@ impl Registry {
             Sub::Scale => scale::apply(kind, &present.value, &wanted)?,
             Sub::Finalize => prepare::finalize(&present.value, &wanted),
         };
+        if *kind == PODS {
+            admit::keep_priority(&present.value, &mut next);
+        }
         // A Service's status has defaults, too.
         if sub != Sub::Status || *kind == SERVICES {
             defaults::apply(kind, &mut next);
@@ -125,7 +133,13 @@ impl Registry {
             let generation = present.value["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
             meta::metadata_mut(&mut next).insert("generation".to_owned(), json!(generation));
         }
-        let written = self.commit_update(kind, &present.record, next, claims, options.dry_run).await?;
+        let grows = sub == Sub::Main && (*kind == SERVICES || *kind == PERSISTENT_VOLUME_CLAIMS);
+        let charges = match grows {
+            true => self.charges(kind, meta::namespace(&next), Some(&present.value), &next).await?,
+            false => Charges::default(),
+        };
+        let beside = (claims, charges.list.as_slice());
+        let written = self.commit_update(kind, &present.record, next, beside, options.dry_run).await?;
         match written {
             Some(written) if sub == Sub::Scale => scale::view(kind, &written).map(Some),
             other => Ok(other),
@@ -138,7 +152,7 @@ impl Registry {
         kind: &'static Kind,
         record: &Record,
         mut next: Value,
-        claims: Claims,
+        (claims, charges): (Claims, &[Charge]),
         dry_run: bool,
     ) -> Result<Option<Value>, Status> {
         let compare = Compare::ModifiedAt(record.key.clone(), record.modified);
@@ -152,7 +166,7 @@ impl Registry {
             set_version(&mut next, record.modified.0);
             return Ok(Some(next));
         }
-        match self.commit(compare, None, &record.key, &next, &claims).await? {
+        match self.commit(compare, None, &record.key, &next, (&claims, charges)).await? {
             Committed::At(revision) => {
                 set_version(&mut next, revision);
                 Ok(Some(next))
@@ -182,7 +196,7 @@ impl Registry {
         home: Option<Compare>,
         key: &str,
         object: &Value,
-        claims: &Claims,
+        (claims, charges): (&Claims, &[Charge]),
     ) -> Result<Committed, Status> {
         let mut compares = vec![compare];
         let mut ops = vec![Op::Put(key.to_owned(), encode(object), None)];
@@ -202,6 +216,11 @@ impl Registry {
         }
         let object_holds = holds(&compares[0]);
         compares.extend(home);
+        // Who is behind with a quota looks again, as with a namespace that moved.
+        for charge in charges {
+            compares.push(charge.compare.clone());
+            ops.push(charge.op.clone());
+        }
         match bounded(self.store.txn(compares, ops)).await? {
             Outcome::Committed(revision) => Ok(Committed::At(revision.0)),
             Outcome::Conflict(present) => {

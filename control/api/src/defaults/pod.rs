@@ -10,8 +10,6 @@ pub(super) fn pod(object: &mut Map<String, Value>) {
     let pod_spec = map_at(object, "spec");
     spec(pod_spec);
     set(pod_spec, "enableServiceLinks", json!(true));
-    set(pod_spec, "preemptionPolicy", json!("PreemptLowerPriority"));
-    set(pod_spec, "priority", json!(0));
     set(pod_spec, "serviceAccountName", json!("default"));
     let account = pod_spec["serviceAccountName"].clone();
     set(pod_spec, "serviceAccount", account);
@@ -122,6 +120,13 @@ fn volume(volume: &mut Map<String, Value>) {
     for (source, field) in SOURCES.iter().chain(&[("downwardAPI", "defaultMode")]) {
         if let Some(source) = volume.get_mut(*source).and_then(Value::as_object_mut) {
             set(source, field, json!(0o644));
+        }
+    }
+    if let Some(projected) = volume.get_mut("projected").and_then(Value::as_object_mut) {
+        for source in items(projected, "sources") {
+            if let Some(token) = source.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
+                set(token, "expirationSeconds", json!(crate::pod_token::DEFAULT_LIFE));
+            }
         }
     }
     if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {

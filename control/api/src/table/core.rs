@@ -194,3 +194,19 @@ pub(super) fn event(event: &Value, now: Timestamp) -> Vec<Value> {
         json!(meta::name(event)),
     ]
 }
+
+/// `pods: 1/2, requests.cpu: 500m/1`, and the same for limits: what is used of what there is.
+pub(super) fn quota(quota: &Value) -> [String; 2] {
+    let status = &quota["status"];
+    let mut names: Vec<&String> =
+        status["hard"].as_object().into_iter().flat_map(|hard| hard.keys()).collect();
+    names.sort_unstable();
+    let shown = |limits: bool| {
+        let ours = names.iter().filter(|name| name.starts_with("limits.") == limits);
+        let amount = |field: &str, name: &str| status[field][name].as_str().unwrap_or("0").to_owned();
+        let shown: Vec<String> =
+            ours.map(|name| format!("{name}: {}/{}", amount("used", name), amount("hard", name))).collect();
+        shown.join(", ")
+    };
+    [shown(false), shown(true)]
+}

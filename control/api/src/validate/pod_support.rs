@@ -14,7 +14,6 @@ const SPEC: &[&str] = &[
     "hostUsers",
     "setHostnameAsFQDN",
     "shareProcessNamespace",
-    "priorityClassName",
     "imagePullSecrets",
     "os",
     "resources",
@@ -32,7 +31,7 @@ const VOLUMES: &[&str] = &[
     "persistentVolumeClaim",
     "ephemeral",
 ];
-const PROJECTED: &[&str] = &["configMap", "secret", "downwardAPI"];
+const PROJECTED: &[&str] = &["configMap", "secret", "downwardAPI", "serviceAccountToken"];
 const MOUNT: &[&str] = &["subPath", "subPathExpr", "mountPropagation", "recursiveReadOnly"];
 const POD_SECURITY: &[&str] = &[
     "seLinuxOptions",

@@ -73,8 +73,47 @@ fn projected(errors: &mut Errors, path: &str, source: &Value) {
             if n > 0 {
                 errors.forbidden(format!("{path}.{kind}"), "may not specify more than 1 volume type");
             }
+            if kind == "serviceAccountToken" {
+                token(errors, &format!("{path}.{kind}"), value);
+            }
             files(errors, &format!("{path}.{kind}"), kind, value);
         }
+    }
+}
+
+/// A token of the pod's account.
+fn token(errors: &mut Errors, path: &str, source: &Value) {
+    let life = source["expirationSeconds"].as_i64();
+    if life.is_some_and(|life| life < 10 * 60) {
+        errors.invalid(
+            format!("{path}.expirationSeconds"),
+            life.unwrap_or_default(),
+            "may not specify a duration less than 10 minutes",
+        );
+    } else if life.is_some_and(|life| life > 1 << 32) {
+        errors.invalid(
+            format!("{path}.expirationSeconds"),
+            life.unwrap_or_default(),
+            "may not specify a duration larger than 2^32 seconds",
+        );
+    }
+    let file = text(source, "path");
+    if file.is_empty() {
+        errors.required(format!("{path}.path"), "");
+    } else {
+        relative(errors, &format!("{path}.path"), file);
+    }
+}
+
+/// A path of a file below its volume.
+fn relative(errors: &mut Errors, field: &str, file: &str) {
+    if file.starts_with('/') {
+        errors.invalid(field, format!("{file:?}"), "must be a relative path");
+        return;
+    }
+    no_way_up(errors, field, file);
+    if file.starts_with("..") {
+        errors.invalid(field, format!("{file:?}"), "must not start with '..'");
     }
 }
 
@@ -99,13 +138,8 @@ fn files(errors: &mut Errors, path: &str, source: &str, value: &Value) {
         let file = text(item, "path");
         if file.is_empty() {
             errors.required(format!("{path}.path"), "");
-        } else if file.starts_with('/') {
-            errors.invalid(format!("{path}.path"), format!("{file:?}"), "must be a relative path");
         } else {
-            no_way_up(errors, &format!("{path}.path"), file);
-            if file.starts_with("..") {
-                errors.invalid(format!("{path}.path"), format!("{file:?}"), "must not start with '..'");
-            }
+            relative(errors, &format!("{path}.path"), file);
         }
         if source == "downwardAPI" {
             downward(errors, &path, item);
