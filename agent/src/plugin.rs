@@ -1,10 +1,11 @@
-//! `kubectl oarlock`: the dataplane of all nodes, seen from wherever kubectl works. Asks nodes over the API server
-//! (`nodes/NAME/proxy/dataplane/...`), with kubectl's own credentials; changes nothing.
+//! `kubectl oarlock`: the dataplane of all nodes, and why something is as it is, seen from wherever kubectl works. Asks the API server,
+//! and nodes over it (`nodes/NAME/proxy/dataplane/...`), with kubectl's own credentials; changes nothing.
 //!
 //! In: a command line, a kubeconfig. Out: text. A node that does not answer is told on standard error, the others are shown.
 
 mod cluster;
 mod text;
+mod why;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -22,7 +23,7 @@ use text::Totals;
 /// How often nodes are asked for events.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Look at Oarlock's dataplane: what Services do, what happens to connections, how full tables are.
+/// Look at Oarlock: why something is not as it should be, what Services do, what happens to connections, how full tables are.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-oarlock", bin_name = "kubectl oarlock", version, max_term_width = 110)]
 pub struct Cli {
@@ -49,6 +50,8 @@ enum Command {
     Trace(TraceOptions),
     /// How full the tables of each node are.
     Maps,
+    /// Why a pod, Deployment, Service or node is pending, not ready, ending or slow, by what the API server has of it.
+    Why(why::WhyOptions),
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +103,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Flows(options) => flows(&cluster, only, &options).await,
         Command::Trace(options) => trace(&cluster, only, &options).await,
         Command::Maps => maps(&cluster, only).await,
+        Command::Why(options) => {
+            let text = why::why(&cluster, &options).await?;
+            write!(std::io::stdout(), "{text}")?;
+            Ok(())
+        }
     }
 }
 

@@ -51,7 +51,8 @@ impl Cluster {
         Ok(Self(client(kubeconfig, context).await?))
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    /// Reads a path.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let request = http::Request::get(path).body(Vec::new())?;
         match self.0.request(request).await {
             Ok(answer) => Ok(answer),
@@ -146,9 +147,14 @@ impl Cluster {
         Ok(Receiver { address: SocketAddrV4::new(ip, port), node, protocol: None })
     }
 
+    /// The namespace of the context.
+    pub(super) fn default_namespace(&self) -> &str {
+        self.0.default_namespace()
+    }
+
     /// A namespace and a name, of `NAME` or `NAMESPACE/NAME`.
     fn qualified(&self, name: &str, namespace: Option<&str>) -> (String, String) {
-        let default = namespace.unwrap_or_else(|| self.0.default_namespace());
+        let default = namespace.unwrap_or_else(|| self.default_namespace());
         let (namespace, name) = name.split_once('/').unwrap_or((default, name));
         (namespace.to_owned(), name.to_owned())
     }
