@@ -1,7 +1,9 @@
-//! StatefulSets, DaemonSets, ReplicationControllers, Jobs and CronJobs as kubectl and Docker see them, on real nodes, which
-//! are on networks of their own: their pods talk through a tunnel. Needs root.
+//! StatefulSets, DaemonSets, ReplicationControllers, Jobs and CronJobs as kubectl and Docker see them, autoscaling, drains and
+//! preemption, on real nodes, which are on networks of their own: their pods talk through a tunnel. Needs root.
 
+mod disruption;
 mod reach;
+mod scaling;
 mod storage;
 
 use std::collections::BTreeSet;
@@ -15,16 +17,21 @@ const SOON: Duration = Duration::from_secs(30);
 fn workloads_run_on_real_nodes_as_kubectl_expects() {
     let cluster = Cluster::up_on("2", "embedded", "native");
     cluster.kubectl("apply -f manifests/workloads/");
+    scaling::a_pod_begins_to_work(&cluster);
     a_stateful_set_keeps_names_through_updates_and_deletions(&cluster);
     a_daemon_set_is_on_every_node_and_rolls(&cluster);
     a_replication_controller_keeps_its_number(&cluster);
     a_replication_controller_is_replaced_pod_by_pod(&cluster);
     pods_are_placed_by_their_rules(&cluster);
+    scaling::a_deployment_grows_under_load(&cluster);
     jobs_complete_or_fail(&cluster);
     a_cron_job_makes_up_for_what_was_missed(&cluster);
+    disruption::a_drain_waits_for_a_budget(&cluster);
+    disruption::who_matters_more_gets_a_full_node(&cluster);
     deletion_takes_everything_along(&cluster);
     reach::pods_of_other_networks_are_reached(&cluster);
     storage::claims_keep_data(&cluster);
+    scaling::a_deployment_shrinks_again(&cluster);
     cluster.down();
 }
 
@@ -157,6 +164,13 @@ fn a_replication_controller_is_replaced_pod_by_pod(cluster: &Cluster) {
     becomes(cluster, "rc old", "{.status.readyReplicas}", &["2"]);
 }
 
+/// What `kubectl oarlock why` says.
+fn why(cluster: &Cluster, what: &str) -> String {
+    let said = cluster.shell(&format!("export PATH=$PATH:$PWD/target/debug; kubectl oarlock why {what}"));
+    assert!(said.well, "why {what}: {}", said.text);
+    said.text
+}
+
 fn pods_are_placed_by_their_rules(cluster: &Cluster) {
     let selector = serde_json::json!({"matchLabels": {"app": "apart"}});
     let term = serde_json::json!({"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"});
@@ -182,6 +196,10 @@ fn pods_are_placed_by_their_rules(cluster: &Cluster) {
         "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules. preemption: 0/2 nodes are available: \
          2 No preemption victims found for incoming pod."
     );
+    let none = "no node takes it: 0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.";
+    assert!(why(cluster, "deployment apart").contains(none));
+    let gates = "- it is kept from being placed by its gates example.com/later\n";
+    assert!(why(cluster, "pod/gated").contains(gates));
     // Who goes makes room for who waits.
     let running = "{.items[?(@.status.phase==\"Running\")].metadata.name}";
     let first = words(cluster, "pods -l app=apart", running).remove(0);
