@@ -29,7 +29,7 @@ use crate::metrics::{Queues, Requests};
 use crate::nodes::{Event, Events, Nodes};
 use crate::reconcile;
 use crate::registry::{self, Ranges, Registry, Repaired, Suspects};
-use crate::usage::Board;
+use crate::usage::{self, Board};
 
 /// How long the parts have to end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -176,7 +176,7 @@ fn spawn_controllers(
     tasks: &Tasks,
     store: Arc<dyn Store>,
     registry: &Arc<Registry>,
-    (ca, tokens): (&Ca, &Arc<Tokens>),
+    (ca, tokens): (&Arc<Ca>, &Arc<Tokens>),
     usage: &Arc<Board>,
     queues: Queues,
 ) {
@@ -194,7 +194,14 @@ fn spawn_controllers(
     };
     let (registry, stop) = (Arc::clone(registry), tasks.token());
     let elected = config.store == Backend::Etcd;
-    let identity = format!("{}:{}/{}", config.advertise_address, config.secure_port, uuid::Uuid::new_v4());
+    // Others on the same store ask the leader at the port of agents.
+    let asked = SocketAddr::from((config.advertise_address, config.agent_port));
+    let identity = format!("{asked}/{}", uuid::Uuid::new_v4());
+    if elected {
+        let (usage, store, ca) = (Arc::clone(usage), Arc::clone(&store), Arc::clone(ca));
+        let sharing = usage::share::follow(usage, store, identity.clone(), ca, tasks.token());
+        tasks.spawn("usage/share", sharing);
+    }
     tasks.spawn("controllers", async move {
         if !elected {
             return controllers.run(registry, stop).await;

@@ -10,6 +10,7 @@ mod policies;
 mod references;
 mod report;
 mod session;
+mod share;
 mod streams;
 mod tokens;
 
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use oarlock_api::node::Welcome;
 use oarlock_api::node::join_server::JoinServer;
 use oarlock_api::node::node_server::NodeServer;
+use oarlock_api::node::peer_server::PeerServer;
 use oarlock_api::node::stream_open::Request;
 use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
@@ -37,7 +39,7 @@ use crate::usage::Board;
 pub use events::{Event, Events};
 
 /// Objects as large as the store accepts fit with their envelope.
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// The user name of a node: this and its name.
 const NODE_USER: &str = "system:node:";
 /// The group of all nodes.
@@ -97,6 +99,9 @@ impl Nodes {
             .http2_keepalive_timeout(Some(keep_alive))
             .tcp_nodelay(true)
             .add_service(JoinServer::new(join::Service(Arc::clone(&self))))
+            .add_service(
+                PeerServer::new(share::Service(Arc::clone(&self))).max_decoding_message_size(MAX_MESSAGE),
+            )
             .add_service(
                 NodeServer::new(session::Service(self))
                     .max_decoding_message_size(MAX_MESSAGE)

@@ -1,8 +1,10 @@
 //! What nodes say that they and their pods use: the latest report of each, in memory alone.
 //!
-//! In: reports of agents. Out: usage of pods for the controllers, of pods and nodes for `metrics.k8s.io`, and of a node with everything on
-//! it for `/stats/summary`. Who does not report any more is forgotten when the session ends, and not believed a minute after the last
-//! report.
+//! In: reports of agents, and of other control planes about theirs (`share`). Out: usage of pods for the controllers, of pods and nodes for
+//! `metrics.k8s.io`, and of a node with everything on it for `/stats/summary`. Who does not report any more is forgotten when the session
+//! ends, and not believed a minute after the last report.
+
+pub(crate) mod share;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +14,10 @@ use jiff::Timestamp;
 use oarlock_api::node;
 use oarlock_planner::{ContainerUsage, Key, PodUsage, Usage};
 use parking_lot::RwLock;
+use share::Conversation;
+
+/// Who has been heard by nobody but us.
+const OWN: Conversation = 0;
 
 /// The latest reports. Shared by reference.
 #[derive(Debug, Default)]
@@ -23,6 +29,8 @@ pub struct Board {
 struct Inner {
     nodes: BTreeMap<String, Arc<NodeUsage>>,
     pods: Usage,
+    /// The number of the last report.
+    last: u64,
 }
 
 /// A node's report.
@@ -32,6 +40,10 @@ pub struct NodeUsage {
     pub at: Timestamp,
     /// What it says.
     pub report: node::StatsReport,
+    /// By whom.
+    from: Conversation,
+    /// In the order of hearing.
+    number: u64,
 }
 
 impl NodeUsage {
@@ -49,22 +61,40 @@ impl NodeUsage {
 impl Board {
     /// Takes a report that was heard now.
     pub fn take(&self, node: &str, report: node::StatsReport, now: Timestamp) {
-        let usage = Arc::new(NodeUsage { at: now, report });
+        self.inner.write().put(node, report, now, OWN);
+    }
+
+    /// Takes a report that another control plane heard, unless a later one is known.
+    fn take_shared(&self, node: &str, report: node::StatsReport, at: Timestamp, from: Conversation) {
         let mut inner = self.inner.write();
-        let before = inner.nodes.insert(node.to_owned(), Arc::clone(&usage));
-        inner.forget_pods(before.as_deref());
-        for pod in &usage.report.pods {
-            if let Some(measured) = measured(pod, &usage) {
-                inner.pods.insert((pod.namespace.clone(), pod.name.clone()), Arc::new(measured));
-            }
+        if inner.nodes.get(node).is_none_or(|known| known.at < at) {
+            inner.put(node, report, at, from);
         }
     }
 
-    /// A node has gone.
+    /// The agent of a node has gone: to another control plane, perhaps, which may have told of it by now.
     pub fn forget(&self, node: &str) {
         let mut inner = self.inner.write();
-        let before = inner.nodes.remove(node);
-        inner.forget_pods(before.as_deref());
+        if inner.nodes.get(node).is_some_and(|usage| usage.from == OWN) {
+            inner.remove(node);
+        }
+    }
+
+    /// Forgets what nobody believes any more.
+    fn prune(&self, now: Timestamp) {
+        let mut inner = self.inner.write();
+        let old = inner.nodes.iter().filter(|(_, usage)| !oarlock_planner::is_fresh(usage.at, now));
+        for node in old.map(|(node, _)| node.clone()).collect::<Vec<_>>() {
+            inner.remove(&node);
+        }
+    }
+
+    /// What was heard after a number and not in that conversation, and the number of the last.
+    fn news(&self, after: u64, but: Conversation) -> (Vec<(String, Arc<NodeUsage>)>, u64) {
+        let inner = self.inner.read();
+        let is_new = |usage: &NodeUsage| usage.number > after && usage.from != but;
+        let news = inner.nodes.iter().filter(|(_, usage)| is_new(usage));
+        (news.map(|(node, usage)| (node.clone(), Arc::clone(usage))).collect(), inner.last)
     }
 
     /// What all pods use.
@@ -82,6 +112,23 @@ impl Board {
 }
 
 impl Inner {
+    fn put(&mut self, node: &str, report: node::StatsReport, at: Timestamp, from: Conversation) {
+        self.last += 1;
+        let usage = Arc::new(NodeUsage { at, report, from, number: self.last });
+        let before = self.nodes.insert(node.to_owned(), Arc::clone(&usage));
+        self.forget_pods(before.as_deref());
+        for pod in &usage.report.pods {
+            if let Some(measured) = measured(pod, &usage) {
+                self.pods.insert((pod.namespace.clone(), pod.name.clone()), Arc::new(measured));
+            }
+        }
+    }
+
+    fn remove(&mut self, node: &str) {
+        let before = self.nodes.remove(node);
+        self.forget_pods(before.as_deref());
+    }
+
     /// A pod that another node has reported since stays.
     fn forget_pods(&mut self, before: Option<&NodeUsage>) {
         for (key, uid) in before.into_iter().flat_map(NodeUsage::keys) {
@@ -165,5 +212,62 @@ pub(crate) mod tests {
         assert!(board.node("n1", later(60)).is_some());
         assert!(board.node("n1", later(61)).is_none(), "what is old is not believed");
         assert!(board.node("n2", now).is_none());
+    }
+
+    #[test]
+    fn what_others_heard_is_taken_when_it_is_later_and_told_to_all_but_who_told_it() {
+        let board = Board::default();
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let names = |news: (Vec<(String, Arc<NodeUsage>)>, u64)| {
+            (news.0.into_iter().map(|(node, _)| node).collect::<Vec<_>>(), news.1)
+        };
+        board.take("own", report(&[("a", "u1", Some(5))]), at(10));
+        board.take_shared("other", report(&[("b", "u2", Some(5))]), at(10), 1);
+        assert_eq!(names(board.news(0, 1)), (vec!["own".to_owned()], 2));
+        assert_eq!(names(board.news(0, 2)), (vec!["other".to_owned(), "own".to_owned()], 2));
+        assert_eq!(names(board.news(1, 2)), (vec!["other".to_owned()], 2));
+        // What is late changes nothing.
+        board.take_shared("own", report(&[]), at(9), 1);
+        assert_eq!(names(board.news(2, 9)), (vec![], 2));
+        assert_eq!(board.pods().len(), 2);
+        // The agent of one went over to the other control plane, which says so before its session here ends.
+        board.take_shared("own", report(&[("a", "u1", Some(6))]), at(20), 1);
+        board.forget("own");
+        assert_eq!(board.pods().len(), 2);
+        board.prune(at(71));
+        assert_eq!(names(board.news(0, 9)), (vec!["own".to_owned()], 3), "a minute after the report");
+        board.prune(at(81));
+        assert_eq!(board.pods().len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conversation_tells_both_sides_all_and_nothing_twice() {
+        let boards = [(); 2].map(|()| Board::default());
+        let now = Timestamp::now();
+        boards[0].take("n1", report(&[("a", "u1", Some(5))]), now);
+        boards[1].take("n2", report(&[("b", "u2", Some(5))]), now);
+        let (to_second, from_first) = tokio::sync::mpsc::channel(8);
+        let (to_first, from_second) = tokio::sync::mpsc::channel(8);
+        let counted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let heard = |receiver| {
+            use tokio_stream::StreamExt as _;
+            let counted = Arc::clone(&counted);
+            tokio_stream::wrappers::ReceiverStream::new(receiver).map(move |shared| {
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Ok(shared)
+            })
+        };
+        let both = async {
+            tokio::join!(
+                share::converse(&boards[0], heard(from_second), &to_second),
+                share::converse(&boards[1], heard(from_first), &to_first),
+            )
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(20), both).await.is_err(), "it goes on");
+        for board in &boards {
+            assert_eq!(board.pods().len(), 2);
+            assert!(board.node("n1", now).is_some() && board.node("n2", now).is_some());
+        }
+        assert_eq!(counted.load(std::sync::atomic::Ordering::Relaxed), 2);
     }
 }

@@ -8,6 +8,8 @@
     reason = "helpers of tests panic, as tests do"
 )]
 
+#[path = "support/agent.rs"]
+mod agent;
 #[path = "support/client.rs"]
 mod client;
 #[path = "support/process.rs"]
@@ -17,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use agent::Agent;
 use bytes::Bytes;
 use client::{Answer, Client};
 use nix::sys::signal::Signal;
@@ -371,6 +374,58 @@ async fn of_two_control_planes_one_leads_and_the_other_takes_over() {
     two.process.stop();
     let took = controllers_work(&one.client, "fourth").await;
     assert!(took <= Duration::from_secs(2), "a leader that ends hands over at once, not after {took:?}");
+}
+
+/// Asks until the answer is there; it must not take long.
+async fn found(client: &Client, path: &str) -> Value {
+    let start = Instant::now();
+    loop {
+        let answer = client.get(path).await;
+        if answer.code == 200 {
+            return answer.body;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{path}: {}", answer.body);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_tells_one_control_plane_the_one_that_leads_knows_and_the_other_way_round() {
+    const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
+    let (folder, etcd) = (tempfile::tempdir().unwrap(), EtcdServer::start().await);
+    let leader = Control::start(folder.path(), "leader", Store::Etcd(&etcd)).await;
+    controllers_work(&leader.client, "first").await;
+    let pki = folder.path().join("other/pki");
+    std::fs::create_dir_all(&pki).unwrap();
+    for file in std::fs::read_dir(leader.pki()).unwrap().flatten() {
+        std::fs::copy(file.path(), pki.join(file.file_name())).unwrap();
+    }
+    let other = Control::start(folder.path(), "other", Store::Etcd(&etcd)).await;
+
+    assert_eq!(Agent::listens_in(&leader).await, tonic::Code::PermissionDenied);
+    let (of_other, of_leader) = (Agent::join(&other, "n1").await, Agent::join(&leader, "n2").await);
+    let pods = "/api/v1/namespaces/first/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    let pod = leader.client.send("POST", pods, pod).await.unwrap();
+    assert_eq!(pod.code, 201, "{}", pod.body);
+    of_other.runs(&pod.body).await;
+    of_other.uses(250, Some(&pod.body)).await;
+    of_leader.uses(500, None).await;
+
+    let told = found(&leader.client, &format!("{METRICS}/namespaces/first/pods/p")).await;
+    assert_eq!(told["containers"], json!([{"name": "c", "usage": {"cpu": "250000000n", "memory": "2Mi"}}]));
+    for client in [&leader.client, &other.client] {
+        for (node, cpu) in [("n1", "250000000n"), ("n2", "500000000n")] {
+            assert_eq!(found(client, &format!("{METRICS}/nodes/{node}")).await["usage"]["cpu"], cpu);
+        }
+    }
+    // What is new is told, too.
+    of_other.uses(300, Some(&pod.body)).await;
+    let start = Instant::now();
+    while found(&leader.client, &format!("{METRICS}/nodes/n1")).await["usage"]["cpu"] != "300000000n" {
+        assert!(start.elapsed() < Duration::from_secs(10), "the leader does not hear more");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

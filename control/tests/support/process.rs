@@ -159,9 +159,19 @@ impl Control {
         Process::start(&mut command)
     }
 
+    /// The folder of certificates and keys.
+    pub(crate) fn pki(&self) -> PathBuf {
+        self.folder.join("pki")
+    }
+
+    /// The port of agents.
+    pub(crate) fn agent_port(&self) -> u16 {
+        self.ports.1
+    }
+
     /// The cluster's CA.
     pub(crate) fn ca(&self) -> String {
-        std::fs::read_to_string(self.folder.join("pki/ca.crt")).unwrap()
+        std::fs::read_to_string(self.pki().join("ca.crt")).unwrap()
     }
 
     /// Starts it again as it was.
