@@ -84,11 +84,41 @@ check service-delete "k delete services nginx && ! k get svc nginx"
 check volume-empty-dir "k create -f $M/volumes.yaml && want 'k get pod test-pd | grep -q 2/2' && k exec test-pd -c test-container -- sh -c 'echo kept > /cache/x' && k exec test-pd -c beside -- cat /data/x | grep -qx kept"
 check volume-survives-restart "docker kill \$(docker ps -q --filter name=k8s_test-container_test-pd_seed) && want 'restarted test-pd' && want 'k exec test-pd -c test-container -- cat /cache/x | grep -qx kept'"
 check volume-host-path "k exec test-pd -c test-container -- sh -c 'echo here > /test-pd/oarlock-seed' && grep -qx here /tmp/oarlock-seed && rm /tmp/oarlock-seed"
+for n in 1 2; do cat <<Y
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: seed-pv$n}
+spec: {capacity: {storage: $((n * 5))Gi}, accessModes: [ReadWriteOnce], storageClassName: seed, hostPath: {path: /tmp/oarlock-seed-pv$n}}
+Y
+done > pv.yaml
+cat > pvc.yaml <<Y
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: myclaim}
+spec: {accessModes: [ReadWriteOnce], storageClassName: seed, resources: {requests: {storage: 8Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: mypod}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: mysql, imagePullPolicy: IfNotPresent, command: [sh, -c, "echo data > /v/f; sleep 100000"], volumeMounts: [{mountPath: /v, name: mypd}]}]
+  volumes: [{name: mypd, persistentVolumeClaim: {claimName: myclaim}}]
+Y
+check volume-available "kubectl create -f pv.yaml && want '[ \$(at pv/seed-pv1 {.status.phase}) = Available ]'"
+check claim-binds-the-fitting-volume "k create -f pvc.yaml && want '[ \$(at pvc/myclaim {.status.phase}) = Bound ]' && [ \$(at pvc/myclaim {.spec.volumeName}) = seed-pv2 ]"
+check claim-in-pod "want 'k exec mypod -- cat /v/f | grep -qx data'"
+check volume-released "k delete pod mypod && k delete pvc myclaim && want '[ \$(at pv/seed-pv2 {.status.phase}) = Released ]' && kubectl delete -f pv.yaml; rm -rf /tmp/oarlock-seed-pv[12]; ! kubectl get pv seed-pv2"
 
 # The other workloads: more of them in ../workloads.rs
 check job "k create job one --image=nginx:1.12.2 -- echo done && k wait --for=condition=complete job/one --timeout=60s && k logs job/one | grep -qx done"
 check cron-job "k create cronjob tick --image=nginx:1.12.2 --schedule='0 0 1 1 *' -- echo tick && k create job now --from=cronjob/tick && k get cronjob tick | grep -q '0 0 1 1'"
 check config-map-and-secret "k create configmap cfg --from-literal=a=1 && k create secret generic sec --from-literal=b=2 && [ \$(at configmap/cfg {.data.a}) = 1 ] && [ \$(at secret/sec {.data.b}) = Mg== ]"
+
+# Ingress and autoscaling: what an autoscaler does is in ../workloads/scaling.rs
+check ingress "k create ingress web --rule=example.test/=nginx:80 && k get ingress web | grep -q example.test && k describe ingress web | grep -q nginx:80"
+check autoscaler "k autoscale $D --cpu-percent=90 --min=1 --max=10 && k get hpa nginx-deployment | grep -q '90%' && k get hpa nginx-deployment | grep -q Deployment/nginx-deployment && k delete hpa nginx-deployment"
 
 # Namespaces and nodes
 check namespace-scoping "kubectl apply -f $M/namespace.yaml && want 'kubectl -n development get pod myweb | grep -q 1/1' && ! kubectl get pods 2>/dev/null | grep -q myweb && kubectl get pods --all-namespaces | grep -q test-pd && kubectl get pods --namespace=seed | grep -q test-pd && kubectl delete -f $M/namespace.yaml --timeout=60s"
