@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oarlock_api::catalogue::{
     Catalogue, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS,
-    SERVICES,
+    RESOURCE_QUOTAS, SERVICES,
 };
 use oarlock_control::cache::Cache;
 use oarlock_control::metrics::Queues;
@@ -195,6 +195,54 @@ async fn a_new_image_rolls_out_scales_and_heals() {
     cluster.settle("web:2", 5).await;
     assert!(cluster.list(&PODS).await.iter().all(|p| p["metadata"]["name"] != victim.as_str()));
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_a_quota_forbids_are_a_condition_of_their_owners_until_they_are_made() {
+    let cluster = Cluster::start().await;
+    let quota = |pods: &str| json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": pods}}});
+    cluster.create(&RESOURCE_QUOTAS, quota("1")).await;
+    // Who counts is another part of the control plane.
+    let counted = json!({"status": {"hard": {"pods": "1"}, "used": {"pods": "0"}}});
+    cluster.patch(&RESOURCE_QUOTAS, "q", Sub::Status, counted).await;
+    cluster.create(&DEPLOYMENTS, deployment(3)).await;
+    let failure = async || {
+        let objects = cluster.list(&REPLICA_SETS).await.into_iter().chain(cluster.list(&DEPLOYMENTS).await);
+        let of = |object: Value| {
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.into_iter().find(|c| c["type"] == "ReplicaFailure")
+        };
+        objects.map(of).collect::<Vec<Option<Value>>>()
+    };
+    let mut said = Vec::new();
+    for _ in 0..200 {
+        said = failure().await;
+        if said.iter().flatten().count() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    for condition in &said {
+        let condition = condition.as_ref().unwrap();
+        assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("FailedCreate")));
+        let message = condition["message"].as_str().unwrap();
+        assert!(
+            message.contains("exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"),
+            "{message}"
+        );
+    }
+    assert_eq!(said.len(), 2);
+    cluster.patch(&RESOURCE_QUOTAS, "q", Sub::Main, quota("3")).await;
+    cluster.patch(&RESOURCE_QUOTAS, "q", Sub::Status, json!({"status": {"hard": {"pods": "3"}}})).await;
+    cluster.settle("web:1", 3).await;
+    for _ in 0..200 {
+        said = failure().await;
+        if said == [None, None] {
+            return cluster.stop().await;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("it is still said: {said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use futures_util::StreamExt as _;
+use jiff::Timestamp;
 use oarlock_api::catalogue::{
-    ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, PRIORITY_CLASSES, SERVICES, STORAGE_CLASSES,
+    ENDPOINT_SLICES, ENDPOINTS, Kind, NAMESPACES, NODES, PODS, PRIORITY_CLASSES, REPLICA_SETS,
+    REPLICATION_CONTROLLERS, SERVICES, STORAGE_CLASSES,
 };
 use oarlock_api::meta;
 use oarlock_api::service::Family;
@@ -72,6 +74,7 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
                     if let Some((about, component)) = owner.filter(|_| status.is("Forbidden")) {
                         let message = format!("Error creating: {}", status.message);
                         say(events, &about, "Warning", "FailedCreate", &message, &component).await;
+                        fails(registry, &about, &status).await;
                     }
                     return Err(status);
                 }
@@ -160,6 +163,31 @@ fn owner(namespace: &str, pod: &Value) -> Option<(Value, String)> {
         "kind": kind, "apiVersion": owner["apiVersion"], "namespace": namespace, "name": owner["name"], "uid": owner["uid"],
     });
     Some((about, component))
+}
+
+/// Has a ReplicaSet or ReplicationController say that pods cannot be made, once: its controller takes that back.
+async fn fails(registry: &Registry, about: &Value, why: &Status) {
+    let kind = match about["kind"].as_str() {
+        Some("ReplicaSet") => &REPLICA_SETS,
+        Some("ReplicationController") => &REPLICATION_CONTROLLERS,
+        _ => return,
+    };
+    let say = |mut object: Value| {
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        if meta::uid(&object) == about["uid"] && !conditions.iter().any(|c| c["type"] == "ReplicaFailure") {
+            let failure = json!({
+                "type": "ReplicaFailure", "status": "True", "lastTransitionTime": meta::time(Timestamp::now()),
+                "reason": "FailedCreate", "message": why.message,
+            });
+            object["status"]["conditions"] = conditions.into_iter().chain([failure]).collect();
+        }
+        Ok(object)
+    };
+    let text = |field: &str| about[field].as_str().unwrap_or("");
+    let (namespace, name, options) = (text("namespace"), text("name"), WriteOptions::by(MANAGER));
+    if let Err(status) = registry.modify(kind, namespace, name, Sub::Status, &options, say).await {
+        tracing::debug!(%status, name, "a condition could not be written");
+    }
 }
 
 async fn say_created(events: &Events, namespace: &str, pod: &Value) {

@@ -52,7 +52,8 @@ fn plan_for(kind: &'static Kind, world: &World, key: &Key, now: Timestamp) -> Pl
         changes.extend(replicas(kind, key, rs, &pods, wanted, world));
     }
     let min_ready = rs["spec"]["minReadySeconds"].as_i64().unwrap_or(0);
-    changes.extend(status(kind, key, held, &pods, min_ready, now));
+    let complete = i64::try_from(pods.len()).is_ok_and(|present| present >= wanted);
+    changes.extend(status(kind, key, held, &pods, (min_ready, complete), now));
     let soon = min_ready > 0 && pods.iter().any(|(_, p)| p.ready && !p.is_available(min_ready, now));
     if soon { Plan::of(changes).again(Duration::from_secs(1)) } else { Plan::of(changes) }
 }
@@ -123,10 +124,13 @@ fn status(
     key: &Key,
     held: &Held,
     pods: &[(&Key, &PodView)],
-    min_ready: i64,
+    (min_ready, complete): (i64, bool),
     now: Timestamp,
 ) -> Option<Change> {
     let rs = &*held.value;
+    // Set where a pod could not be made, as only that is known there; taken back here when none is missing any more.
+    let mut conditions = rs["status"]["conditions"].as_array().into_iter().flatten();
+    let recovered = complete && conditions.any(|c| c["type"] == "ReplicaFailure");
     let count = |test: &dyn Fn(&PodView) -> bool| {
         i64::try_from(pods.iter().filter(|(_, p)| test(p)).count()).unwrap_or(i64::MAX)
     };
@@ -140,7 +144,8 @@ fn status(
         ("observedGeneration", rs["metadata"]["generation"].as_i64().unwrap_or(1)),
     ];
     let present = &rs["status"];
-    if wanted.iter().all(|(field, value)| present[*field].as_i64().unwrap_or(0) == *value)
+    if !recovered
+        && wanted.iter().all(|(field, value)| present[*field].as_i64().unwrap_or(0) == *value)
         && present.get("replicas").is_some()
     {
         return None;
@@ -148,6 +153,10 @@ fn status(
     let mut status = json!({});
     for (field, value) in wanted {
         status[field] = if field == "replicas" { json!(value) } else { omit_zero(value) };
+    }
+    if recovered {
+        // The only condition that there is.
+        status["conditions"] = Value::Null;
     }
     Some(Change::Patch {
         kind,

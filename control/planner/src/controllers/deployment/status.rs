@@ -85,6 +85,7 @@ impl View<'_> {
             [("Available", Some(self.availability(&counts))), ("Progressing", self.progress(&counts, makes))];
         let conditions: Vec<Value> =
             conditions.into_iter().filter_map(|(kind, wanted)| self.condition(kind, wanted)).collect();
+        let conditions: Vec<Value> = conditions.into_iter().chain(self.failure()).collect();
         let conditions = json!(conditions);
         let present = &self.held.value["status"];
         let same = numbers.iter().all(|(field, value)| present[*field].as_i64().unwrap_or(0) == *value);
@@ -96,6 +97,18 @@ impl View<'_> {
             status[field] = omit_zero(value);
         }
         Some(self.patch(Part::Status, json!({"status": status})))
+    }
+
+    /// What ReplicaSets say of pods that cannot be made: the new one before others.
+    fn failure(&self) -> Option<Value> {
+        let of = |rs: &Value| {
+            let mut conditions = rs["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.find(|c| c["type"] == "ReplicaFailure").cloned()
+        };
+        let all = self.new.into_iter().chain(self.old.iter().copied());
+        let mut failure = all.into_iter().find_map(|(_, rs)| of(&rs.value))?;
+        failure["lastUpdateTime"] = failure["lastTransitionTime"].clone();
+        Some(failure)
     }
 
     fn present(&self, kind: &str) -> Option<&Value> {
