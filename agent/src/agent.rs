@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use oarlock_api::k8s::api::core::v1::Node;
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
@@ -24,7 +25,7 @@ use crate::desired::{Desired, Topic};
 use crate::dns::{self, Dns};
 use crate::health_checks;
 use crate::look::{self, Look};
-use crate::net::{self, Network, Peer, PodNetResult, Reached, Underlay};
+use crate::net::{self, Network, Peer, Peers6, PodNetResult, Reached, Underlay};
 use crate::node_object::{self, NodeFacts, NodeState};
 use crate::outbox::Outbox;
 use crate::plugged::{Known, Plugged};
@@ -104,9 +105,10 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     registry.register_collector(Box::new(dataplane::Uplinks::of(dataplane.modes())));
     let (desired, board) = (Arc::<Desired>::default(), Board::default());
     registry.register_collector(Box::new(look::Counters::of(&board)));
-    let dns_at = SocketAddr::new(config.node_ip, config.dns_port);
-    let endpoint = dns::endpoint(&config.node_name, dns_at);
-    let look = Arc::new(Look::new(Arc::clone(&desired), Arc::clone(&board), Some(Arc::clone(&endpoint))));
+    let dns_at: Vec<SocketAddr> =
+        config.node_ip.all().map(|ip| SocketAddr::new(ip, config.dns_port)).collect();
+    let endpoints = dns::endpoints(&config.node_name, &dns_at);
+    let look = Arc::new(Look::new(Arc::clone(&desired), Arc::clone(&board), endpoints.clone()));
     let answering = Arc::clone(&look);
     let more = move |uri: &http::Uri| answering.over_http(uri);
     tasks
@@ -155,10 +157,11 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     tasks.spawn("released", released.run(tasks.clone()));
     tasks.spawn("dns", Arc::clone(&dns).serve(dns_at, parts.health.clone(), tasks.clone()));
     let services = Arc::clone(&parts);
-    let following = services.follow_services(dataplane, board, known, (dns, endpoint), tasks.clone());
+    let following = services.follow_services(dataplane, board, known, (dns, endpoints), tasks.clone());
     tasks.spawn("services", following);
     let desired = Arc::clone(&parts.desired);
-    let checks = health_checks::run(tasks.clone(), desired, config.node_name.clone(), config.node_ip);
+    let node_ips = config.node_ip.all().collect();
+    let checks = health_checks::run(tasks.clone(), desired, config.node_name.clone(), node_ips);
     tasks.spawn("health-checks", checks);
     tasks.spawn("routes", Arc::clone(&parts).follow_nodes(tasks.clone()));
     tasks.spawn("node-status", Arc::clone(&parts).report_node(object, tasks.clone()));
@@ -167,12 +170,10 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
 }
 
 async fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig> {
-    let IpAddr::V4(node_ip) = config.node_ip else {
-        anyhow::bail!("--node-ip must be an IPv4 address today")
-    };
     Ok(DataplaneConfig {
         node_name: config.node_name.clone(),
-        node_ip,
+        node_ip: config.node_ip.v4,
+        node_ip6: config.node_ip.v6,
         cgroup: config.cgroup(),
         bpffs: config.bpffs.clone(),
         uplinks: net::uplinks(&config.uplinks).await?,
@@ -246,7 +247,7 @@ impl Parts {
         dataplane: Dataplane,
         board: Board,
         known: Arc<Known>,
-        (dns, endpoint): (Arc<Dns>, Arc<EndpointSlice>),
+        (dns, endpoints): (Arc<Dns>, Vec<Arc<EndpointSlice>>),
         tasks: Tasks,
     ) {
         let mut changed = self.desired.subscribe(Topic::Services);
@@ -258,17 +259,17 @@ impl Parts {
         loop {
             let (snapshot, complete) = self.desired.snapshot();
             let links = self.network.pods().await.into_iter();
-            let link = |uid, net: PodNetResult| PodLink { uid, name: net.interface, ends: net.ends };
-            let pods = links.map(|(uid, net)| (net.ip, link(uid, net))).collect();
-            let (cluster_cidr, domain) =
-                self.cluster.borrow().as_ref().map_or_else(Default::default, |welcome| {
-                    (welcome.cluster_cidr.parse().ok(), welcome.cluster_domain.clone())
-                });
-            dns.update(&domain, cluster_cidr, &snapshot, complete);
-            let snapshot = dns::with_endpoint(snapshot, &endpoint);
+            let link =
+                |uid, net: PodNetResult| PodLink { uid, name: net.interface, ends: net.ends, ip6: net.ip.v6 };
+            let pods = links.map(|(uid, net)| (net.ip.v4, link(uid, net))).collect();
+            let (ranges, domain) = self.cluster.borrow().as_ref().map_or_else(Default::default, |welcome| {
+                (ranges_of(welcome), welcome.cluster_domain.clone())
+            });
+            dns.update(&domain, ranges.clone(), &snapshot, complete);
+            let snapshot = dns::with_endpoints(snapshot, &endpoints);
             let Reached { routes, overlay, .. } = reached.borrow_and_update().clone();
             let (pods, routes) = (LocalPods::Linked(pods), Some(routes));
-            let wanted = Wanted { snapshot, complete, pods, cluster_cidr, overlay, routes };
+            let wanted = Wanted { snapshot, complete, pods, cluster_cidrs: ranges, overlay, routes };
             if !services.apply(wanted).await {
                 return;
             }
@@ -310,17 +311,23 @@ impl Parts {
         &self,
         nodes: impl Iterator<Item = &'n Node>,
     ) -> Result<(), crate::net::NetError> {
-        let mut peers = BTreeSet::new();
+        let (mut peers, mut peers6) = (BTreeSet::new(), Peers6::new());
         for node in nodes {
-            let cidr = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()?.parse().ok());
-            let Some(pod_cidr) = cidr else { continue };
-            if node.metadata.name.as_deref() == Some(self.name.as_str()) {
-                self.network.set_pod_cidr(pod_cidr).await?;
-            } else if let Some(IpAddr::V4(address)) = internal_ip(node) {
-                peers.insert(Peer { pod_cidr, address });
+            let is_own = node.metadata.name.as_deref() == Some(self.name.as_str());
+            for pod_cidr in pod_cidrs(node) {
+                match (pod_cidr, internal_ip(node, pod_cidr)) {
+                    (IpNet::V4(range), _) if is_own => self.network.set_pod_cidr(range).await?,
+                    (IpNet::V6(range), _) if is_own => self.network.set_pod_cidr6(range).await?,
+                    (IpNet::V4(pod_cidr), Some(IpAddr::V4(address))) => {
+                        peers.insert(Peer { pod_cidr, address });
+                    }
+                    (IpNet::V6(range), Some(IpAddr::V6(via))) => drop(peers6.insert(range, via)),
+                    _ => {}
+                }
             }
         }
-        self.network.set_peers(&peers).await
+        self.network.set_peers(&peers).await?;
+        self.network.set_peers6(&peers6).await
     }
 
     /// Reports what the node is and whether it can run pods.
@@ -371,9 +378,27 @@ impl Parts {
     }
 }
 
-fn internal_ip(node: &Node) -> Option<IpAddr> {
+/// The ranges of all pods.
+fn ranges_of(welcome: &Welcome) -> Vec<IpNet> {
+    // A control plane of an earlier version says but one.
+    let listed = welcome.cluster_cidrs.iter().chain([&welcome.cluster_cidr]);
+    let ranges: BTreeSet<IpNet> = listed.filter_map(|range| range.parse().ok()).collect();
+    ranges.into_iter().collect()
+}
+
+/// A node's own ranges of pod addresses.
+fn pod_cidrs(node: &Node) -> BTreeSet<IpNet> {
+    let spec = node.spec.iter();
+    let listed = spec.flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
+    listed.filter_map(|range| range.parse().ok()).collect()
+}
+
+/// The address by which a node's pods of a range are reached: of the same family.
+fn internal_ip(node: &Node, pod_cidr: IpNet) -> Option<IpAddr> {
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()
+    let internal = addresses.iter().filter(|a| a.type_ == "InternalIP");
+    let mut ips = internal.filter_map(|a| a.address.parse::<IpAddr>().ok());
+    ips.find(|ip| ip.is_ipv4() == pod_cidr.network().is_ipv4())
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Bytes {

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use oarlock_daemon::logging::Format;
 
 use crate::dataplane::Acceleration;
+use crate::dual_ip::DualIp;
 use crate::net::Routing;
 pub use proxy::ProxyConfig;
 
@@ -66,9 +67,9 @@ pub struct RunConfig {
     /// Where the agent keeps certificates, volumes and its own state.
     #[arg(long, env = "OARLOCK_DATA_DIR", default_value = "/var/lib/oarlock/agent", value_parser = absolute)]
     pub data_dir: PathBuf,
-    /// The node's address that other nodes and clients use (InternalIP).
+    /// The node's address that other nodes and clients use (InternalIP); with dual stack two: 10.0.0.1,fd00::1.
     #[arg(long, env = "OARLOCK_NODE_IP")]
-    pub node_ip: IpAddr,
+    pub node_ip: DualIp,
     /// The link that carries the node's traffic to other nodes and clients. May be given several times.
     #[arg(long = "uplink", env = "OARLOCK_UPLINK", required = true, value_delimiter = ',')]
     pub uplinks: Vec<String>,

@@ -3,10 +3,12 @@
 //!
 //! Programs and maps are pinned: traffic flows while the agent is dead, and a new agent goes on where the last one was.
 
+mod addresses;
 mod attach;
 mod blocks;
 mod clsact;
 mod compile;
+mod door;
 mod dump;
 mod events;
 mod express;
@@ -16,6 +18,7 @@ mod metrics;
 pub mod picture;
 mod policies;
 mod read;
+mod six;
 mod sweep;
 mod sync;
 mod trace;
@@ -23,24 +26,25 @@ mod traffic;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::util::KernelVersion;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use oarlock_api::k8s::api::core::v1::Node;
 use oarlock_ebpf::flow::Settings;
-use oarlock_ebpf::layout::FrontendKey;
 
 use crate::desired::{Objects, Snapshot};
+use crate::dual_ip::DualIp;
 use crate::net;
 use attach::Links;
 use compile::Compiler;
 use sync::Tables;
 
 pub use compile::{Frontend, Frontends, HealthCheck, PortName, health_checks};
+pub use door::Door;
 pub use dump::text;
 pub use events::Watcher;
 pub use fill::{Fill, fill};
@@ -57,6 +61,8 @@ pub struct DataplaneConfig {
     pub node_name: String,
     /// The node's own address: NodePorts are answered there for local clients.
     pub node_ip: Ipv4Addr,
+    /// The same of IPv6; none: nothing is answered at addresses of IPv6.
+    pub node_ip6: Option<Ipv6Addr>,
     /// The node's cgroup, relative to the v2 hierarchy's root.
     pub cgroup: String,
     /// Where the BPF file system is mounted.
@@ -73,6 +79,13 @@ pub struct DataplaneConfig {
     pub count_backends: bool,
     /// Whether what pods begin leaves the cluster with the node's address. Not where somebody else runs the pods' network.
     pub masquerade: bool,
+}
+
+impl DataplaneConfig {
+    /// The node's own addresses.
+    fn node_ips(&self) -> DualIp {
+        DualIp { v4: self.node_ip, v6: self.node_ip6 }
+    }
 }
 
 /// A link that carries traffic of other nodes and clients.
@@ -94,6 +107,8 @@ pub struct PodLink {
     /// The hardware addresses of the pod's end and of the node's, of a link that leads into another namespace: packets go there
     /// straight. Without them by the node's routes.
     pub ends: Option<[u8; 12]>,
+    /// The pod's address of IPv6, where it has one.
+    pub ip6: Option<Ipv6Addr>,
 }
 
 /// The link by which other nodes' pods are reached, where somebody else runs the pods' network and they are not routed on the
@@ -113,8 +128,12 @@ pub struct Overlay {
 
 impl Overlay {
     /// Of all nodes those that pods talk to with their own addresses.
-    fn near(overlay: Option<&Self>, mut nodes: BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
-        nodes.retain(|node| !overlay.is_some_and(|overlay| overlay.nodes.contains(node)));
+    fn near(overlay: Option<&Self>, mut nodes: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        let is_far = |node: &IpAddr| match node {
+            IpAddr::V4(node) => overlay.is_some_and(|overlay| overlay.nodes.contains(node)),
+            IpAddr::V6(_) => false,
+        };
+        nodes.retain(|node| !is_far(node));
         nodes
     }
 }
@@ -237,9 +256,10 @@ pub struct Dataplane {
     compiler: Compiler,
     policy_compiler: policies::Compiler,
     /// Frontends that the kernel may not have as they are wanted.
-    due: BTreeSet<FrontendKey>,
+    due: BTreeSet<Door>,
     modes: Vec<Mode>,
     cluster_cidr: Option<Ipv4Net>,
+    cluster_cidr6: Option<Ipv6Net>,
     /// Those that the programs know.
     nodes: Option<Objects<Node>>,
     /// The cookie of the network namespace that is the node's.
@@ -264,7 +284,7 @@ impl Dataplane {
         let (tables, policies, mut links) = load::load(&config)?;
         let modes = config.uplinks.iter().map(|uplink| links.accelerate(uplink, config.xdp)).collect();
         let tables = Tables::adopt(tables, config.count_backends)?;
-        let compiler = Compiler::new(&config.node_name, config.node_ip);
+        let compiler = Compiler::new(&config.node_name, config.node_ips());
         // Of what an earlier agent left, nothing is known to be wanted still.
         let due = tables.frontends().collect();
         Ok(Self {
@@ -277,6 +297,7 @@ impl Dataplane {
             modes,
             config,
             cluster_cidr: None,
+            cluster_cidr6: None,
             nodes: None,
             namespace,
             overlay: None,
@@ -315,6 +336,7 @@ impl Dataplane {
         }
         let cluster = self.cluster_cidr;
         self.links.set(settings(&self.config, cluster, self.overlay.as_ref(), self.namespace))?;
+        self.links.set6(six::settings(&self.config, self.cluster_cidr6))?;
         // Of what does not fit, as little would with the tables of before.
         let taken_over = self.links.take_over().and_then(|()| self.links.isolate(self.policies.isolated()));
         self.abort_stale();
@@ -337,9 +359,12 @@ impl Dataplane {
         }
     }
 
-    /// The range of all pods: what goes elsewhere is masqueraded. Takes effect with the next [`Self::sync`].
-    pub fn set_cluster_cidr(&mut self, cluster_cidr: Ipv4Net) {
-        self.cluster_cidr = Some(cluster_cidr);
+    /// A range of all pods, one of each family: what goes elsewhere is masqueraded. Takes effect with the next [`Self::sync`].
+    pub fn set_cluster_cidr(&mut self, cluster_cidr: impl Into<IpNet>) {
+        match cluster_cidr.into() {
+            IpNet::V4(range) => self.cluster_cidr = Some(range),
+            IpNet::V6(range) => self.cluster_cidr6 = Some(range),
+        }
     }
 
     /// The pods of this node and their links, by address. Idempotent; those left out are forgotten.
@@ -393,7 +418,7 @@ impl Dataplane {
     /// # Errors
     /// A refusal of the kernel.
     pub fn keep_foreign_pods(&mut self, pods: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
-        self.links.forget_pods(|ip| pods.contains(&ip))
+        self.links.forget_pods(|ip| matches!(ip, IpAddr::V4(ip) if pods.contains(&ip)))
     }
 
     /// Makes the kernel enforce exactly the NetworkPolicies of the snapshot for the pods that were set last. Idempotent. To be told

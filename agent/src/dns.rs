@@ -2,13 +2,13 @@
 //! from the node's name servers, remembered for as long as they say.
 //!
 //! Pods ask the ClusterIP of `kube-system/kube-dns`; the dataplane gives each node's own server as its backend
-//! ([`endpoint`], [`with_endpoint`]), so that a question never leaves the node. hickory speaks the protocol.
+//! ([`endpoints`], [`with_endpoints`]), so that a question never leaves the node. hickory speaks the protocol.
 
 mod metrics;
 mod names;
 mod upstream;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -17,12 +17,13 @@ use async_trait::async_trait;
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Header, HeaderCounts, Metadata, OpCode, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, CNAME, PTR, SOA, SRV, TXT};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
+use oarlock_api::service::Family;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
 use parking_lot::{Mutex, RwLock};
@@ -30,13 +31,14 @@ use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::desired::Snapshot;
+use crate::dual_ip::DualIp;
 use metrics::Metrics;
 use names::{Answer, Data, Kind, Names};
 use upstream::Upstream;
 
 /// The Service that pods ask.
 const SERVICE: (&str, &str) = ("kube-system", "kube-dns");
-/// The slice of this node's server, which only this node knows of.
+/// What the slices of this node's server, which only this node knows of, are called before their family.
 const SLICE: (&str, &str) = ("kube-system", "kube-dns-of-this-node");
 /// How long answers about the cluster are remembered, in seconds; CoreDNS' default for Kubernetes.
 const TTL: u32 = 5;
@@ -53,9 +55,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Dns {
     names: RwLock<Names>,
-    /// The pods' range: others are refused, so that the node is no open resolver.
-    pods: Mutex<Option<Ipv4Net>>,
-    own: IpAddr,
+    /// The pods' ranges: others are refused, so that the node is no open resolver.
+    pods: Mutex<Vec<IpNet>>,
+    own: DualIp,
     upstream: Upstream,
     metrics: Metrics,
     turn: AtomicUsize,
@@ -63,7 +65,7 @@ pub(crate) struct Dns {
 
 impl Dns {
     /// Of a node. Names outside the cluster are asked of these servers, or of those in `/etc/resolv.conf`.
-    pub(crate) fn new(own: IpAddr, upstream: &[SocketAddr], registry: &mut Registry) -> Arc<Self> {
+    pub(crate) fn new(own: DualIp, upstream: &[SocketAddr], registry: &mut Registry) -> Arc<Self> {
         let metrics = Metrics::default();
         metrics.register(registry);
         Arc::new(Self {
@@ -77,22 +79,22 @@ impl Dns {
     }
 
     /// Takes a snapshot over.
-    pub(crate) fn update(&self, zone: &str, pods: Option<Ipv4Net>, snapshot: &Snapshot, complete: bool) {
+    pub(crate) fn update(&self, zone: &str, pods: Vec<IpNet>, snapshot: &Snapshot, complete: bool) {
         *self.pods.lock() = pods;
         self.names.write().update(zone, snapshot, complete);
     }
 
-    /// Answers at an address until shutdown.
-    pub(crate) async fn serve(self: Arc<Self>, at: SocketAddr, health: Health, tasks: Tasks) {
+    /// Answers at these addresses until shutdown.
+    pub(crate) async fn serve(self: Arc<Self>, at: Vec<SocketAddr>, health: Health, tasks: Tasks) {
         let stop = tasks.token();
         loop {
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
-                outcome = self.listen(at, &health) => outcome,
+                outcome = self.listen(&at, &health) => outcome,
             };
             let why = outcome.err().unwrap_or_else(|| "the server ended".to_owned());
-            tracing::warn!(%at, why, "no DNS for the pods of this node; trying again");
-            health.set("dns", Err(format!("cannot serve DNS at {at}: {why}")));
+            tracing::warn!(?at, why, "no DNS for the pods of this node; trying again");
+            health.set("dns", Err(format!("cannot serve DNS: {why}")));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(AGAIN) => {}
@@ -100,20 +102,20 @@ impl Dns {
         }
     }
 
-    async fn listen(self: &Arc<Self>, at: SocketAddr, health: &Health) -> Result<(), String> {
-        let text = |e: std::io::Error| e.to_string();
-        let (udp, tcp) =
-            (UdpSocket::bind(at).await.map_err(text)?, TcpListener::bind(at).await.map_err(text)?);
+    async fn listen(self: &Arc<Self>, at: &[SocketAddr], health: &Health) -> Result<(), String> {
         let mut server = Server::new(Handler(Arc::clone(self)));
-        server.register_socket(udp);
-        server.register_listener(tcp, IDLE, WAITING);
+        for at in at {
+            let text = |e: std::io::Error| format!("{at}: {e}");
+            server.register_socket(UdpSocket::bind(at).await.map_err(text)?);
+            server.register_listener(TcpListener::bind(at).await.map_err(text)?, IDLE, WAITING);
+        }
         health.set("dns", Ok(()));
         server.block_until_done().await.map_err(|e| e.to_string())
     }
 
     fn may_ask(&self, who: IpAddr) -> bool {
-        let of_pods = |ip: Ipv4Addr| self.pods.lock().is_some_and(|pods| pods.contains(&ip));
-        who == self.own || who.is_loopback() || matches!(who, IpAddr::V4(ip) if of_pods(ip))
+        let is_own = who.is_loopback() || self.own.all().any(|own| own == who);
+        is_own || self.pods.lock().iter().any(|range| range.contains(&who))
     }
 
     /// The whole answer to a question: aliases are followed, as the resolvers of pods do not do that themselves.
@@ -200,6 +202,7 @@ fn rdata(data: Data) -> Option<RData> {
     let name = |name: String| Name::from_ascii(name + ".").ok();
     Some(match data {
         Data::A(ip) => RData::A(A(ip)),
+        Data::Aaaa(ip) => RData::AAAA(AAAA(ip)),
         Data::Srv { port, target } => RData::SRV(SRV::new(0, 100, port, name(target)?)),
         Data::Ptr(target) => RData::PTR(PTR(name(target)?)),
         Data::Txt(text) => RData::TXT(TXT::new(vec![text])),
@@ -210,6 +213,7 @@ fn rdata(data: Data) -> Option<RData> {
 fn kind_of(kind: RecordType) -> Kind {
     match kind {
         RecordType::A => Kind::A,
+        RecordType::AAAA => Kind::Aaaa,
         RecordType::SRV => Kind::Srv,
         RecordType::PTR => Kind::Ptr,
         RecordType::TXT => Kind::Txt,
@@ -265,15 +269,20 @@ impl RequestHandler for Handler {
     }
 }
 
-/// The slice of this node's server.
-pub(crate) fn endpoint(node: &str, at: SocketAddr) -> Arc<EndpointSlice> {
+/// The slices of this node's server, one for each of its addresses.
+pub(crate) fn endpoints(node: &str, at: &[SocketAddr]) -> Vec<Arc<EndpointSlice>> {
+    at.iter().map(|at| endpoint(node, *at)).collect()
+}
+
+fn endpoint(node: &str, at: SocketAddr) -> Arc<EndpointSlice> {
+    let family = Family::of(at.ip()).name();
     let port = |protocol: &str| {
         serde_json::json!({"name": format!("dns{}", if protocol == "TCP" { "-tcp" } else { "" }),
         "port": at.port(), "protocol": protocol})
     };
     let slice = serde_json::json!({
-        "metadata": {"namespace": SLICE.0, "name": SLICE.1, "labels": {"kubernetes.io/service-name": SERVICE.1}},
-        "addressType": "IPv4",
+        "metadata": {"namespace": SLICE.0, "name": format!("{}-{}", SLICE.1, family.to_lowercase()), "labels": {"kubernetes.io/service-name": SERVICE.1}},
+        "addressType": family,
         "endpoints": [{"addresses": [at.ip().to_string()], "conditions": {"ready": true}, "nodeName": node}],
         "ports": [port("UDP"), port("TCP")],
     });
@@ -283,14 +292,20 @@ pub(crate) fn endpoint(node: &str, at: SocketAddr) -> Arc<EndpointSlice> {
 
 /// The snapshot, in which pods that ask the cluster's DNS are led to this node's server. Not where somebody runs another one: a
 /// Service that selects pods.
-pub(crate) fn with_endpoint(snapshot: Arc<Snapshot>, endpoint: &Arc<EndpointSlice>) -> Arc<Snapshot> {
+pub(crate) fn with_endpoints(snapshot: Arc<Snapshot>, endpoints: &[Arc<EndpointSlice>]) -> Arc<Snapshot> {
     let key = |(namespace, name): (&str, &str)| (namespace.to_owned(), name.to_owned());
     let spec = snapshot.services.get(&key(SERVICE)).and_then(|service| service.spec.as_ref());
+    if endpoints.is_empty() {
+        return snapshot;
+    }
     if spec.is_none_or(|spec| spec.selector.as_ref().is_some_and(|selector| !selector.is_empty())) {
         return snapshot;
     }
     let mut led = (*snapshot).clone();
-    led.endpoint_slices.insert(key(SLICE), Arc::clone(endpoint));
+    for endpoint in endpoints {
+        let name = endpoint.metadata.name.clone().unwrap_or_default();
+        led.endpoint_slices.insert(key((SLICE.0, &name)), Arc::clone(endpoint));
+    }
     Arc::new(led)
 }
 

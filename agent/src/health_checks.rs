@@ -27,28 +27,37 @@ struct Served {
     stop: CancellationToken,
 }
 
-/// Follows the Services until shutdown. `node_ip` is where they are answered.
-pub(crate) async fn run(tasks: Tasks, desired: Arc<Desired>, node: String, node_ip: IpAddr) {
+/// What is answered at each address.
+fn at_each(wanted: BTreeMap<u16, HealthCheck>, node_ips: &[IpAddr]) -> Vec<(SocketAddr, HealthCheck)> {
+    let mut all = Vec::with_capacity(wanted.len() * node_ips.len());
+    for (port, check) in wanted {
+        all.extend(node_ips.iter().map(|ip| (SocketAddr::new(*ip, port), check.clone())));
+    }
+    all
+}
+
+/// Follows the Services until shutdown. `node_ips` is where they are answered.
+pub(crate) async fn run(tasks: Tasks, desired: Arc<Desired>, node: String, node_ips: Vec<IpAddr>) {
     let mut changed = desired.subscribe(Topic::Services);
     let token = tasks.token();
-    let mut served: BTreeMap<u16, Served> = BTreeMap::new();
+    let mut served: BTreeMap<SocketAddr, Served> = BTreeMap::new();
     loop {
         let (snapshot, complete) = desired.snapshot();
         let mut missing = false;
         if complete {
             let wanted = health_checks(&snapshot, &node);
-            for (_, gone) in served.extract_if(.., |port, _| !wanted.contains_key(port)) {
+            for (_, gone) in served.extract_if(.., |at, _| !wanted.contains_key(&at.port())) {
                 gone.stop.cancel();
             }
-            for (port, check) in wanted {
-                if let Some(present) = served.get(&port) {
+            for (at, check) in at_each(wanted, &node_ips) {
+                if let Some(present) = served.get(&at) {
                     *present.check.lock() = check;
                     continue;
                 }
-                match listen(&tasks, SocketAddr::new(node_ip, port), check).await {
-                    Ok(new) => drop(served.insert(port, new)),
+                match listen(&tasks, at, check).await {
+                    Ok(new) => drop(served.insert(at, new)),
                     Err(error) => {
-                        tracing::warn!(port, %error, "healthCheckNodePort cannot be listened on; trying again");
+                        tracing::warn!(%at, %error, "healthCheckNodePort cannot be listened on; trying again");
                         missing = true;
                     }
                 }
@@ -120,8 +129,8 @@ mod tests {
     async fn a_port_answers_as_long_as_its_service_asks_for_it() {
         let tasks = Tasks::new();
         let desired = Arc::new(Desired::default());
-        let node_ip = "127.0.0.1".parse().unwrap();
-        tasks.spawn("health-checks", run(tasks.clone(), Arc::clone(&desired), "node1".to_owned(), node_ip));
+        let node_ips = vec!["127.0.0.1".parse().unwrap()];
+        tasks.spawn("health-checks", run(tasks.clone(), Arc::clone(&desired), "node1".to_owned(), node_ips));
         // A port that is free now.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let service = format!(

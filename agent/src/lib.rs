@@ -9,6 +9,7 @@ pub mod config;
 pub mod dataplane;
 pub mod desired;
 mod dns;
+pub mod dual_ip;
 mod health_checks;
 pub mod image;
 pub mod look;

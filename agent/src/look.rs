@@ -10,7 +10,7 @@ mod recent;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,13 +57,13 @@ impl Refusal {
 pub(crate) struct Look {
     desired: Arc<Desired>,
     board: Board,
-    dns: Option<Arc<EndpointSlice>>,
+    dns: Vec<Arc<EndpointSlice>>,
     recent: Mutex<Recent>,
 }
 
 impl Look {
-    /// Of an agent; one that answers the cluster's DNS itself says by which slice pods are led to it.
-    pub(crate) fn new(desired: Arc<Desired>, board: Board, dns: Option<Arc<EndpointSlice>>) -> Self {
+    /// Of an agent; one that answers the cluster's DNS itself says by which slices pods are led to it.
+    pub(crate) fn new(desired: Arc<Desired>, board: Board, dns: Vec<Arc<EndpointSlice>>) -> Self {
         Self { desired, board, dns, recent: Mutex::default() }
     }
 
@@ -153,10 +153,7 @@ impl Look {
     fn wanted(&self) -> Result<Picture, Refusal> {
         let unknown = |what: &str| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, what);
         let (snapshot, complete) = self.desired.snapshot();
-        let snapshot = match &self.dns {
-            Some(endpoint) => dns::with_endpoint(snapshot, endpoint),
-            None => snapshot,
-        };
+        let snapshot = dns::with_endpoints(snapshot, &self.dns);
         if !complete {
             return Err(unknown(
                 "the agent has not been told all Services yet: nothing is wanted for certain",
@@ -171,12 +168,12 @@ impl Look {
             LocalPods::Foreign(foreign) => (&nobody.0, foreign),
         };
         let around = Surroundings {
-            cluster_cidr: told.wanted.cluster_cidr,
+            cluster_cidrs: &told.wanted.cluster_cidrs,
             overlay: told.wanted.overlay.as_ref(),
             namespace,
             pods,
         };
-        let leaving: Vec<Ipv4Addr> = told.leaving.iter().copied().collect();
+        let leaving = told.leaving.iter().copied().map(IpAddr::V4).collect();
         let routes = told.wanted.routes.clone();
         Ok(Picture { leaving, routes, ..dataplane::wanted(&told.config, &snapshot, around) })
     }
@@ -213,8 +210,8 @@ impl Parameters {
         let from = self.text("from").and_then(|text| text.parse().ok());
         let to = self.text("to").and_then(|text| text.parse().ok());
         Ok(Question {
-            from: from.ok_or_else(|| bad("from has to be an IPv4 address"))?,
-            to: to.ok_or_else(|| bad("to has to be an IPv4 address and a port"))?,
+            from: from.ok_or_else(|| bad("from has to be an IP address"))?,
+            to: to.ok_or_else(|| bad("to has to be an IP address and a port"))?,
             protocol: self.text("protocol").unwrap_or("TCP").to_uppercase(),
         })
     }

@@ -34,6 +34,7 @@ fn run() -> anyhow::Result<ExitCode> {
                 let config = DataplaneConfig {
                     node_name,
                     node_ip,
+                    node_ip6: None,
                     cgroup,
                     bpffs,
                     uplinks,

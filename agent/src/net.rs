@@ -1,4 +1,4 @@
-//! The pod network of a node: a veth pair a pod, a /32 route to it, routes to the pods of other nodes,
+//! The pod network of a node: a veth pair a pod, a /32 route to it (and with dual stack a /128), routes to the pods of other nodes,
 //! through tunnels to those on other networks.
 //!
 //! In: which pod (by the process that holds its network namespace), which podCIDR, which other nodes. Out: netlink requests;
@@ -11,6 +11,7 @@ mod netns;
 mod pod_veth;
 mod reach;
 mod routes;
+mod routes6;
 mod sockets;
 mod state;
 mod sysctl;
@@ -18,14 +19,14 @@ mod tunnel;
 mod underlay;
 mod uplinks;
 
-use std::net::Ipv4Addr;
-
 use async_trait::async_trait;
 
+use crate::dual_ip::DualIp;
 pub use bandwidth::Bandwidth;
 pub use netns::{dial_loopback, own_cookie};
 pub use pod_veth::{Network, Reached};
 pub use reach::{NodeRoute, Peer, Routing, Way};
+pub use routes6::Peers6;
 pub use sockets::{Connection, abort_udp, connections};
 pub use underlay::Underlay;
 pub use uplinks::{node_routes, of_default_routes, overlay, uplinks};
@@ -48,8 +49,8 @@ pub struct PodNetRequest {
 /// What the pod got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodNetResult {
-    /// The pod's address.
-    pub ip: Ipv4Addr,
+    /// The pod's addresses.
+    pub ip: DualIp,
     /// The name of the pod's link on the node's side.
     pub interface: String,
     /// The hardware addresses of the link's ends, the pod's first; nothing before it has been looked at, and where packets have to
@@ -67,7 +68,7 @@ pub enum NetError {
     #[error("no free address in podCIDR {cidr}: {used} are in use")]
     Exhausted {
         /// The range.
-        cidr: ipnet::Ipv4Net,
+        cidr: ipnet::IpNet,
         /// How many are taken.
         used: usize,
     },

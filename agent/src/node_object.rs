@@ -1,7 +1,6 @@
 //! This node as the cluster sees it: labels, addresses, capacity, versions, conditions. Pure but for reading /proc and /etc.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use jiff::Timestamp;
 use oarlock_api::k8s::api::core::v1::{
@@ -12,11 +11,13 @@ use oarlock_api::k8s::apimachinery::pkg::api::resource::Quantity;
 use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use oarlock_api::storage::VOLUMES_DIR;
 
+use crate::dual_ip::DualIp;
+
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeFacts {
     pub(crate) name: String,
-    pub(crate) ip: IpAddr,
+    pub(crate) ip: DualIp,
     pub(crate) max_pods: u32,
     pub(crate) metrics_port: u16,
     pub(crate) cpus: usize,
@@ -55,7 +56,7 @@ impl NodeFacts {
     /// Reads the host.
     pub(crate) fn read(
         name: &str,
-        ip: IpAddr,
+        ip: DualIp,
         max_pods: u32,
         metrics_port: u16,
         data_dir: &std::path::Path,
@@ -130,10 +131,13 @@ impl NodeFacts {
             .iter()
             .map(|(names, size)| ContainerImage { names: Some(names.clone()), size_bytes: Some(*size) });
         NodeStatus {
-            addresses: Some(vec![
-                address("InternalIP", self.ip.to_string()),
-                address("Hostname", self.name.clone()),
-            ]),
+            addresses: Some(
+                self.ip
+                    .all()
+                    .map(|ip| address("InternalIP", ip.to_string()))
+                    .chain([address("Hostname", self.name.clone())])
+                    .collect(),
+            ),
             allocatable: Some(resources.clone()),
             capacity: Some(resources),
             conditions: Some(conditions(state, now)),
@@ -244,9 +248,13 @@ mod tests {
 
     #[test]
     fn a_node_that_lacks_something_is_not_ready_and_says_what() {
-        let facts = NodeFacts::read("n1", "10.0.0.1".parse().unwrap(), 110, 10255, std::path::Path::new("/"));
+        let facts =
+            NodeFacts::read("n1", "10.0.0.1,fd00::1".parse().unwrap(), 110, 10255, std::path::Path::new("/"));
         let state = NodeState { not_ready: vec!["docker does not answer".into()], ..NodeState::default() };
         let status = facts.status(&state, Timestamp::UNIX_EPOCH);
+        let addresses = status.addresses.iter().flatten().map(|a| (a.type_.as_str(), a.address.as_str()));
+        let expected = [("InternalIP", "10.0.0.1"), ("InternalIP", "fd00::1"), ("Hostname", "n1")];
+        assert_eq!(addresses.collect::<Vec<_>>(), expected);
         let ready = status.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
         assert_eq!(
             (ready.status.as_str(), ready.message.as_deref()),

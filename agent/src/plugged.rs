@@ -48,6 +48,8 @@ impl<N: PodNetwork> PodNetwork for Plugged<N> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::net::Bandwidth;
 
@@ -57,7 +59,11 @@ mod tests {
     #[async_trait]
     impl PodNetwork for Anything {
         async fn add(&self, _: &PodNetRequest) -> Result<PodNetResult, NetError> {
-            Ok(PodNetResult { ip: [10, 244, 0, 2].into(), interface: "veth".to_owned(), ends: None })
+            Ok(PodNetResult {
+                ip: Ipv4Addr::new(10, 244, 0, 2).into(),
+                interface: "veth".to_owned(),
+                ends: None,
+            })
         }
 
         async fn remove(&self, _: &str) -> Result<(), NetError> {

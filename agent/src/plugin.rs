@@ -12,6 +12,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::dataplane::{Fill, ServiceTraffic, Trace};
@@ -192,7 +193,8 @@ async fn trace(cluster: &Cluster, only: Option<&str>, options: &TraceOptions) ->
         _ => cluster.nodes(None).await?.into_iter().next().map(|node| node.name).unwrap_or_default(),
     };
     let protocol = to.protocol.as_deref().unwrap_or(if options.udp { "UDP" } else { "TCP" });
-    let (source, target) = (from.address, to.address);
+    let target = to.address;
+    let source = from.address(target.ip()).with_context(|| format!("{} has no address yet", options.from))?;
     let question = format!("trace?from={source}&to={target}&protocol={protocol}");
     let trace: Trace = cluster.ask(&node, &question).await?;
     let asked =

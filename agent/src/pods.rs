@@ -17,7 +17,6 @@ mod tests;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +28,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::desired::Snapshot;
+use crate::dual_ip::DualIp;
 use crate::net::PodNetwork;
 use crate::outbox::Outbox;
 pub use crate::plan::files::ClusterDns;
@@ -43,8 +43,8 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// What every worker needs to know about the node.
 #[derive(Debug, Clone)]
 pub struct NodeFacts {
-    /// `status.hostIP`.
-    pub ip: IpAddr,
+    /// `status.hostIPs`.
+    pub ip: DualIp,
     /// The cgroup under which pods get theirs: `/oarlock/<node>`.
     pub cgroup_parent: String,
     /// The image of sandboxes.

@@ -115,6 +115,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
     let dataplane = DataplaneConfig {
         node_name: name.clone(),
         node_ip: Ipv4Addr::UNSPECIFIED,
+        node_ip6: None,
         cgroup: config.cgroup.clone(),
         bpffs: config.bpffs.clone(),
         uplinks: net::uplinks(&uplinks).await?,
@@ -145,7 +146,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
     tasks.spawn("healthz", starting.clone().serve(tasks.clone(), healthz));
     let board = Board::default();
     registry.register_collector(Box::new(look::Counters::of(&board)));
-    let look = Look::new(Arc::clone(&desired), Arc::clone(&board), None);
+    let look = Look::new(Arc::clone(&desired), Arc::clone(&board), Vec::new());
     let more = move |uri: &http::Uri| look.over_http(uri);
     let admin = admin::serve_with(tasks.clone(), metrics, Arc::new(registry), health.clone(), more);
     tasks.spawn("metrics", admin);
@@ -159,7 +160,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
     tasks.spawn("credentials", renew(source, fingerprint, sender, tasks.token()));
     // As kube-proxy without --nodeport-addresses: on all addresses of the node.
     let everywhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let checks = health_checks::run(tasks.clone(), Arc::clone(&desired), name, everywhere);
+    let checks = health_checks::run(tasks.clone(), Arc::clone(&desired), name, vec![everywhere]);
     tasks.spawn("health-checks", checks);
     Ok(Proxy {
         desired,
@@ -223,8 +224,8 @@ impl Proxy {
             }
             if let Some(services) = &mut services {
                 let pods = LocalPods::Foreign(node::pods(&snapshot, &self.dataplane.node_name));
-                let cluster_cidr = self.cluster_cidr;
-                let wanted = Wanted { snapshot, complete, pods, cluster_cidr, overlay, routes: None };
+                let cluster_cidrs = self.cluster_cidr.into_iter().map(Into::into).collect();
+                let wanted = Wanted { snapshot, complete, pods, cluster_cidrs, overlay, routes: None };
                 anyhow::ensure!(services.apply(wanted).await, "the dataplane is lost");
                 self.healthz.written(services.is_well(), Timestamp::now());
             }

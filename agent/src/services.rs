@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_daemon::admin::Health;
 use parking_lot::Mutex;
 
@@ -22,7 +22,8 @@ pub(crate) struct Wanted {
     /// Whether absence from the snapshot means anything.
     pub(crate) complete: bool,
     pub(crate) pods: LocalPods,
-    pub(crate) cluster_cidr: Option<Ipv4Net>,
+    /// The ranges of all pods.
+    pub(crate) cluster_cidrs: Vec<IpNet>,
     /// By which link other nodes' pods are reached, if not by the uplinks.
     pub(crate) overlay: Option<Overlay>,
     /// The ways to other nodes' pods, where they are ours to keep. For those who look.
@@ -120,8 +121,8 @@ fn write(
     led_to: &mut Option<BTreeSet<Ipv4Addr>>,
     known: &Known,
 ) -> Result<Changed, DataplaneError> {
-    if let Some(cidr) = wanted.cluster_cidr {
-        dataplane.set_cluster_cidr(cidr);
+    for cidr in &wanted.cluster_cidrs {
+        dataplane.set_cluster_cidr(*cidr);
     }
     let plugged = match &wanted.pods {
         LocalPods::Linked(pods) => dataplane.set_pods(pods),

@@ -7,14 +7,13 @@ mod containers;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
-
 use jiff::Timestamp;
 use oarlock_api::k8s::api::core::v1::{
     ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
 };
 use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::dual_ip::DualIp;
 use crate::plan::spec::qos_class;
 use crate::plan::{Course, Memory, Observed, course};
 
@@ -23,7 +22,7 @@ pub(crate) fn pod_status(
     pod: &Pod,
     observed: &Observed,
     memory: &Memory,
-    host_ip: &str,
+    host: DualIp,
     before: Option<&PodStatus>,
     now: Timestamp,
 ) -> PodStatus {
@@ -38,16 +37,16 @@ pub(crate) fn pod_status(
     let inits: Vec<_> = spec.init_containers.iter().flatten().map(|c| look.status(c, true)).collect();
     let all: Vec<_> = spec.containers.iter().map(|c| look.status(c, false)).collect();
     let phase = phase(spec, observed, memory, &inits, &all);
-    let ip = address(observed, memory).map(|ip| ip.to_string());
+    let ips = addresses(observed, memory);
     let conditions = conditions(observed, memory, &inits, &all, phase);
     PodStatus {
         phase: Some(phase.to_owned()),
         reason: memory.end.as_ref().map(|e| e.reason.clone()),
         message: memory.end.as_ref().map(|e| e.message.clone()),
-        host_ip: Some(host_ip.to_owned()),
-        host_ips: Some(vec![HostIP { ip: host_ip.to_owned() }]),
-        pod_ip: ip.clone(),
-        pod_ips: ip.map(|ip| vec![PodIP { ip }]),
+        host_ip: Some(host.v4.to_string()),
+        host_ips: Some(host.all().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        pod_ip: ips.map(|ips| ips.v4.to_string()),
+        pod_ips: ips.map(|ips| ips.all().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         qos_class: Some(qos_class(spec).to_owned()),
         start_time: memory.start_time.map(time),
         conditions: Some(with_times(conditions, before, now)),
@@ -58,8 +57,8 @@ pub(crate) fn pod_status(
     }
 }
 
-/// The pod's address; one known from before this agent holds as long as its sandbox does.
-fn address(observed: &Observed, memory: &Memory) -> Option<Ipv4Addr> {
+/// The pod's addresses; those known from before this agent hold as long as its sandbox does.
+fn addresses(observed: &Observed, memory: &Memory) -> Option<DualIp> {
     let former = memory.former_ip.filter(|_| observed.sandbox().is_some());
     memory.network.as_ref().map(|(_, ip)| *ip).or(former)
 }

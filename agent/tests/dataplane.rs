@@ -34,6 +34,7 @@ impl Node {
         let cgroup = Path::new(&root).join("oarlock").join(&node_name);
         let config = DataplaneConfig {
             node_ip: Ipv4Addr::new(127, 30, 77, 11),
+            node_ip6: None,
             cgroup: format!("/oarlock/{node_name}"),
             bpffs: "/sys/fs/bpf".into(),
             node_name,
@@ -70,7 +71,11 @@ impl Drop for Node {
 
 /// A server that answers every connection with its name.
 fn server(name: &'static str) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    server_at("127.0.0.1:0", name)
+}
+
+fn server_at(address: &str, name: &'static str) -> u16 {
+    let listener = TcpListener::bind(address).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -86,7 +91,11 @@ fn server(name: &'static str) -> u16 {
 
 /// A server that answers every datagram with itself.
 fn echo() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    echo_at("127.0.0.1:0")
+}
+
+fn echo_at(address: &str) -> u16 {
+    let socket = UdpSocket::bind(address).unwrap();
     let port = socket.local_addr().unwrap().port();
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
@@ -254,6 +263,63 @@ s.connect(('::ffff:{VIP}', 80)); s.send(b'pong'); print(s.recv(9).decode(), *s.g
     assert_eq!(node.run(&script).0, format!("ping ::ffff:{VIP} 80\npong ::ffff:{VIP} 80"));
 }
 
+/// The Service of [`snapshot`] at an address of IPv6: the loopback's, of which there is but one.
+fn snapshot6(protocol: &str, ports: &[u16]) -> Snapshot {
+    let mut snapshot = snapshot(protocol, ports);
+    let service = snapshot.services.get_mut(&("d".to_owned(), "web".to_owned())).unwrap();
+    let spec = Arc::make_mut(service).spec.as_mut().unwrap();
+    (spec.cluster_ip, spec.cluster_ips) = (Some("::1".to_owned()), Some(vec!["::1".to_owned()]));
+    let keys: Vec<_> = snapshot.endpoint_slices.keys().cloned().collect();
+    for key in keys {
+        let slice = Arc::make_mut(snapshot.endpoint_slices.get_mut(&key).unwrap());
+        slice.address_type = "IPv6".to_owned();
+        slice.endpoints[0].addresses = vec!["::1".to_owned()];
+    }
+    snapshot
+}
+
+#[test]
+fn sockets_of_ipv6_reach_services_of_ipv6() {
+    let mut node = Node::new("six");
+    node.config.node_ip6 = Some(std::net::Ipv6Addr::LOCALHOST);
+    let mut dataplane = node.open();
+    let (a, b) = (server_at("[::1]:0", "a"), server_at("[::1]:0", "b"));
+    let changed = dataplane.sync(&snapshot6("TCP", &[a])).unwrap();
+    assert_eq!(
+        changed.frontends, 2,
+        "the ClusterIP, and the NodePort at the loopback, which is the node's own"
+    );
+    let script = "python3 -c \"
+import socket
+for port in 80, 30080:
+    s = socket.socket(socket.AF_INET6, socket.SOCK_STREAM); s.settimeout(3)
+    s.connect(('::1', port)); s.send(b'x\\n'); print(s.recv(9).decode().strip(), *s.getpeername()[:2])
+\"";
+    assert_eq!(node.run(script).0, "a ::1 80\na ::1 30080");
+    drop(dataplane);
+    let mut next = node.open();
+    assert_eq!(next.sync(&snapshot6("TCP", &[a])).unwrap().written, 0, "what was pinned is known");
+    next.sync(&snapshot6("TCP", &[b])).unwrap();
+    assert_eq!(node.run(script).0, "b ::1 80\nb ::1 30080");
+    next.sync(&snapshot6("TCP", &[])).unwrap();
+    let (text, success) = node.run(script);
+    assert!(!success && text.contains("refused"), "{text}");
+    // A pod's loopback is its own.
+    let inside = "ip link set lo up && (nc -l -p 30080 -e echo own & sleep 0.2";
+    let script = format!("unshare --net busybox sh -c '{inside}; {ASK} ::1 30080)'");
+    assert_eq!(node.run(&script).0, "own");
+
+    next.sync(&snapshot6("UDP", &[echo_at("[::1]:0")])).unwrap();
+    let script = "python3 -c \"
+import socket
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.settimeout(3)
+s.sendto(b'ping', ('::1', 80)); d, a = s.recvfrom(64); print(d.decode(), *a[:2])
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.settimeout(3)
+s.connect(('::1', 80)); s.send(b'pong'); print(s.recv(9).decode(), *s.getpeername()[:2])
+\"";
+    assert_eq!(node.run(script).0, "ping ::1 80\npong ::1 80");
+}
+
 /// A connected socket would send to where nobody is for as long as it lives; nobody tells it.
 #[test]
 fn sockets_whose_backend_is_gone_hear_of_it_and_others_do_not() {
@@ -384,7 +450,7 @@ fn programs_of_another_layout_serve_until_the_tables_are_filled() {
     let mut node = Node::new("layout");
     node.config.uplinks = vec![Uplink { name: "eth0".to_owned(), is_veth: true }];
     let (a, b) = (server("a"), server("b"));
-    let link = PodLink { uid: "pod".to_owned(), name: "pod".to_owned(), ends: None };
+    let link = PodLink { uid: "pod".to_owned(), name: "pod".to_owned(), ends: None, ip6: None };
     let pods = [(Ipv4Addr::new(127, 0, 0, 9), link)].into();
     let mut old = node.open();
     old.set_pods(&pods).unwrap();
@@ -483,7 +549,7 @@ fn filters_of_clsact_are_replaced_in_place_and_go_with_the_node() {
     let mut node = Node::new("clsact");
     node.config.tc = Tc::Clsact;
     node.config.uplinks = vec![Uplink { name: "eth0".to_owned(), is_veth: true }];
-    let link = PodLink { uid: "pod".to_owned(), name: "pod".to_owned(), ends: None };
+    let link = PodLink { uid: "pod".to_owned(), name: "pod".to_owned(), ends: None, ip6: None };
     let pods = [(Ipv4Addr::new(127, 0, 0, 9), link)].into();
     let places = [
         ("eth0", "ingress", "uplink_ingress"),

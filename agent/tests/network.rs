@@ -50,8 +50,9 @@ fn ip(words: &str) -> String {
 
 fn run(command: &mut Command) -> String {
     let said = command.output().unwrap();
-    assert!(said.status.success(), "{command:?}: {}", String::from_utf8_lossy(&said.stderr));
-    String::from_utf8_lossy(&said.stdout).into_owned()
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&said.stderr));
+    text
 }
 
 /// The number that a link of this name has now: another one after it was made anew.
@@ -103,17 +104,18 @@ fn a_new_agent_leaves_the_links_of_running_pods_alone_and_repairs_what_is_wrong_
 
         // What a crash may leave half made, and what somebody may have taken away.
         let inside = |words: &str| sandbox.ip(words);
-        ip(&format!("route del {}/32", given.ip));
-        ip(&format!("neigh del {} dev {}", given.ip, given.interface));
+        ip(&format!("route del {}/32", given.ip.v4));
+        ip(&format!("neigh del {} dev {}", given.ip.v4, given.interface));
         ip(&format!("link set {} down", given.interface));
-        inside(&format!("addr del {}/32 dev eth0", given.ip));
+        inside(&format!("addr del {}/32 dev eth0", given.ip.v4));
         inside("link set eth0 down");
         assert_eq!(next.add(&pod).await.unwrap(), given);
         assert_eq!(number(&given.interface), link, "repaired in place");
-        assert!(ip(&format!("route get {}", given.ip)).contains(&given.interface));
+        assert!(ip(&format!("route get {}", given.ip.v4)).contains(&given.interface));
         assert!(ip("neigh").contains("PERMANENT"), "{}", ip("neigh"));
         let pods = inside("addr show eth0") + &inside("route") + &inside("neigh");
-        for part in [&format!("inet {}/32", given.ip), "default via 169.254.1.1", "PERMANENT", "state UP"] {
+        for part in [&format!("inet {}/32", given.ip.v4), "default via 169.254.1.1", "PERMANENT", "state UP"]
+        {
             assert!(pods.contains(part), "no {part} in {pods}");
         }
 
@@ -129,7 +131,71 @@ fn a_new_agent_leaves_the_links_of_running_pods_alone_and_repairs_what_is_wrong_
         another.ip("link del eth0");
         assert_eq!(next.add(&pod).await.unwrap().ip, given.ip);
         assert_ne!(number(&given.interface), anew);
-        assert_ne!(given.ip, Ipv4Addr::UNSPECIFIED);
+        assert_ne!(given.ip.v4, Ipv4Addr::UNSPECIFIED);
+    });
+}
+
+#[test]
+fn a_pod_of_a_node_with_dual_stack_has_an_address_of_each_family() {
+    on_a_node(|tasks, folder| async move {
+        ip("link set eth0 up");
+        ip("link set far up");
+        ip("addr add fd00:77::1/64 dev eth0 nodad");
+        let sandbox = Sandbox::start();
+        // As Docker leaves it where it gives no network.
+        let off = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
+        let net = format!("--net=/proc/{}/ns/net", sandbox.0.id());
+        run(Command::new("nsenter").arg(&net).args(off.split(' ')));
+        let pod = request("uid-1", &sandbox);
+        let network = open(&tasks, &folder).await;
+        network.set_pod_cidr("10.77.0.0/24".parse().unwrap()).await.unwrap();
+        network.set_pod_cidr6("fd00:10:77::/64".parse().unwrap()).await.unwrap();
+        let given = network.add(&pod).await.unwrap();
+        let six = given.ip.v6.unwrap();
+        assert_eq!(six.to_string(), "fd00:10:77::a4d:1", "the one of IPv4 at its end");
+        let reaches = || {
+            assert!(ip(&format!("route get {six}")).contains(&given.interface));
+            let words = ["nsenter", &net, "busybox", "ping", "-c", "3", "-W", "1", "fd00:77::1"];
+            run(Command::new(words[0]).args(&words[1..]));
+            run(Command::new("busybox").args(["ping", "-c", "3", "-W", "1", &six.to_string()]));
+        };
+        reaches();
+        let link = number(&given.interface);
+        ip(&format!("-6 neigh del {six} dev {}", given.interface));
+        sandbox.ip(&format!("addr del {six}/128 dev eth0"));
+        sandbox.ip("link set eth0 down");
+        assert_eq!(network.add(&pod).await.unwrap(), given);
+        assert_eq!(number(&given.interface), link, "repaired in place");
+        reaches();
+        assert!(ip("-6 route show proto 201").contains("unreachable fd00:10:77::/64"));
+
+        let peer = |range: &str, via: &str| (range.parse().unwrap(), via.parse().unwrap());
+        let far = peer("fd00:10:7a::/64", "fd00:78::2");
+        let peers = [peer("fd00:10:78::/64", "fd00:77::2"), peer("fd00:10:79::/64", "fd00:77::3"), far];
+        network.set_peers6(&peers.into()).await.unwrap();
+        let present = ip("-6 route show proto 201");
+        assert!(present.contains("fd00:10:79::/64 via fd00:77::3"), "{present}");
+        assert!(present.contains("unreachable fd00:10:7a::/64"), "not on our network: {present}");
+        for _ in 0..2 {
+            let peers = [peer("fd00:10:78::/64", "fd00:77::4"), far];
+            network.set_peers6(&peers.into()).await.unwrap();
+            let present = ip("-6 route show proto 201");
+            assert!(
+                present.contains("fd00:10:78::/64 via fd00:77::4") && !present.contains("fd00:10:79"),
+                "{present}"
+            );
+            assert!(!present.contains("fd00:77::2"), "replaced, not added: {present}");
+            assert!(present.contains("unreachable fd00:10:77::/64"), "our own: {present}");
+        }
+        ip("addr add fd00:78::1/64 dev eth0 nodad");
+        network.set_peers6(&[far].into()).await.unwrap();
+        let present = ip("-6 route show proto 201");
+        assert!(
+            present.contains("fd00:10:7a::/64 via fd00:78::2") && !present.contains("unreachable fd00:10:7a"),
+            "{present}"
+        );
+        network.remove("uid-1").await.unwrap();
+        assert!(!ip("-6 route").contains(&six.to_string()));
     });
 }
 
@@ -310,7 +376,7 @@ fn pods_receive_and_send_no_more_than_their_annotations_say() {
         let pod = format!("/proc/{}/ns/net", sandbox.0.id());
         let node = format!("/proc/{}/task/{}/ns/net", std::process::id(), nix::unistd::gettid());
         let measured = [
-            bytes_per_second(&pod, &node, given.ip),
+            bytes_per_second(&pod, &node, given.ip.v4),
             bytes_per_second(&node, &pod, Ipv4Addr::new(192, 0, 2, 1)),
         ];
         for (rate, limit) in measured.into_iter().zip([1_000_000, 2_000_000]) {

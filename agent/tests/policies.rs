@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -95,6 +95,7 @@ impl Node {
         let node_name = format!("test-{name}-{}", std::process::id());
         let config = DataplaneConfig {
             node_ip: Ipv4Addr::new(172, 30, 99, 1),
+            node_ip6: None,
             cgroup: format!("/oarlock/{node_name}"),
             bpffs: "/sys/fs/bpf".into(),
             node_name,
@@ -124,7 +125,7 @@ impl Node {
         let kernel = dataplane::kernel(&self.config.bpffs, &self.config.node_name).unwrap();
         let linked = self.pods.values().map(|pod| (pod.ip, pod.link.clone())).collect();
         let around = Surroundings {
-            cluster_cidr: None,
+            cluster_cidrs: &[],
             overlay: None,
             namespace: 0,
             pods: (&linked, &BTreeSet::new()),
@@ -139,8 +140,8 @@ impl Node {
     /// What the tables say would become of a packet from a pod to another.
     fn traced(&self, from: &str, to: &str, port: u16) -> String {
         let tables = dataplane::kernel(&self.config.bpffs, &self.config.node_name).unwrap().tables;
-        let to = SocketAddrV4::new(self.pods[to].ip, port);
-        let question = Question { from: self.pods[from].ip, to, protocol: "TCP".to_owned() };
+        let to = SocketAddr::from((self.pods[to].ip, port));
+        let question = Question { from: self.pods[from].ip.into(), to, protocol: "TCP".to_owned() };
         dataplane::trace(&tables, &question, true).verdict
     }
 
@@ -238,8 +239,8 @@ fn plug(tasks: &Tasks, folder: PathBuf) -> BTreeMap<&'static str, Pod> {
                 bandwidth: Bandwidth::default(),
             };
             let given = network.add(&request).await.unwrap();
-            let link = PodLink { uid, name: given.interface, ends: given.ends };
-            let mut pod = Pod { ip: given.ip, link, sandbox, _servers: Vec::new() };
+            let link = PodLink { uid, name: given.interface, ends: given.ends, ip6: None };
+            let mut pod = Pod { ip: given.ip.v4, link, sandbox, _servers: Vec::new() };
             for (port, answer) in
                 [("80", &["echo", name][..]), ("81", &["echo", name]), ("82", &CAT), ("83", &CAT)]
             {

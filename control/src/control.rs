@@ -140,10 +140,19 @@ fn check_ranges(config: &ServeConfig) -> anyhow::Result<()> {
     let (pods, services) = (config.cluster_cidr, config.service_cluster_ip_range);
     for (flag, ranges) in [("--cluster-cidr", pods), ("--service-cluster-ip-range", services)] {
         anyhow::ensure!(
-            ranges.all().iter().all(|range| Family::of(range.network()) == Family::V4),
-            "{flag} {ranges}: agents of this version carry IPv4 alone; give one IPv4 range"
+            Family::of(ranges.primary.network()) == Family::V4,
+            "{flag} {ranges}: every node and pod has an IPv4 address in this version; give the IPv4 range first"
         );
     }
+    anyhow::ensure!(
+        services.secondary.is_none() || pods.secondary.is_some(),
+        "--service-cluster-ip-range {services} has IPv6, but --cluster-cidr {pods} has not: no pod could answer there"
+    );
+    let is_small = pods.secondary.is_some_and(|range| range.prefix_len() > 64);
+    anyhow::ensure!(
+        !is_small,
+        "--cluster-cidr {pods}: each node gets a /64 of IPv6; give a /64 or a larger range"
+    );
     Ok(())
 }
 
@@ -393,4 +402,34 @@ pub fn join_command(data_dir: &Path) -> anyhow::Result<String> {
         token.trim(),
         ca.hash()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::config::{Cli, Command};
+
+    fn checked(pods: &str, services: &str) -> Result<(), String> {
+        let words =
+            ["oarlock-control", "serve", "--cluster-cidr", pods, "--service-cluster-ip-range", services];
+        let Command::Serve(config) = Cli::parse_from(words).command else { panic!("not serve") };
+        check_ranges(&config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn ranges_that_agents_would_not_answer_are_refused() {
+        let (pods, services) = ("10.244.0.0/16,fd00:10:244::/56", "10.96.0.0/16,fd00:10:96::/112");
+        assert_eq!((checked(pods, services), checked(pods, "10.96.0.0/16")), (Ok(()), Ok(())));
+        for (pods, services, why) in [
+            ("fd00:10:244::/56", "fd00:10:96::/112", "give the IPv4 range first"),
+            (pods, "fd00:10:96::/112,10.96.0.0/16", "--service-cluster-ip-range"),
+            ("10.244.0.0/16", services, "no pod could answer there"),
+            ("10.244.0.0/16,fd00:10:244::/112", services, "a /64 or a larger range"),
+        ] {
+            let refusal = checked(pods, services).unwrap_err();
+            assert!(refusal.contains(why), "{refusal}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use oarlock_ebpf::count::{BackendCounts, MAX_COUNTED, ServiceCounts, Whose, drop_of};
 use oarlock_ebpf::flow::{Flow, REPLY, Translation};
+use oarlock_ebpf::flow6::{Flow6, Translation6};
 use oarlock_ebpf::maps::MAX_BACKENDS;
 use oarlock_ebpf::reason::Reason;
 
@@ -37,6 +38,30 @@ pub fn packet(entry: &Translation, flow: &Flow, packets: u64, bytes: u64) {
     if counts_backends()
         && let Some(counts) = of_flow(entry, flow, whose)
     {
+        add(&mut counts.packets, back, packets);
+        add(&mut counts.bytes, back, bytes);
+    }
+}
+
+/// The same of IPv6.
+#[inline(always)]
+pub fn packet6(entry: &Translation6, flow: &Flow6, packets: u64, bytes: u64) {
+    let Some(whose) = Whose::of(&entry.whose()) else { return };
+    let back = entry.backend == REPLY;
+    if let Some(counts) = of_service(whose.service()) {
+        add(&mut counts.packets, back, packets);
+        add(&mut counts.bytes, back, bytes);
+    }
+    if !counts_backends() {
+        return;
+    }
+    let Some(backend) = maps::backend_at(whose.backend()) else { return };
+    let same = if back {
+        backend.address6() == flow.source && backend.port() == flow.source_port()
+    } else {
+        backend.generation() == entry.generation
+    };
+    if same && let Some(counts) = of_backend(whose.backend()) {
         add(&mut counts.packets, back, packets);
         add(&mut counts.bytes, back, bytes);
     }

@@ -14,11 +14,12 @@ use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::flow::{Flow, LOCAL_POD, MASQUERADED, Owner, REPLY, Translation};
+use oarlock_ebpf::flow6::{POD_OUT, UPLINK_IN, UPLINK_OUT};
 use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
 use crate::packet::{self, Packet};
-use crate::{count, flows, icmp, maps, nat, policy, watch};
+use crate::{count, flows, icmp, maps, maps6, nat, policy, watch};
 
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -35,6 +36,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
     if !packet::is_ours(&ctx) {
         return GO_ON;
     }
+    maps6::hand_on(&ctx, UPLINK_IN);
     let verdict = uplink_ingress_flow(&ctx);
     if verdict != NO_FLOW {
         return verdict;
@@ -65,6 +67,10 @@ fn uplink_ingress_flow(ctx: &TcContext) -> i32 {
 
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
+    if maps6::hand_on(&ctx, POD_OUT) {
+        // What nobody judges does not pass.
+        return TC_ACT_SHOT;
+    }
     let verdict = pod_egress_flow(&ctx);
     if verdict != NO_FLOW {
         return verdict;
@@ -95,6 +101,7 @@ fn other_may_leave(ctx: &TcContext) -> bool {
 
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
+    maps6::hand_on(&ctx, UPLINK_OUT);
     let verdict = uplink_egress_flow(&ctx);
     if verdict != NO_FLOW {
         return verdict;

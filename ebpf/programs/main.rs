@@ -14,18 +14,24 @@ mod choose;
 mod count;
 mod express;
 mod flows;
+mod flows6;
 mod forward;
+mod forward6;
 mod frame;
 mod icmp;
+mod icmp6;
 mod maps;
+mod maps6;
 mod nat;
 mod neighbours;
 mod packet;
+mod packet6;
 mod policy;
 mod sock;
 mod sweep;
 mod watch;
 mod way;
+mod way6;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

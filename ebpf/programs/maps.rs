@@ -3,7 +3,10 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
-use oarlock_ebpf::affinity::{Affinity, AffinityKey, Member, SourceRange, source_range, source_range_bits};
+use oarlock_ebpf::affinity::{
+    Affinity, AffinityKey, Member, SourceRange, source_range, source_range_bits, source_range6,
+    source_range6_bits,
+};
 use oarlock_ebpf::layout::{Backend, Believed, FrontendKey, ServiceLine, SlotRange, SocketKey};
 use oarlock_ebpf::maps::{
     MAX_AFFINITY, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES,
@@ -83,6 +86,12 @@ pub fn is_member(member: &Member) -> bool {
 #[inline(always)]
 pub fn is_in_range(service: u64, client: [u8; 4]) -> bool {
     SOURCE_RANGES.get(Key::new(source_range_bits(32), source_range(service, client))).is_some()
+}
+
+/// The same of IPv6.
+#[inline(always)]
+pub fn is_in_range6(service: u64, client: [u8; 16]) -> bool {
+    SOURCE_RANGES.get(Key::new(source_range6_bits(128), source_range6(service, client))).is_some()
 }
 
 /// The index of the backend in a slot.

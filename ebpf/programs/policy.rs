@@ -10,6 +10,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::event::TC;
 use oarlock_ebpf::flow::{ACK, CLOSING, FIN, Flow, RST, SYN, TCP};
+use oarlock_ebpf::flow6::POD_IN;
 use oarlock_ebpf::maps::{MAX_ALLOWED, MAX_IDENTITIES, MAX_ISOLATED, MAX_RULES};
 use oarlock_ebpf::policy::{
     ANYBODY, Allowed, EGRESS, INGRESS, Isolation, NOBODY, ONE_PORT, Rule, judged, rule,
@@ -18,7 +19,7 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::packet::{self, IP};
 use crate::watch::{self, Seen};
-use crate::{flows, maps, nat};
+use crate::{flows, maps, maps6, nat};
 
 #[map]
 static ISOLATED: HashMap<u32, Isolation> = HashMap::with_max_entries(MAX_ISOLATED, 0);
@@ -43,11 +44,25 @@ pub fn pod_ingress(ctx: TcContext) -> i32 {
         // The node's own.
         return TC_ACT_UNSPEC;
     }
-    let Some(header) = packet::header(&ctx) else { return TC_ACT_UNSPEC };
+    let Some(header) = packet::header(&ctx) else {
+        return if maps6::hand_on(&ctx, POD_IN) { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
+    };
     match packet::read(&ctx, &header) {
         Some(packet) => verdict(may_enter(packet::link(&ctx), &packet.flow, packet.flags)),
         None => verdict(other_may_enter(&ctx, packet::link(&ctx), &header)),
     }
+}
+
+/// Whether packets of IPv6 may come to the pod behind a link, or leave it. They are not judged one by one: a pod that any policy selects
+/// has none, be they its answers.
+#[inline(always)]
+pub fn may_pass6(link: u32) -> bool {
+    // SAFETY: only whether it is there counts.
+    let is_isolated = revision() != 0 && unsafe { ISOLATED.get(link).is_some() };
+    if is_isolated {
+        maps::count(Reason::PolicyDenied);
+    }
+    !is_isolated
 }
 
 #[inline(always)]

@@ -7,7 +7,9 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct AffinityKey {
-    client: u64,
+    /// Of who is outside an IPv6 address, or an IPv4 address in its form there; else what no address of a client begins with, and
+    /// a number.
+    client: [u64; 2],
     service: u64,
 }
 
@@ -15,13 +17,22 @@ impl AffinityKey {
     /// A client outside: its IPv4 address.
     #[must_use]
     pub const fn outside(address: [u8; 4], service: u64) -> Self {
-        Self { client: (1 << 63) | u32::from_ne_bytes(address) as u64, service }
+        Self::outside6(mapped(address), service)
+    }
+
+    /// A client outside: its IPv6 address.
+    #[must_use]
+    pub const fn outside6(address: [u8; 16], service: u64) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+        let words = ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]);
+        Self { client: [u64::from_ne_bytes(words.0), u64::from_ne_bytes(words.1)], service }
     }
 
     /// A client on this node: the cookie of its network namespace, which is its pod's.
     #[must_use]
     pub const fn inside(cookie: u64, service: u64) -> Self {
-        Self { client: cookie & !(1 << 63), service }
+        // No address begins so: ff00::/8 is multicast (RFC 4291 2.7).
+        Self { client: [u64::MAX, cookie], service }
     }
 }
 
@@ -83,23 +94,44 @@ impl Member {
     }
 }
 
-/// The data of a longest-prefix-match key: the Service's number in network order, then an IPv4 address.
-pub type SourceRange = [u8; 12];
+/// An IPv4 address as one of IPv6 (RFC 4291 2.5.5.2).
+const fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
 
-/// The data of a client's address at a Service.
+/// The data of a longest-prefix-match key: the Service's number in network order, then an IPv6 address, or an IPv4 address in its
+/// form there.
+pub type SourceRange = [u8; 24];
+
+/// The data of a client's IPv4 address at a Service.
 #[must_use]
 pub const fn source_range(service: u64, address: [u8; 4]) -> SourceRange {
-    let (s, a) = (service.to_be_bytes(), address);
-    [s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], a[0], a[1], a[2], a[3]]
+    source_range6(service, mapped(address))
+}
+
+/// The data of a client's IPv6 address at a Service.
+#[must_use]
+pub const fn source_range6(service: u64, a: [u8; 16]) -> SourceRange {
+    let s = service.to_be_bytes();
+    [
+        s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8],
+        a[9], a[10], a[11], a[12], a[13], a[14], a[15],
+    ]
 }
 
 /// How many bits of [`SourceRange`] a range with this IPv4 prefix length compares.
 #[must_use]
 pub const fn source_range_bits(prefix_length: u8) -> u32 {
+    source_range6_bits(96) + prefix_length as u32
+}
+
+/// How many bits of [`SourceRange`] a range with this IPv6 prefix length compares.
+#[must_use]
+pub const fn source_range6_bits(prefix_length: u8) -> u32 {
     64 + prefix_length as u32
 }
 
-const _: () = assert!(core::mem::size_of::<AffinityKey>() == 16);
+const _: () = assert!(core::mem::size_of::<AffinityKey>() == 24);
 const _: () = assert!(core::mem::size_of::<Affinity>() == 16);
 const _: () = assert!(core::mem::size_of::<Member>() == 16);
 
@@ -123,6 +155,7 @@ mod tests {
         let address = [0x12, 0x34, 0x56, 0x78];
         let outside = AffinityKey::outside(address, 7);
         assert_ne!(outside, AffinityKey::inside(u64::from(u32::from_ne_bytes(address)), 7));
+        assert_eq!(outside, AffinityKey::outside6(mapped(address), 7), "one client, one form");
         assert_ne!(outside, AffinityKey::outside(address, 8));
         assert_ne!(outside, AffinityKey::outside([0x12, 0x34, 0x56, 0x79], 7));
     }
@@ -137,7 +170,12 @@ mod tests {
 
     #[test]
     fn ranges_compare_the_service_first() {
-        assert_eq!(source_range(1, [10, 0, 0, 9]), [0, 0, 0, 0, 0, 0, 0, 1, 10, 0, 0, 9]);
-        assert_eq!((source_range_bits(0), source_range_bits(32)), (64, 96));
+        let range = source_range(1, [10, 0, 0, 9]);
+        assert_eq!(
+            (&range[..8], &range[18..]),
+            (&[0, 0, 0, 0, 0, 0, 0, 1][..], &[0xff, 0xff, 10, 0, 0, 9][..])
+        );
+        assert_eq!((source_range_bits(0), source_range_bits(32)), (160, 192));
+        assert_eq!((source_range6_bits(0), source_range6_bits(128)), (64, 192));
     }
 }

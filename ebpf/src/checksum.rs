@@ -73,6 +73,20 @@ pub const fn is_partial(checksum: [u8; 2], flow: &Flow, length: u16) -> bool {
     fold(addresses + protocol + length.to_be() as u64) == u16::from_ne_bytes(checksum)
 }
 
+/// A transport's checksum after a change by which a sum over what it covers becomes this much more, as the kernel's
+/// `bpf_csum_diff` says it.
+#[must_use]
+pub const fn changed(protocol: u8, checksum: [u8; 2], difference: u32) -> [u8; 2] {
+    if protocol == UDP && matches!(checksum, [0, 0]) {
+        return checksum;
+    }
+    let sum = !u16::from_ne_bytes(checksum) as u64 + difference as u64;
+    match (!fold(sum)).to_ne_bytes() {
+        [0, 0] if protocol == UDP => [0xff, 0xff],
+        changed => changed,
+    }
+}
+
 /// The one's complement sum of a number's words.
 const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);

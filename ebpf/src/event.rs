@@ -5,6 +5,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::flow::Flow;
+use crate::flow6::Flow6;
 
 /// Something that happened. Written by the programs, read by the agent.
 ///
@@ -39,6 +40,28 @@ pub struct Event {
     pub cgroup: u64,
 }
 
+/// The same of IPv6. Records of the two differ by their length.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Event6 {
+    /// When, in nanoseconds since boot, time asleep left out.
+    pub at: u64,
+    /// The packet as it came.
+    pub flow: Flow6,
+    /// The packet as it leaves.
+    pub to: Flow6,
+    /// The number of a reason.
+    pub what: u32,
+    /// Where it happened.
+    pub hook: u32,
+    /// The number under which the Service's port is counted.
+    pub service: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Of a socket the number of its process' cgroup (v2), which is that of the folder.
+    pub cgroup: u64,
+}
+
 /// In [`Event::hook`]: when a socket connected or sent.
 pub const SOCKET: u32 = 1;
 /// In [`Event::hook`]: at an uplink, in its driver.
@@ -47,10 +70,13 @@ pub const XDP: u32 = 2;
 pub const TC: u32 = 3;
 
 const _: () = assert!(core::mem::size_of::<Event>() == 64);
+const _: () = assert!(core::mem::size_of::<Event6>() == 112);
 
 #[cfg(feature = "user")]
-#[expect(unsafe_code, reason = "bytemuck::Pod, which it is, is the same promise")]
+#[expect(unsafe_code, reason = "bytemuck::Pod, which they are, is the same promise")]
 mod crosses {
     // SAFETY: repr(C), no padding, every bit pattern is valid: bytemuck proves it.
     unsafe impl aya::Pod for super::Event {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Event6 {}
 }

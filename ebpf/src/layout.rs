@@ -60,6 +60,49 @@ impl FrontendKey {
     }
 }
 
+/// The same for IPv6, in a map of its own: of the other family the shorter keys cost less.
+///
+/// | byte | field |
+/// |---|---|
+/// | 0..16 | address, network order |
+/// | 16..18 | port, network order |
+/// | 18 | protocol: 6 TCP, 17 UDP |
+/// | 19 | scope: 0 everywhere |
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct FrontendKey6 {
+    address: [u8; 16],
+    port: [u8; 2],
+    protocol: u8,
+    scope: u8,
+}
+
+impl FrontendKey6 {
+    /// A frontend of an IPv6 address.
+    #[must_use]
+    pub const fn new(address: [u8; 16], port: u16, protocol: u8) -> Self {
+        Self { address, port: port.to_be_bytes(), protocol, scope: 0 }
+    }
+
+    /// The address, in network order.
+    #[must_use]
+    pub const fn address(&self) -> [u8; 16] {
+        self.address
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
+
+    /// 6 TCP, 17 UDP.
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        self.protocol
+    }
+}
+
 /// The backends of a frontend as one word that is published with one aligned store: readers see the old set or the new
 /// one, never a mixture and never a hole.
 ///
@@ -183,10 +226,28 @@ impl Backend {
         }
     }
 
-    /// The IPv4 address, in network order.
+    /// A backend with an IPv6 address.
+    #[must_use]
+    pub const fn new6(address: [u8; 16], port: u16, generation: u32) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, rest @ ..] = address;
+        Self {
+            prefix: [a, b, c, d, e, f, g, h, i, j, k, l],
+            address: rest,
+            ..Self::new(rest, port, generation)
+        }
+    }
+
+    /// The IPv4 address, in network order; of an IPv6 address the end.
     #[must_use]
     pub const fn address(&self) -> [u8; 4] {
         self.address
+    }
+
+    /// The IPv6 address, in network order; an IPv4 address in its form there.
+    #[must_use]
+    pub const fn address6(&self) -> [u8; 16] {
+        let ([a, b, c, d, e, f, g, h, i, j, k, l], [m, n, o, p]) = (self.prefix, self.address);
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
     /// The port.
@@ -220,6 +281,24 @@ impl SocketKey {
     }
 }
 
+/// The same of IPv6.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct SocketKey6 {
+    cookie: u64,
+    address: [u8; 16],
+    port: [u8; 2],
+    reserved: [u8; 6],
+}
+
+impl SocketKey6 {
+    /// A socket (by its cookie) that talks to a backend.
+    #[must_use]
+    pub const fn new(cookie: u64, address: [u8; 16], port: u16) -> Self {
+        Self { cookie, address, port: port.to_be_bytes(), reserved: [0; 6] }
+    }
+}
+
 /// The frontend that the socket's user believes to talk to.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -249,7 +328,37 @@ impl Believed {
     }
 }
 
+/// The same of IPv6.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Believed6 {
+    address: [u8; 16],
+    port: [u8; 2],
+    reserved: [u8; 2],
+}
+
+impl Believed6 {
+    /// An address and a port.
+    #[must_use]
+    pub const fn new(address: [u8; 16], port: u16) -> Self {
+        Self { address, port: port.to_be_bytes(), reserved: [0; 2] }
+    }
+
+    /// The address, in network order.
+    #[must_use]
+    pub const fn address(&self) -> [u8; 16] {
+        self.address
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
+}
+
 crosses!(FrontendKey: 8, SlotRange: 8, ServiceLine: 64, Backend: 32, SocketKey: 16, Believed: 8);
+crosses!(FrontendKey6: 20, SocketKey6: 32, Believed6: 20);
 
 #[cfg(test)]
 mod tests {
@@ -276,6 +385,19 @@ mod tests {
             let mapped = std::net::Ipv6Addr::from(v6).to_ipv4_mapped();
             prop_assert_eq!(mapped, Some(std::net::Ipv4Addr::from(address)));
             let believed = Believed::new(address, port);
+            prop_assert_eq!((believed.address(), believed.port()), (address, port));
+        }
+
+        #[test]
+        fn addresses_of_ipv6_keep_their_bytes(address: [u8; 16], port: u16, generation: u32) {
+            let key = FrontendKey6::new(address, port, 17);
+            let bytes = bytemuck::bytes_of(&key);
+            prop_assert_eq!((&bytes[..16], &bytes[16..18], bytes[18]), (&address[..], &port.to_be_bytes()[..], 17));
+            prop_assert_eq!((key.address(), key.port(), key.protocol()), (address, port, 17));
+            let backend = Backend::new6(address, port, generation);
+            prop_assert_eq!((backend.address6(), backend.port(), backend.generation()), (address, port, generation));
+            prop_assert_eq!(&bytemuck::bytes_of(&backend)[..16], &address[..]);
+            let believed = Believed6::new(address, port);
             prop_assert_eq!((believed.address(), believed.port()), (address, port));
         }
     }

@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod count;
 pub mod event;
 pub mod flow;
+pub mod flow6;
 pub mod fragment;
 pub mod layout;
 pub mod maps;
@@ -22,4 +23,4 @@ pub mod table;
 
 /// The version of everything in [`layout`] and [`maps`]; part of the path under which maps are pinned. Bumped on any change
 /// of a byte, so that an agent never reads tables of another layout.
-pub const LAYOUT_VERSION: u32 = 15;
+pub const LAYOUT_VERSION: u32 = 16;

@@ -3,6 +3,8 @@
 
 /// Frontends: [`crate::layout::FrontendKey`] to an index of [`SERVICE_TABLE`]. Hash.
 pub const FRONTENDS: &str = "FRONTENDS";
+/// The same of IPv6: [`crate::layout::FrontendKey6`] to an index of the same table. Hash.
+pub const FRONTENDS6: &str = "FRONTENDS6";
 /// [`crate::layout::ServiceLine`] by index. Array.
 pub const SERVICE_TABLE: &str = "SERVICE_TABLE";
 /// Indexes of [`BACKENDS`], in blocks that service lines point to. Array.
@@ -13,6 +15,8 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const ROUND_ROBIN: &str = "ROUND_ROBIN";
 /// [`crate::layout::SocketKey`] to [`crate::layout::Believed`]. LRU hash.
 pub const SOCKETS: &str = "SOCKETS";
+/// [`crate::layout::SocketKey6`] to [`crate::layout::Believed6`]. LRU hash.
+pub const SOCKETS6: &str = "SOCKETS6";
 /// Events by [`crate::reason::Reason`]. Per-CPU array of u64.
 pub const COUNTERS: &str = "COUNTERS";
 
@@ -43,6 +47,19 @@ pub const FLOWS: &str = "FLOWS";
 pub const FLOW_SEED: &str = "FLOW_SEED";
 /// [`crate::fragment::Datagram`] to the four bytes of its ports. LRU hash.
 pub const FRAGMENTS: &str = "FRAGMENTS";
+
+/// [`crate::flow6::Settings6`] at index 0. Array.
+pub const SETTINGS6: &str = "SETTINGS6";
+/// IPv6 address to [`crate::flow::Owner`]. Hash.
+pub const ADDRESSES6: &str = "ADDRESSES6";
+/// [`crate::flow6::Flow6`] to [`crate::flow6::Translation6`], TCP. LRU hash.
+pub const FLOWS6_TCP: &str = "FLOWS6_TCP";
+/// The same for other protocols. LRU hash.
+pub const FLOWS6_OTHER: &str = "FLOWS6_OTHER";
+/// [`crate::fragment::Datagram6`] to the four bytes of its ports. LRU hash.
+pub const FRAGMENTS6: &str = "FRAGMENTS6";
+/// The programs of tc that packets of IPv6 are handed on to, by [`crate::flow6::UPLINK_IN`] and its like. Program array.
+pub const PROGRAMS6: &str = "PROGRAMS6";
 
 /// The number of a pod's link, on the node's side, to [`crate::policy::Isolation`]. Hash.
 pub const ISOLATED: &str = "ISOLATED";
@@ -76,6 +93,8 @@ pub const MAX_ADDRESSES: u32 = 65_536;
 pub const FLOW_BUCKETS: u32 = 1 << 16;
 /// Lines of the table of flows; a connection is two.
 pub const MAX_FLOWS: u32 = FLOW_BUCKETS * crate::table::LINES as u32;
+/// Entries of each table of flows of IPv6.
+pub const MAX_FLOWS6: u32 = 65_536;
 /// Datagrams in fragments whose ports are remembered.
 pub const MAX_FRAGMENTS: u32 = 8192;
 /// Bytes of the ring buffer of events: four thousand of them, a power of two of pages.

@@ -31,6 +31,14 @@ pub const fn of_client(address: [u8; 4], port: u16) -> u64 {
     ((u32::from_be_bytes(address) as u64) << 16) | port as u64
 }
 
+/// The same of IPv6: the halves of the address make one word first.
+#[must_use]
+pub const fn of_client6(address: [u8; 16], port: u16) -> u64 {
+    let address = u128::from_be_bytes(address);
+    let folded = (address >> 64) as u64 ^ (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    folded.rotate_left(16) ^ port as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,7 +71,13 @@ mod tests {
             let [high, low] = n.to_be_bytes();
             of_client([10, 1, high, low], 40_000)
         });
-        for numbers in [ports.collect::<Vec<_>>(), addresses.collect()] {
+        let ports6 = (0..20_420_u16).map(|n| of_client6([0xfd; 16], 32_768 + n));
+        let addresses6 = (0..20_420_u16).map(|n| {
+            let [high, low] = n.to_be_bytes();
+            of_client6([0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, high, low], 40_000)
+        });
+        let all = [ports.collect::<Vec<_>>(), addresses.collect(), ports6.collect(), addresses6.collect()];
+        for numbers in all {
             let mut hits = [0; 1021];
             for number in numbers {
                 hits[by_hash(range, number).unwrap() as usize] += 1;

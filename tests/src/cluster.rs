@@ -16,6 +16,8 @@ pub const MACHINE: &str = "172.30.77.1";
 pub const NODES: [&str; 2] = ["172.30.77.11", "172.30.77.12"];
 /// Those of two nodes on networks of their own.
 pub const FAR_NODES: [&str; 2] = ["172.30.77.11", "172.30.78.12"];
+/// The same of IPv6, on a machine that has it.
+pub const NODES6: [&str; 2] = ["fd00:172:30:77::11", "fd00:172:30:77::12"];
 /// The network namespace of a client outside the nodes.
 pub const CLIENT: &str = "oarlock-client";
 

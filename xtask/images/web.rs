@@ -2,7 +2,7 @@
 //! answered with who it is and who asks.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,23 +17,32 @@ struct Server {
 }
 
 fn main() {
-    let port = std::env::args().nth(1).unwrap_or_else(|| "80".to_owned());
+    let port = std::env::args().nth(1).and_then(|port| port.parse::<u16>().ok()).unwrap_or(80);
     let host = std::env::args().nth(2);
     let host = host.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok()).unwrap_or_default();
-    let listener = TcpListener::bind(format!("0.0.0.0:{port}")).expect("the port is free");
+    // Clients of both families, where the kernel knows both.
+    let everywhere = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+    let everywhere = everywhere.map(|ip| SocketAddr::new(ip, port));
+    let listener = TcpListener::bind(&everywhere[..]).expect("the port is free");
     println!("listening on port {port}");
     let server = Arc::new(Server { listener, host: host.trim().to_owned(), idle: AtomicUsize::new(0) });
     let first = Arc::clone(&server);
     std::thread::spawn(move || wait(&first));
-    let socket = UdpSocket::bind(format!("0.0.0.0:{port}")).expect("the port is free");
+    let socket = UdpSocket::bind(&everywhere[..]).expect("the port is free");
     let mut datagram = [0; 65_536];
     loop {
         if let Ok((length, client)) = socket.recv_from(&mut datagram) {
             let sent = String::from_utf8_lossy(&datagram[..length]);
-            let answer = format!("pod: {}\nclient: {client}\nrequest: {sent}\n", server.host);
+            let shown = shown(client);
+            let answer = format!("pod: {}\nclient: {shown}\nrequest: {sent}\n", server.host);
             let _ = socket.send_to(answer.as_bytes(), client);
         }
     }
+}
+
+/// Clients of IPv4 by their own addresses, not by those that they have among those of IPv6.
+fn shown(client: SocketAddr) -> SocketAddr {
+    SocketAddr::new(client.ip().to_canonical(), client.port())
 }
 
 /// Serves one connection after the other. The last that was waiting leaves another in its place, so that slow or silent
@@ -58,7 +67,7 @@ fn wait(server: &Arc<Server>) {
 fn serve(server: &Server, stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let client = stream.peer_addr()?;
+    let client = shown(stream.peer_addr()?);
     let host = &server.host;
     let mut reader = BufReader::new(&stream);
     let mut writer = &stream;

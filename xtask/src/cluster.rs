@@ -44,6 +44,15 @@ impl Xdp {
     }
 }
 
+/// Which addresses nodes, pods and Services have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IpFamily {
+    /// IPv4 alone.
+    Ipv4,
+    /// IPv4, and IPv6 where this machine has it and all nodes are on one network.
+    Dual,
+}
+
 /// How the daemons are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
@@ -72,9 +81,18 @@ pub(crate) struct UpOptions {
     /// Whether the nodes' uplinks answer Services by XDP. They are veths, for which it is a way to try it, not to be faster.
     #[arg(long, value_enum, default_value = "best-effort")]
     xdp: Xdp,
+    /// Which addresses nodes, pods and Services have.
+    #[arg(long, value_enum, default_value = "dual")]
+    ip_family: IpFamily,
     /// How the daemons are built.
     #[arg(long, value_enum, default_value = "release")]
     profile: Profile,
+}
+
+impl UpOptions {
+    fn is_dual(&self) -> bool {
+        self.ip_family == IpFamily::Dual && self.networks == 1 && fabric::has_ipv6()
+    }
 }
 
 /// How a cluster is taken down.
@@ -148,7 +166,7 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
     check_store(options.store)?;
     step("making the network", || {
         let native = options.xdp == Xdp::Native;
-        fabric::up(options.nodes, options.networks, native)?;
+        fabric::up(options.nodes, options.networks, native, options.is_dual())?;
         let agent = options.profile.daemon("oarlock-agent").display().to_string();
         let peers = if native { options.nodes } else { 0 };
         (1..=peers).try_for_each(|number| fabric::prepare_peer(number, &agent))
@@ -161,10 +179,10 @@ pub(crate) fn up(options: &UpOptions) -> Result<()> {
         (1..=options.nodes).try_for_each(|number| start_node(options, number))?;
         wait("every node is Ready", || ready_nodes().is_ok_and(|n| n.len() >= usize::from(options.nodes)))
     })?;
-    for (cidr, ip) in ready_nodes()?.iter().filter(|(_, ip)| fabric::is_near(ip)) {
+    for (cidr, ip) in ready_nodes()?.iter().flatten().filter(|(_, ip)| fabric::is_near(ip)) {
         fabric::route_pods(cidr, ip)?;
     }
-    fabric::route_services()?;
+    fabric::route_services(options.is_dual())?;
     println!(
         "\nThe cluster is up. Try:\n\n  export KUBECONFIG={}\n  kubectl get nodes -o wide\n  kubectl apply -f \
          manifests/quickstart/\n  kubectl get pods,svc,endpoints -o wide\n  \
@@ -209,6 +227,10 @@ fn start_control(options: &UpOptions) -> Result<()> {
         let mut command = Command::new(options.profile.daemon("oarlock-control"));
         command.args(["serve", "--data-dir", &folder.display().to_string()]);
         command.args(["--advertise-address", fabric::HOST]);
+        if options.is_dual() {
+            let [pods, services] = fabric::dual_ranges();
+            command.args(["--cluster-cidr", &pods, "--service-cluster-ip-range", &services]);
+        }
         if options.store == Store::Etcd {
             command.args(["--store", "etcd", "--etcd-endpoints", ETCD[0]]);
         }
@@ -233,7 +255,10 @@ fn start_node(options: &UpOptions, number: u8) -> Result<()> {
     command.args(["--token-file", &control.join("join-token").display().to_string()]);
     command.args(["--ca-file", &control.join("pki/ca.crt").display().to_string()]);
     command.args(["--data-dir", &state().join(&name).display().to_string()]);
-    let node_ip = fabric::node_ip_of(number, options.networks);
+    let mut node_ip = fabric::node_ip_of(number, options.networks);
+    if options.is_dual() {
+        node_ip = format!("{node_ip},{}", fabric::node_ip6(number));
+    }
     command.args(["--node-ip", &node_ip, "--uplink", "eth0", &options.xdp.flag()]);
     // The machine, which is no node, reaches ClusterIPs by a route to a node.
     command.arg("--accept-external-cluster-ip");
@@ -263,8 +288,8 @@ fn kubectl(arguments: &[&str]) -> Result<String> {
     output(&program, &[&[config.as_str()], arguments].concat())
 }
 
-/// (podCIDR, InternalIP) of every node that is Ready.
-fn ready_nodes() -> Result<Vec<(String, String)>> {
+/// (podCIDR, InternalIP) of every node that is Ready, of each family.
+fn ready_nodes() -> Result<Vec<Vec<(String, String)>>> {
     let list: Value = serde_json::from_str(&kubectl(&["get", "nodes", "-o", "json"])?)?;
     let nodes = list["items"].as_array().into_iter().flatten().filter_map(|node| {
         let status = &node["status"];
@@ -272,9 +297,17 @@ fn ready_nodes() -> Result<Vec<(String, String)>> {
             list.as_array().into_iter().flatten().find(|x| x["type"] == kind).cloned()
         };
         let ready = is(&status["conditions"], "Ready")?["status"] == "True";
-        let ip = is(&status["addresses"], "InternalIP")?["address"].as_str()?.to_owned();
-        let cidr = node["spec"]["podCIDR"].as_str()?.to_owned();
-        ready.then_some((cidr, ip))
+        let texts = |list: Vec<&Value>| -> Vec<String> {
+            list.into_iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()
+        };
+        let addresses = status["addresses"].as_array()?.iter().filter(|a| a["type"] == "InternalIP");
+        let ips = texts(addresses.map(|a| &a["address"]).collect());
+        let cidrs = texts(node["spec"]["podCIDRs"].as_array()?.iter().collect());
+        let of_family = |cidr: String| {
+            let ip = ips.iter().find(|ip| ip.contains(':') == cidr.contains(':'))?.clone();
+            Some((cidr, ip))
+        };
+        (ready && !cidrs.is_empty()).then(|| cidrs.into_iter().filter_map(of_family).collect())
     });
     Ok(nodes.collect())
 }

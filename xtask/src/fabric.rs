@@ -19,6 +19,8 @@ const CLIENT: &str = "oarlock-client";
 /// The range of pods, and that of Services.
 const PODS: &str = "10.244.0.0/16";
 const SERVICES: &str = "10.96.0.0/16";
+/// The ranges of IPv6, of nodes, pods and Services: addresses that nobody routes (RFC 4193).
+const RANGES6: [&str; 3] = ["fd00:172:30:77::/64", "fd00:10:244::/56", "fd00:10:96::/112"];
 /// How many networks nodes may be spread over.
 pub(crate) const NETWORKS: u8 = 3;
 /// Marks the machine's routes as ours.
@@ -41,7 +43,7 @@ pub(crate) fn node_ip_of(number: u8, networks: u8) -> String {
 
 /// Whether a node's address is on the network of the machine and the client.
 pub(crate) fn is_near(node: &str) -> bool {
-    node.starts_with("172.30.77.")
+    node.starts_with("172.30.77.") || node.contains(':')
 }
 
 fn network_of(number: u8, networks: u8) -> u8 {
@@ -68,7 +70,29 @@ fn bridge(network: u8) -> String {
 
 /// What is unreachable but by the fabric.
 fn ranges() -> Vec<String> {
-    (0..NETWORKS).map(range).chain([PODS.to_owned(), SERVICES.to_owned()]).collect()
+    let four = (0..NETWORKS).map(range).chain([PODS.to_owned(), SERVICES.to_owned()]);
+    let six = RANGES6.iter().filter(|_| has_ipv6()).map(|range| (*range).to_owned());
+    four.chain(six).collect()
+}
+
+/// The address of IPv6 that a machine has beside one of IPv4 on the fabric: the same last number.
+fn beside(address: &str) -> String {
+    format!("fd00:172:30:77::{}", address.rsplit('.').next().unwrap_or_default())
+}
+
+/// The address of IPv6 of a node.
+pub(crate) fn node_ip6(number: u8) -> String {
+    beside(&node_ip(number))
+}
+
+/// The ranges of pods, and of Services, of a cluster with dual stack.
+pub(crate) fn dual_ranges() -> [String; 2] {
+    [format!("{PODS},{}", RANGES6[1]), format!("{SERVICES},{}", RANGES6[2])]
+}
+
+/// Whether this machine's kernel gives links IPv6.
+pub(crate) fn has_ipv6() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6").is_ok_and(|off| off.trim() == "0")
 }
 
 fn ip(arguments: &str) -> Result<()> {
@@ -85,7 +109,7 @@ pub(crate) fn exists() -> bool {
 }
 
 /// Makes what is missing of the fabric with this many nodes; repairs what a crash left half made.
-pub(crate) fn up(nodes: u8, networks: u8, xdp: bool) -> Result<()> {
+pub(crate) fn up(nodes: u8, networks: u8, xdp: bool, dual: bool) -> Result<()> {
     for range in ranges() {
         ip(&format!("route replace unreachable {range} metric 4000 proto {PROTOCOL}"))?;
     }
@@ -103,13 +127,18 @@ pub(crate) fn up(nodes: u8, networks: u8, xdp: bool) -> Result<()> {
     ip(&format!("-n {FABRIC} link set host master oarlock-br up"))?;
     ip(&format!("addr replace {HOST}/24 dev oarlock-host"))?;
     ip("link set oarlock-host up")?;
+    if dual {
+        ip(&format!("addr replace {}/64 dev oarlock-host nodad", beside(HOST)))?;
+    }
     feature(None, "oarlock-host", "tx", !xdp)?;
     for number in 1..=nodes {
         let network = network_of(number, networks);
         let (namespace, port) = (node_namespace(number), format!("node{number}"));
         join(&namespace, &port, network, &node_ip_of(number, networks), xdp)?;
+        give_ipv6(&namespace, &node_ip(number), dual)?;
     }
     join(CLIENT, "client", 0, "172.30.77.200", xdp)?;
+    give_ipv6(CLIENT, "172.30.77.200", dual)?;
     if networks > 1 { route_between(nodes, networks) } else { Ok(()) }
 }
 
@@ -175,9 +204,18 @@ fn join(name: &str, port: &str, network: u8, address: &str, xdp: bool) -> Result
     ip(&format!("-n {name} link set lo up"))
 }
 
+/// An address of IPv6 beside the one of IPv4. Nobody else has it: no time is spent on looking for who might.
+fn give_ipv6(name: &str, address: &str, dual: bool) -> Result<()> {
+    if dual { ip(&format!("-n {name} addr replace {}/64 dev eth0 nodad", beside(address))) } else { Ok(()) }
+}
+
 /// A route of the machine to the Services, through the first node.
-pub(crate) fn route_services() -> Result<()> {
-    ip(&format!("route replace {SERVICES} via {} dev oarlock-host proto {PROTOCOL}", node_ip(1)))
+pub(crate) fn route_services(dual: bool) -> Result<()> {
+    let route = |range: &str, node: &str| {
+        ip(&format!("route replace {range} via {node} dev oarlock-host proto {PROTOCOL}"))
+    };
+    route(SERVICES, &node_ip(1))?;
+    if dual { route(RANGES6[2], &node_ip6(1)) } else { Ok(()) }
 }
 
 /// A route of the machine to the pods of a node.
@@ -198,6 +236,7 @@ pub(crate) fn down() {
     }
     let _ = ip("link del oarlock-host");
     let _ = ip(&format!("route flush proto {PROTOCOL}"));
+    let _ = ip(&format!("-6 route flush proto {PROTOCOL}"));
     for range in ranges() {
         let _ = ip(&format!("route del unreachable {range} metric 4000"));
     }

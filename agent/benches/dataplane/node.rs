@@ -24,6 +24,7 @@ impl Node {
         let root = root.expect("a cgroup v2 hierarchy: `cargo xtask setup` says what is missing");
         let config = DataplaneConfig {
             node_ip: Ipv4Addr::new(127, 30, 77, 11),
+            node_ip6: None,
             cgroup: format!("/oarlock/{node_name}"),
             bpffs: "/sys/fs/bpf".into(),
             node_name,

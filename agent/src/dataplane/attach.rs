@@ -3,25 +3,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, MapData};
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
 use oarlock_ebpf::flow::{self, Owner, Settings};
+use oarlock_ebpf::flow6::Settings6;
 use oarlock_ebpf::maps;
 
+use super::addresses::Addresses;
 use super::load::chain;
-use super::{Acceleration, DataplaneError, Mode, PodLink, Tc, Uplink, clsact, express, sweep};
+use super::{Acceleration, DataplaneError, Mode, PodLink, Tc, Uplink, clsact, express, six, sweep};
 
 /// The hooks of the node's cgroup.
-const SOCKETS: [&str; 7] = [
+const SOCKETS: [&str; 8] = [
     "sock_connect4",
     "sock_connect6",
     "sock_sendmsg4",
+    "sock_sendmsg6",
     "sock_recvmsg4",
     "sock_recvmsg6",
     "sock_getpeername4",
@@ -50,7 +53,8 @@ pub(super) struct Links {
     /// Whether our programs are in their places. Before, those of another layout are.
     in_place: bool,
     settings: Array<MapData, Settings>,
-    addresses: HashMap<MapData, [u8; 4], Owner>,
+    addresses: Addresses,
+    six: six::Maps,
     /// The pods' links, by address.
     wanted: BTreeMap<Ipv4Addr, PodLink>,
     /// Links of pods that carry our program, by address: name and number, as a name may come back as another link, and what the
@@ -85,7 +89,8 @@ impl Hooks {
 /// The maps of the packet path.
 pub(super) struct LinkMaps {
     pub(super) settings: Array<MapData, Settings>,
-    pub(super) addresses: HashMap<MapData, [u8; 4], Owner>,
+    pub(super) addresses: Addresses,
+    pub(super) six: six::Maps,
 }
 
 impl Links {
@@ -99,10 +104,11 @@ impl Links {
             let program = classifier(&mut ebpf, name)?;
             program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
-        let LinkMaps { settings, addresses } = maps;
+        let LinkMaps { settings, addresses, mut six } = maps;
+        six.place(&mut ebpf)?;
         let (wanted, pods) = (BTreeMap::new(), BTreeMap::new());
         let (in_place, isolated) = (false, BTreeMap::new());
-        let mut links = Self { ebpf, hooks, in_place, settings, addresses, wanted, pods, isolated };
+        let mut links = Self { ebpf, hooks, in_place, settings, addresses, six, wanted, pods, isolated };
         if links.hooks.others.is_empty() {
             links.place()?;
         }
@@ -173,6 +179,11 @@ impl Links {
         Mode { uplink: uplink.name.clone(), without_xdp: outcome.err(), tc: self.hooks.tc }
     }
 
+    /// Says what the node is to IPv6.
+    pub(super) fn set6(&mut self, settings: Settings6) -> Result<(), DataplaneError> {
+        self.six.set(settings)
+    }
+
     /// Says what the node is.
     pub(super) fn set(&mut self, settings: Settings) -> Result<(), DataplaneError> {
         if self.settings.get(&0, 0).ok() == Some(settings) {
@@ -183,18 +194,17 @@ impl Links {
     }
 
     /// Makes the programs know exactly these nodes.
-    pub(super) fn set_nodes(&mut self, nodes: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
-        let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::ADDRESSES), e);
-        let present: BTreeMap<[u8; 4], Owner> = self.addresses.iter().filter_map(Result::ok).collect();
+    pub(super) fn set_nodes(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
+        let present: BTreeMap<IpAddr, Owner> = self.addresses.all().into_iter().collect();
         let wanted = Owner::by_routes(flow::NODE);
         for node in nodes {
-            if present.get(&node.octets()) != Some(&wanted) {
-                self.addresses.insert(node.octets(), wanted, 0).map_err(failed)?;
+            if present.get(node) != Some(&wanted) {
+                self.addresses.insert(*node, wanted)?;
             }
         }
         for (address, owner) in present {
-            if owner.kind == flow::NODE && !nodes.contains(&Ipv4Addr::from(address)) {
-                self.addresses.remove(&address).map_err(failed)?;
+            if owner.kind == flow::NODE && !nodes.contains(&address) {
+                self.addresses.remove(address)?;
             }
         }
         Ok(())
@@ -202,7 +212,6 @@ impl Links {
 
     /// Makes exactly these pods, with their links, answer for Services on this node.
     pub(super) fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, PodLink>) -> Result<(), DataplaneError> {
-        let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::ADDRESSES), e);
         self.wanted.clone_from(pods);
         if !self.in_place {
             return Ok(());
@@ -213,7 +222,8 @@ impl Links {
             let Ok(number) = nix::net::if_::if_nametoindex(link.name.as_str()) else { continue };
             let owner = owner(link, number);
             let known = self.pods.get(ip).map(|known| (known.1, known.2));
-            if known == Some((number, owner)) {
+            let has_six = link.ip6.is_none_or(|ip| self.addresses.get(ip.into()) == Some(owner));
+            if known == Some((number, owner)) && has_six {
                 continue;
             }
             if known.is_none_or(|known| known.0 != number)
@@ -222,10 +232,16 @@ impl Links {
                 first = first.and(Err(error));
                 continue;
             }
-            self.addresses.insert(ip.octets(), owner, 0).map_err(failed)?;
+            for ip in [Some(IpAddr::V4(*ip)), link.ip6.map(IpAddr::V6)].into_iter().flatten() {
+                self.addresses.insert(ip, owner)?;
+            }
             self.pods.insert(*ip, (link.name.clone(), number, owner));
         }
-        self.forget_pods(|ip| pods.contains_key(&ip))?;
+        let sixes: BTreeSet<Ipv6Addr> = pods.values().filter_map(|link| link.ip6).collect();
+        self.forget_pods(|ip| match ip {
+            IpAddr::V4(ip) => pods.contains_key(&ip),
+            IpAddr::V6(ip) => sixes.contains(&ip),
+        })?;
         for (_, (link, ..)) in
             self.pods.extract_if(.., |ip, link| pods.get(ip).is_none_or(|pod| pod.name != link.0))
         {
@@ -277,23 +293,20 @@ impl Links {
 
     /// Takes these addresses for those of pods of this node, whoever has plugged them.
     pub(super) fn add_foreign_pods(&mut self, pods: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
-        let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::ADDRESSES), e);
         let pod = Owner::by_routes(flow::LOCAL_POD);
-        for ip in pods {
-            if self.addresses.get(&ip.octets(), 0).ok() != Some(pod) {
-                self.addresses.insert(ip.octets(), pod, 0).map_err(failed)?;
+        for ip in pods.iter().copied().map(IpAddr::V4) {
+            if self.addresses.get(ip) != Some(pod) {
+                self.addresses.insert(ip, pod)?;
             }
         }
         Ok(())
     }
 
     /// Forgets the addresses of pods but those to keep.
-    pub(super) fn forget_pods(&mut self, keep: impl Fn(Ipv4Addr) -> bool) -> Result<(), DataplaneError> {
-        let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::ADDRESSES), e);
-        let known: Vec<([u8; 4], Owner)> = self.addresses.iter().filter_map(Result::ok).collect();
-        for (address, owner) in known {
-            if owner.kind == flow::LOCAL_POD && !keep(Ipv4Addr::from(address)) {
-                self.addresses.remove(&address).map_err(failed)?;
+    pub(super) fn forget_pods(&mut self, keep: impl Fn(IpAddr) -> bool) -> Result<(), DataplaneError> {
+        for (address, owner) in self.addresses.all() {
+            if owner.kind == flow::LOCAL_POD && !keep(address) {
+                self.addresses.remove(address)?;
             }
         }
         Ok(())
@@ -301,7 +314,9 @@ impl Links {
 
     /// Takes flows away that are over. Returns how many entries there are left and how many went.
     pub(super) fn collect(&mut self) -> Result<(usize, usize), DataplaneError> {
-        sweep::sweep(classifier(&mut self.ebpf, SWEEP)?)
+        let (left6, gone6) = self.six.collect(super::now());
+        let (left, gone) = sweep::sweep(classifier(&mut self.ebpf, SWEEP)?)?;
+        Ok((left + left6, gone + gone6))
     }
 
     fn attach(&mut self, (name, kind): (&str, TcAttachType), interface: &str) -> Result<(), DataplaneError> {

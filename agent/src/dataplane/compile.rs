@@ -8,34 +8,34 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_api::k8s::api::core::v1::{Node, Pod, Service, ServicePort, ServiceSpec};
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
-use oarlock_api::service::ALGORITHM;
-use oarlock_ebpf::layout::FrontendKey;
+use oarlock_api::service::{ALGORITHM, Family};
 use sha2::{Digest as _, Sha256};
 
-use super::PodLink;
+use super::{Door, PodLink};
 use crate::desired::{Key, Objects, Snapshot};
+use crate::dual_ip::DualIp;
 use endpoints::Endpoints;
 
 /// A backend: address and port.
-pub(super) type Peer = (Ipv4Addr, u16);
+pub(super) type Peer = (IpAddr, u16);
 
 /// Each frontend and who answers there.
-pub type Frontends = BTreeMap<FrontendKey, Frontend>;
+pub type Frontends = BTreeMap<Door, Frontend>;
 
 /// Who answers at an address and port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frontend {
     /// The backends of clients on this node, sorted. None: they are refused.
-    pub inside: Vec<(Ipv4Addr, u16)>,
+    pub inside: Vec<(IpAddr, u16)>,
     /// The backends of clients outside, sorted; with [`Algorithm::Maglev`] the one of each slot.
-    pub outside: Vec<(Ipv4Addr, u16)>,
+    pub outside: Vec<(IpAddr, u16)>,
     /// A number of the Service's port, the same in every agent.
     pub service: u64,
     /// Its name.
@@ -47,7 +47,7 @@ pub struct Frontend {
     /// Whether clients outside are answered.
     pub external: bool,
     /// Of clients outside only those in these ranges; all where there is none.
-    pub ranges: Vec<Ipv4Net>,
+    pub ranges: Vec<IpNet>,
 }
 
 /// How a backend is chosen for a connection: the Service's annotation `dataplane.oarlock.io/algorithm`.
@@ -118,7 +118,9 @@ impl fmt::Display for PortName {
 pub(super) struct Place<'a> {
     pub(super) name: &'a str,
     /// Where NodePorts are answered.
-    pub(super) ips: &'a BTreeSet<Ipv4Addr>,
+    pub(super) ips: &'a BTreeSet<IpAddr>,
+    /// Whether anything is answered at addresses of IPv6: the node has one itself.
+    pub(super) has_ipv6: bool,
     /// `topology.kubernetes.io/zone`, where the node says it.
     pub(super) zone: Option<&'a str>,
 }
@@ -128,11 +130,15 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: i32 = 10_800;
 
+/// Where NodePorts are answered for the node's own processes.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+const UNSPECIFIED: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+
 /// A Service's namespace and name.
 type ServiceName = (String, String);
 
 /// The addresses of the pods of this node that are plugged, by uid.
-pub(super) type PodAddresses = BTreeMap<String, Ipv4Addr>;
+pub(super) type PodAddresses = BTreeMap<String, DualIp>;
 
 /// Whose a frontend is. Where several want one, the first has it: a NodePort is its Service's, as kube-proxy's rules come first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,9 +153,10 @@ enum Owner {
 #[derive(Debug, Default)]
 pub(super) struct Compiler {
     name: String,
-    ip: Option<Ipv4Addr>,
+    /// The node's own addresses, as it was told them.
+    own: Vec<IpAddr>,
     /// All addresses of the node, once it was seen.
-    ips: BTreeSet<Ipv4Addr>,
+    ips: BTreeSet<IpAddr>,
     zone: Option<String>,
     services: Objects<Service>,
     endpoint_slices: Objects<EndpointSlice>,
@@ -158,26 +165,26 @@ pub(super) struct Compiler {
     pods: Objects<Pod>,
     pod_addresses: PodAddresses,
     /// Where each owner answers.
-    keys: BTreeMap<Owner, BTreeSet<FrontendKey>>,
+    keys: BTreeMap<Owner, BTreeSet<Door>>,
     /// Each frontend of each owner that wants it; the first has it.
-    frontends: BTreeMap<FrontendKey, BTreeMap<Owner, Frontend>>,
+    frontends: BTreeMap<Door, BTreeMap<Owner, Frontend>>,
 }
 
 impl Compiler {
     /// For a node.
-    pub(super) fn new(name: &str, ip: Ipv4Addr) -> Self {
-        Self { name: name.to_owned(), ip: Some(ip), ..Self::default() }
+    pub(super) fn new(name: &str, ip: DualIp) -> Self {
+        Self { name: name.to_owned(), own: ip.all().collect(), ..Self::default() }
     }
 
     /// Takes a snapshot and the addresses of this node's pods over; the frontends that may have changed.
-    pub(super) fn update(&mut self, snapshot: &Snapshot, pods: &PodAddresses) -> BTreeSet<FrontendKey> {
+    pub(super) fn update(&mut self, snapshot: &Snapshot, pods: &PodAddresses) -> BTreeSet<Door> {
         let own = snapshot.nodes.get(&(String::new(), self.name.clone()));
         let zone = own.and_then(|node| zone(node)).map(str::to_owned);
         // A Node that is gone takes none of its addresses with it.
-        let ips: BTreeSet<Ipv4Addr> = own
+        let ips: BTreeSet<IpAddr> = own
             .map_or_else(|| self.ips.clone(), |node| addresses(node).collect())
             .into_iter()
-            .chain(self.ip)
+            .chain(self.own.iter().copied())
             .collect();
         let moved = zone != self.zone || ips != self.ips;
         (self.zone, self.ips) = (zone, ips);
@@ -185,8 +192,7 @@ impl Compiler {
         if moved {
             touched.extend(snapshot.services.keys().cloned());
         }
-        let mut keys: BTreeSet<FrontendKey> =
-            touched.into_iter().flat_map(|name| self.compile(name)).collect();
+        let mut keys: BTreeSet<Door> = touched.into_iter().flat_map(|name| self.compile(name)).collect();
         if moved || !self.pods.ptr_eq(&snapshot.pods) || self.pod_addresses != *pods {
             self.pods = snapshot.pods.clone();
             self.pod_addresses.clone_from(pods);
@@ -196,7 +202,7 @@ impl Compiler {
     }
 
     /// The `hostPort`s of all pods anew: a node has hundreds of pods at most, and few of them any. The frontends that change.
-    fn compile_host_ports(&mut self) -> BTreeSet<FrontendKey> {
+    fn compile_host_ports(&mut self) -> BTreeSet<Door> {
         let mut compiled = BTreeMap::new();
         for (key, pod) in &self.pods {
             let ip = pod.metadata.uid.as_ref().and_then(|uid| self.pod_addresses.get(uid));
@@ -238,18 +244,19 @@ impl Compiler {
     }
 
     /// One Service anew; the frontends that it has had and has.
-    fn compile(&mut self, name: ServiceName) -> BTreeSet<FrontendKey> {
+    fn compile(&mut self, name: ServiceName) -> BTreeSet<Door> {
         let compiled = self.services.get(&name).map(|service| {
             let slices: Vec<&Arc<EndpointSlice>> =
                 self.slices.get(&name).into_iter().flat_map(BTreeMap::values).collect();
-            let place = Place { name: &self.name, ips: &self.ips, zone: self.zone.as_deref() };
+            let has_ipv6 = self.own.iter().any(IpAddr::is_ipv6);
+            let place = Place { name: &self.name, ips: &self.ips, has_ipv6, zone: self.zone.as_deref() };
             compile(service, &slices, place)
         });
         self.replace(Owner::Service(name), compiled.unwrap_or_default())
     }
 
     /// What an owner wants now instead of what it wanted; the frontends of both.
-    fn replace(&mut self, owner: Owner, wanted: Frontends) -> BTreeSet<FrontendKey> {
+    fn replace(&mut self, owner: Owner, wanted: Frontends) -> BTreeSet<Door> {
         let mut all = self.keys.remove(&owner).unwrap_or_default();
         for key in &all {
             if let Some(wanting) = self.frontends.get_mut(key) {
@@ -262,7 +269,7 @@ impl Compiler {
         if wanted.is_empty() {
             return all;
         }
-        let keys: BTreeSet<FrontendKey> = wanted.keys().copied().collect();
+        let keys: BTreeSet<Door> = wanted.keys().copied().collect();
         for (key, frontend) in wanted {
             self.frontends.entry(key).or_default().insert(owner.clone(), frontend);
         }
@@ -272,18 +279,18 @@ impl Compiler {
     }
 
     /// Who answers at a frontend, if anybody has it.
-    pub(super) fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
+    pub(super) fn frontend(&self, key: &Door) -> Option<&Frontend> {
         self.frontends.get(key)?.values().next()
     }
 }
 
 /// The addresses of pods by uid.
 pub(super) fn by_uid(pods: &BTreeMap<Ipv4Addr, PodLink>) -> PodAddresses {
-    pods.iter().map(|(ip, link)| (link.uid.clone(), *ip)).collect()
+    pods.iter().map(|(ip, link)| (link.uid.clone(), DualIp { v4: *ip, v6: link.ip6 })).collect()
 }
 
 /// The addresses of all nodes.
-pub(super) fn nodes(snapshot: &Snapshot) -> BTreeSet<Ipv4Addr> {
+pub(super) fn nodes(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let addresses =
         snapshot.nodes.values().filter_map(|node| node.status.as_ref()?.addresses.as_ref()).flatten();
     addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
@@ -298,10 +305,10 @@ fn changed<'a, T>(change: DiffItem<'a, 'a, Key, Arc<T>>) -> (&'a Key, [Option<&'
     }
 }
 
-/// The Service that a slice of IPv4 addresses is of.
+/// The Service that a slice of addresses is of.
 fn service_of((namespace, _): &Key, slice: &EndpointSlice) -> Option<ServiceName> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
-    (slice.address_type == "IPv4").then(|| (namespace.clone(), service.clone()))
+    Family::parse(&slice.address_type).map(|_| (namespace.clone(), service.clone()))
 }
 
 type Slices<'s> = BTreeMap<ServiceName, Vec<&'s Arc<EndpointSlice>>>;
@@ -318,7 +325,7 @@ fn slices(snapshot: &Snapshot) -> Slices<'_> {
 }
 
 /// The addresses at which a node is reached, inside and outside.
-fn addresses(node: &Node) -> impl Iterator<Item = Ipv4Addr> + '_ {
+fn addresses(node: &Node) -> impl Iterator<Item = IpAddr> + '_ {
     let listed = node.status.iter().filter_map(|status| status.addresses.as_ref()).flatten();
     let reached = listed.filter(|a| matches!(a.type_.as_str(), "InternalIP" | "ExternalIP"));
     reached.filter_map(|a| a.address.parse().ok())
@@ -333,54 +340,82 @@ fn compile(service: &Service, slices: &[&Arc<EndpointSlice>], place: Place<'_>) 
     let mut frontends = Frontends::new();
     // Who has no address in the cluster has none at all, whatever else is written there (as in kube-proxy).
     let Some(spec) = service.spec.as_ref().filter(|spec| has_address(spec)) else { return frontends };
-    for port in spec.ports.iter().flatten() {
-        let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
-        let endpoints = Endpoints::of(port, slices);
-        let common = Frontend {
-            service: number(service, port),
-            name: Arc::new(PortName::of(service, port)),
-            affinity: affinity(spec),
-            algorithm: Algorithm::of(service),
-            ..Frontend::default()
-        };
-        let mut add = |ip: Ipv4Addr, number: i32, frontend: &Frontend| {
-            if let Some(number) = u16::try_from(number).ok().filter(|n| *n != 0) {
-                let key = FrontendKey::new(ip.octets(), number, protocol);
-                frontends.entry(key).or_insert_with(|| frontend.clone());
-            }
-        };
-        let cluster = endpoints.of_cluster(place);
-        let local = endpoints.of_node(place);
-        let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
-        let inside = if is_local(&spec.internal_traffic_policy) { &local } else { &cluster };
-        let internal = Frontend { inside: inside.clone(), outside: inside.clone(), ..common.clone() };
-        for ip in cluster_ips(spec) {
-            add(ip, port.port, &internal);
-        }
-        let outside = if is_local(&spec.external_traffic_policy) { &local } else { &cluster };
-        let outside = match common.algorithm {
-            Algorithm::Maglev => &maglev::table(outside),
-            Algorithm::RoundRobin | Algorithm::Random => outside,
-        };
-        // Clients of the node itself are answered by all, whatever the policy (KEP-1669's "short cut" of kube-proxy).
-        let external =
-            Frontend { inside: cluster.clone(), outside: outside.clone(), external: true, ..common };
-        if let Some(node_port) = port.node_port {
-            for ip in place.ips {
-                add(*ip, node_port, &external);
-            }
-            let outside = external.inside.clone();
-            add(Ipv4Addr::LOCALHOST, node_port, &Frontend { external: false, outside, ..external.clone() });
-        }
-        for ip in spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()) {
-            add(ip, port.port, &external);
-        }
-        let balanced = Frontend { ranges: source_ranges(spec), ..external };
-        for ip in ingress_ips(service) {
-            add(ip, port.port, &balanced);
+    let ips = cluster_ips(spec);
+    let families = if place.has_ipv6 { &[Family::V4, Family::V6][..] } else { &[Family::V4] };
+    for family in families.iter().copied() {
+        // Nor has it any of a family of which it has none in the cluster.
+        if ips.iter().any(|ip| Family::of(*ip) == family) {
+            let slices = slices.iter().copied().filter(|slice| slice.address_type == family.name()).collect();
+            let one = OneFamily { service, spec, slices, place, family };
+            one.compile(&ips, &mut frontends);
         }
     }
     frontends
+}
+
+/// A Service with its addresses of one family.
+struct OneFamily<'a> {
+    service: &'a Service,
+    spec: &'a ServiceSpec,
+    slices: Vec<&'a Arc<EndpointSlice>>,
+    place: Place<'a>,
+    family: Family,
+}
+
+impl OneFamily<'_> {
+    fn compile(&self, cluster_ips: &[IpAddr], frontends: &mut Frontends) {
+        let Self { service, spec, place, family, .. } = *self;
+        for port in spec.ports.iter().flatten() {
+            let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
+            let endpoints = Endpoints::of(port, &self.slices);
+            let common = Frontend {
+                service: number(service, port),
+                name: Arc::new(PortName::of(service, port)),
+                affinity: affinity(spec),
+                algorithm: Algorithm::of(service),
+                ..Frontend::default()
+            };
+            let mut add = |ip: IpAddr, number: i32, frontend: &Frontend| {
+                let number = u16::try_from(number).ok().filter(|n| *n != 0);
+                if let Some(number) = number.filter(|_| Family::of(ip) == family) {
+                    frontends.entry(Door::new(ip, number, protocol)).or_insert_with(|| frontend.clone());
+                }
+            };
+            let cluster = endpoints.of_cluster(place);
+            let local = endpoints.of_node(place);
+            let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+            let inside = if is_local(&spec.internal_traffic_policy) { &local } else { &cluster };
+            let internal = Frontend { inside: inside.clone(), outside: inside.clone(), ..common.clone() };
+            for ip in cluster_ips {
+                add(*ip, port.port, &internal);
+            }
+            let outside = if is_local(&spec.external_traffic_policy) { &local } else { &cluster };
+            let outside = match common.algorithm {
+                Algorithm::Maglev => &maglev::table(outside),
+                Algorithm::RoundRobin | Algorithm::Random => outside,
+            };
+            // Clients of the node itself are answered by all, whatever the policy (KEP-1669's "short cut" of kube-proxy).
+            let external =
+                Frontend { inside: cluster.clone(), outside: outside.clone(), external: true, ..common };
+            if let Some(node_port) = port.node_port {
+                for ip in place.ips {
+                    add(*ip, node_port, &external);
+                }
+                let outside = external.inside.clone();
+                let own = Frontend { external: false, outside, ..external.clone() };
+                for ip in LOOPBACK {
+                    add(ip, node_port, &own);
+                }
+            }
+            for ip in spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()) {
+                add(ip, port.port, &external);
+            }
+            let balanced = Frontend { ranges: source_ranges(spec, family), ..external };
+            for ip in ingress_ips(service) {
+                add(ip, port.port, &balanced);
+            }
+        }
+    }
 }
 
 fn protocol(name: Option<&str>) -> Option<u8> {
@@ -396,16 +431,16 @@ fn has_address(spec: &ServiceSpec) -> bool {
         && !matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"))
 }
 
-/// The IPv4 addresses of the Service in the cluster.
-fn cluster_ips(spec: &ServiceSpec) -> Vec<Ipv4Addr> {
+/// The addresses of the Service in the cluster.
+fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     let listed = spec.cluster_ips.iter().flatten();
-    let mut ips: Vec<Ipv4Addr> = listed.chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
+    let mut ips: Vec<IpAddr> = listed.chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
     ips.dedup();
     ips
 }
 
 /// The addresses of the load balancer that leaves packets as they are (KEP-1860: with `Proxy` it has to be asked itself).
-fn ingress_ips(service: &Service) -> Vec<Ipv4Addr> {
+fn ingress_ips(service: &Service) -> Vec<IpAddr> {
     let is_balanced = service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("LoadBalancer"));
     let status = service.status.as_ref().filter(|_| is_balanced);
     let ingress = status.and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
@@ -417,12 +452,16 @@ fn ingress_ips(service: &Service) -> Vec<Ipv4Addr> {
         .collect()
 }
 
-/// Who may ask the load balancer's addresses, sorted.
-fn source_ranges(spec: &ServiceSpec) -> Vec<Ipv4Net> {
+/// Who of a family may ask the load balancer's addresses, sorted; nothing said lets everybody. Where only ranges of the other family
+/// are listed nobody of this one may: the unspecified address is nobody's.
+fn source_ranges(spec: &ServiceSpec, family: Family) -> Vec<IpNet> {
     let listed = spec.load_balancer_source_ranges.iter().flatten();
-    let parsed: BTreeSet<Ipv4Net> =
-        listed.filter_map(|range| range.trim().parse::<Ipv4Net>().ok()).map(|net| net.trunc()).collect();
-    parsed.into_iter().collect()
+    let all: BTreeSet<IpNet> =
+        listed.filter_map(|range| range.trim().parse::<IpNet>().ok()).map(|net| net.trunc()).collect();
+    let none = if family == Family::V4 { UNSPECIFIED[0] } else { UNSPECIFIED[1] };
+    let ranges: Vec<IpNet> =
+        all.iter().filter(|range| Family::of(range.network()) == family).copied().collect();
+    if ranges.is_empty() && !all.is_empty() { vec![none.into()] } else { ranges }
 }
 
 fn affinity(spec: &ServiceSpec) -> u32 {

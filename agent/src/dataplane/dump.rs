@@ -45,20 +45,18 @@ pub fn text(dump: &Dump) -> String {
 
 fn node(tables: &Picture, out: &mut String) {
     let node = &tables.node;
-    let cluster = node.cluster_cidr.map_or_else(|| "not known".to_owned(), |cidr| cidr.to_string());
+    let clusters = joined(node.clusters());
+    let cluster = if clusters.is_empty() { "not known" } else { &clusters };
     let outsiders = if node.external_cluster_ips { "yes" } else { "no" };
-    let _ = writeln!(
-        out,
-        "node {}, pods of the cluster {cluster}, ClusterIPs for outsiders: {outsiders}",
-        node.address
-    );
+    let own = node.address6.map_or_else(|| node.address.to_string(), |six| format!("{} {six}", node.address));
+    let _ = writeln!(out, "node {own}, pods of the cluster {cluster}, ClusterIPs for outsiders: {outsiders}");
     if let Some(overlay) = &node.overlay {
         let _ = writeln!(out, "pods of other nodes by the link {} as {}", overlay.link, overlay.address);
     }
 }
 
 fn frontend(one: &FrontendPicture, out: &mut String) {
-    let peers = |peers: &[std::net::SocketAddrV4]| {
+    let peers = |peers: &[std::net::SocketAddr]| {
         if peers.is_empty() { "nobody: refused".to_owned() } else { joined(picture::distinct(peers)) }
     };
     let _ = write!(out, "  {} -> {}", one.place(), peers(&one.inside));

@@ -1,14 +1,15 @@
 //! New flows and what goes nowhere, one by one, as the programs tell while somebody looks.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData, RingBuf};
 use jiff::{SignedDuration, Timestamp};
-use oarlock_ebpf::event::{Event, SOCKET, TC, XDP};
+use oarlock_ebpf::event::{Event, Event6, SOCKET, TC, XDP};
 use oarlock_ebpf::flow::Flow;
+use oarlock_ebpf::flow6::Flow6;
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
 
@@ -60,14 +61,12 @@ impl Watcher {
         let mut events = Vec::new();
         self.cgroups.may_look = true;
         while let Some(item) = self.ring.next() {
-            // A record is as long as an event, or it is none of ours.
-            if let Ok(event) = bytemuck::try_pod_read_unaligned::<Event>(&item) {
-                let age = clock.saturating_sub(Duration::from_nanos(event.at));
-                let age = SignedDuration::try_from(age).unwrap_or_default();
-                let at = wall.checked_sub(age).unwrap_or(wall);
-                let client = (event.hook == SOCKET).then(|| self.cgroups.client(event.cgroup)).flatten();
-                events.push(EventPicture { client, ..picture(&event, at, directory) });
-            }
+            let Some(event) = Told::read(&item) else { continue };
+            let age = clock.saturating_sub(Duration::from_nanos(event.at));
+            let age = SignedDuration::try_from(age).unwrap_or_default();
+            let at = wall.checked_sub(age).unwrap_or(wall);
+            let client = (event.hook == SOCKET).then(|| self.cgroups.client(event.cgroup)).flatten();
+            events.push(EventPicture { client, ..picture(&event, at, directory) });
         }
         events
     }
@@ -79,7 +78,54 @@ fn now() -> Duration {
     now.map(Duration::from).unwrap_or_default()
 }
 
-fn picture(event: &Event, at: Timestamp, directory: &Directory) -> EventPicture {
+/// What the programs have told, of either family.
+struct Told {
+    at: u64,
+    what: u32,
+    hook: u32,
+    service: u32,
+    cgroup: u64,
+    protocol: u8,
+    /// Source and destination.
+    flow: [SocketAddr; 2],
+    to: Option<[SocketAddr; 2]>,
+}
+
+impl Told {
+    /// A record is as long as an event of one family, or it is none of ours.
+    fn read(record: &[u8]) -> Option<Self> {
+        if let Ok(event) = bytemuck::try_pod_read_unaligned::<Event>(record) {
+            let to = Some(&event.to).filter(|to| **to != Flow::NONE).map(ends);
+            let Event { at, what, hook, service, cgroup, flow, .. } = event;
+            return Some(Self {
+                at,
+                what,
+                hook,
+                service,
+                cgroup,
+                protocol: flow.protocol,
+                flow: ends(&flow),
+                to,
+            });
+        }
+        let event = bytemuck::try_pod_read_unaligned::<Event6>(record).ok()?;
+        let to = Some(&event.to).filter(|to| **to != Flow6::NONE).map(ends6);
+        let Event6 { at, what, hook, service, cgroup, flow, .. } = event;
+        Some(Self { at, what, hook, service, cgroup, protocol: flow.protocol, flow: ends6(&flow), to })
+    }
+}
+
+fn ends(flow: &Flow) -> [SocketAddr; 2] {
+    let (from, to) = ((flow.source, flow.source_port()), (flow.destination, flow.destination_port()));
+    [from, to].map(|(ip, port)| SocketAddrV4::new(ip.into(), port).into())
+}
+
+fn ends6(flow: &Flow6) -> [SocketAddr; 2] {
+    let (from, to) = ((flow.source, flow.source_port()), (flow.destination, flow.destination_port()));
+    [from, to].map(|(ip, port)| SocketAddrV6::new(ip.into(), port, 0, 0).into())
+}
+
+fn picture(event: &Told, at: Timestamp, directory: &Directory) -> EventPicture {
     let what = Reason::ALL.get(event.what as usize).map_or("unknown", |reason| reason.name());
     let hook = match event.hook {
         SOCKET => "socket",
@@ -87,19 +133,16 @@ fn picture(event: &Event, at: Timestamp, directory: &Directory) -> EventPicture 
         TC => "tc",
         _ => "unknown",
     };
-    let source = |flow: &Flow| SocketAddrV4::new(flow.source.into(), flow.source_port());
-    let destination = |flow: &Flow| SocketAddrV4::new(flow.destination.into(), flow.destination_port());
-    let to = Some(&event.to).filter(|to| **to != Flow::NONE);
     let of_socket = event.hook == SOCKET;
     EventPicture {
         at,
         what: what.to_owned(),
         hook: hook.to_owned(),
-        protocol: picture::protocol(event.flow.protocol),
-        source: (!of_socket).then(|| source(&event.flow)),
-        destination: destination(&event.flow),
-        translated_source: to.filter(|_| !of_socket).map(source),
-        translated_destination: to.map(destination),
+        protocol: picture::protocol(event.protocol),
+        source: (!of_socket).then_some(event.flow[0]),
+        destination: event.flow[1],
+        translated_source: event.to.filter(|_| !of_socket).map(|to| to[0]),
+        translated_destination: event.to.map(|to| to[1]),
         service: directory.name(event.service).map(|name| name.to_string()),
         client: None,
     }

@@ -8,8 +8,9 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData};
 use oarlock_ebpf::affinity::{Affinity, AffinityKey, Member, SourceRange};
 use oarlock_ebpf::flow::Owner;
-use oarlock_ebpf::fragment::Datagram;
-use oarlock_ebpf::layout::{Believed, FrontendKey, SocketKey};
+use oarlock_ebpf::flow6::{Flow6, Translation6};
+use oarlock_ebpf::fragment::{Datagram, Datagram6};
+use oarlock_ebpf::layout::{Believed, Believed6, FrontendKey, FrontendKey6, SocketKey, SocketKey6};
 use oarlock_ebpf::maps;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,7 @@ pub fn fill(config: &DataplaneConfig, tables: &Picture) -> Result<Vec<Fill>, Dat
     };
     Ok(vec![
         hash::<FrontendKey, u32>(&pins, maps::FRONTENDS, false)?,
+        hash::<FrontendKey6, u32>(&pins, maps::FRONTENDS6, false)?,
         array(maps::SERVICE_TABLE, tables.frontends.len())?,
         array(maps::SLOTS, slots.sum())?,
         array(maps::BACKENDS, backends.len())?,
@@ -61,10 +63,15 @@ pub fn fill(config: &DataplaneConfig, tables: &Picture) -> Result<Vec<Fill>, Dat
         hash::<Member, u32>(&pins, maps::MEMBERS, false)?,
         ranges(&pins)?,
         hash::<[u8; 4], Owner>(&pins, maps::ADDRESSES, false)?,
+        hash::<[u8; 16], Owner>(&pins, maps::ADDRESSES6, false)?,
         hash::<AffinityKey, Affinity>(&pins, maps::AFFINITY, true)?,
         hash::<SocketKey, Believed>(&pins, maps::SOCKETS, true)?,
+        hash::<SocketKey6, Believed6>(&pins, maps::SOCKETS6, true)?,
         flows(&pins)?,
         hash::<Datagram, [u8; 4]>(&pins, maps::FRAGMENTS, true)?,
+        hash::<Flow6, Translation6>(&pins, maps::FLOWS6_TCP, true)?,
+        hash::<Flow6, Translation6>(&pins, maps::FLOWS6_OTHER, true)?,
+        hash::<Datagram6, [u8; 4]>(&pins, maps::FRAGMENTS6, true)?,
     ])
 }
 

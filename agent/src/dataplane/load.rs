@@ -11,22 +11,27 @@ use aya::{Ebpf, EbpfLoader};
 use oarlock_ebpf::affinity::{Member, SourceRange};
 use oarlock_ebpf::count::{BackendCounts, ServiceCounts};
 use oarlock_ebpf::flow::Flow;
-use oarlock_ebpf::layout::{Backend, Believed, FrontendKey, ServiceLine, SocketKey};
+use oarlock_ebpf::flow6::{Flow6, Translation6};
+use oarlock_ebpf::layout::{Backend, Believed, Believed6, ServiceLine, SocketKey, SocketKey6};
 use oarlock_ebpf::policy::Allowed;
 use oarlock_ebpf::table::Bucket;
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
+use super::addresses::Addresses;
 use super::attach::{Hooks, LinkMaps, Links};
-use super::{DataplaneConfig, DataplaneError, policies};
+use super::door::Doors;
+use super::{DataplaneConfig, DataplaneError, policies, six};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-const MAPS: [&str; 24] = [
+const MAPS: [&str; 32] = [
     maps::FRONTENDS,
+    maps::FRONTENDS6,
     maps::SERVICE_TABLE,
     maps::SLOTS,
     maps::BACKENDS,
     maps::ROUND_ROBIN,
     maps::SOCKETS,
+    maps::SOCKETS6,
     maps::COUNTERS,
     maps::SERVICE_COUNTS,
     maps::BACKEND_COUNTS,
@@ -40,6 +45,12 @@ const MAPS: [&str; 24] = [
     maps::FLOWS,
     maps::FLOW_SEED,
     maps::FRAGMENTS,
+    maps::SETTINGS6,
+    maps::ADDRESSES6,
+    maps::FLOWS6_TCP,
+    maps::FLOWS6_OTHER,
+    maps::FRAGMENTS6,
+    maps::PROGRAMS6,
     maps::ISOLATED,
     maps::IDENTITIES,
     maps::RULES,
@@ -49,22 +60,26 @@ const MAPS: [&str; 24] = [
 
 /// Tables of what passes, which agents of other layouts share as long as these bytes are the same: name, and bytes of a key and of
 /// a value. Whoever changes what the bytes mean without changing how many there are gives the map another name.
-const SHARED: [(&str, usize, usize); 4] = [
+const SHARED: [(&str, usize, usize); 7] = [
     (maps::FLOWS, size_of::<u32>(), size_of::<Bucket>()),
     (maps::FLOW_SEED, size_of::<u32>(), size_of::<u64>()),
+    (maps::FLOWS6_TCP, size_of::<Flow6>(), size_of::<Translation6>()),
+    (maps::FLOWS6_OTHER, size_of::<Flow6>(), size_of::<Translation6>()),
     (maps::SOCKETS, size_of::<SocketKey>(), size_of::<Believed>()),
+    (maps::SOCKETS6, size_of::<SocketKey6>(), size_of::<Believed6>()),
     (maps::ALLOWED, size_of::<Flow>(), size_of::<Allowed>()),
 ];
 
 /// Handles of the maps that the agent writes or reads.
 pub(super) struct Handles {
-    pub(super) frontends: HashMap<MapData, FrontendKey, u32>,
+    pub(super) frontends: Doors,
     pub(super) lines: Array<MapData, ServiceLine>,
     pub(super) slots: Array<MapData, u32>,
     pub(super) backends: Array<MapData, Backend>,
     pub(super) members: HashMap<MapData, Member, u32>,
     pub(super) source_ranges: LpmTrie<MapData, SourceRange, u32>,
     pub(super) sockets: HashMap<MapData, SocketKey, Believed>,
+    pub(super) sockets6: HashMap<MapData, SocketKey6, Believed6>,
     pub(super) counters: PerCpuArray<MapData, u64>,
     pub(super) service_counts: PerCpuArray<MapData, ServiceCounts>,
     pub(super) backend_counts: PerCpuArray<MapData, BackendCounts>,
@@ -115,7 +130,16 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, policies::Handl
     };
     let of_links = LinkMaps {
         settings: handle(&mut ebpf, maps::SETTINGS)?,
-        addresses: handle(&mut ebpf, maps::ADDRESSES)?,
+        addresses: Addresses {
+            four: handle(&mut ebpf, maps::ADDRESSES)?,
+            six: handle(&mut ebpf, maps::ADDRESSES6)?,
+        },
+        six: six::Maps {
+            settings: handle(&mut ebpf, maps::SETTINGS6)?,
+            tcp: handle(&mut ebpf, maps::FLOWS6_TCP)?,
+            other: handle(&mut ebpf, maps::FLOWS6_OTHER)?,
+            programs: handle(&mut ebpf, maps::PROGRAMS6)?,
+        },
     };
     sow(&mut ebpf)?;
     let hooks = Hooks {
@@ -216,13 +240,14 @@ pub(super) fn cgroup2_root() -> Option<PathBuf> {
 
 fn handles(ebpf: &mut Ebpf) -> Result<Handles, DataplaneError> {
     Ok(Handles {
-        frontends: handle(ebpf, maps::FRONTENDS)?,
+        frontends: Doors { four: handle(ebpf, maps::FRONTENDS)?, six: handle(ebpf, maps::FRONTENDS6)? },
         lines: handle(ebpf, maps::SERVICE_TABLE)?,
         slots: handle(ebpf, maps::SLOTS)?,
         backends: handle(ebpf, maps::BACKENDS)?,
         members: handle(ebpf, maps::MEMBERS)?,
         source_ranges: handle(ebpf, maps::SOURCE_RANGES)?,
         sockets: handle(ebpf, maps::SOCKETS)?,
+        sockets6: handle(ebpf, maps::SOCKETS6)?,
         counters: handle(ebpf, maps::COUNTERS)?,
         service_counts: handle(ebpf, maps::SERVICE_COUNTS)?,
         backend_counts: handle(ebpf, maps::BACKEND_COUNTS)?,

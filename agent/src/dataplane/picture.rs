@@ -2,11 +2,12 @@
 //! `oarlock-agent dataplane dump --json` prints and `verify` compares. docs/observability.md describes it; fields are only added.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use oarlock_ebpf::flow::{Owner, Settings, TCP, UDP};
+use oarlock_ebpf::flow6::Settings6;
 use serde::{Deserialize, Serialize};
 
 use super::compile::Algorithm;
@@ -26,7 +27,7 @@ pub struct Picture {
     /// The pods of this node, sorted.
     pub pods: Vec<PodPicture>,
     /// The addresses of all nodes, sorted.
-    pub nodes: Vec<Ipv4Addr>,
+    pub nodes: Vec<IpAddr>,
     /// How other nodes' pods are reached; nothing where somebody else sees to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<BTreeSet<NodeRoute>>,
@@ -35,7 +36,7 @@ pub struct Picture {
     pub policies: PolicyPicture,
     /// Pods that may be known for a while although they are gone. Never in the kernel's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub leaving: Vec<Ipv4Addr>,
+    pub leaving: Vec<IpAddr>,
 }
 
 /// What the programs know of the node.
@@ -44,8 +45,14 @@ pub struct Picture {
 pub struct NodePicture {
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its address of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// The range of all pods; what pods send elsewhere is masqueraded.
     pub cluster_cidr: Option<Ipv4Net>,
+    /// The same of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_cidr6: Option<Ipv6Net>,
     /// Whether ClusterIPs are answered for clients outside.
     pub external_cluster_ips: bool,
     /// The cookie of the node's network namespace.
@@ -56,7 +63,7 @@ pub struct NodePicture {
 
 impl Default for NodePicture {
     fn default() -> Self {
-        Self::of(&Settings::default())
+        Self::of(&Settings::default(), &Settings6::default())
     }
 }
 
@@ -74,7 +81,7 @@ pub struct OverlayPicture {
 #[serde(rename_all = "camelCase")]
 pub struct FrontendPicture {
     /// The address that clients know.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The port that clients know.
     pub port: u16,
     /// `TCP` or `UDP`.
@@ -92,11 +99,11 @@ pub struct FrontendPicture {
     /// Whether clients outside are answered.
     pub external: bool,
     /// Of clients outside only these; all where there is none.
-    pub source_ranges: Vec<Ipv4Net>,
+    pub source_ranges: Vec<IpNet>,
     /// Who answers clients of this node, in the order of the slots.
-    pub inside: Vec<SocketAddrV4>,
+    pub inside: Vec<SocketAddr>,
     /// Who answers clients outside; with `maglev` the one of each slot.
-    pub outside: Vec<SocketAddrV4>,
+    pub outside: Vec<SocketAddr>,
 }
 
 fn is_default(algorithm: &Algorithm) -> bool {
@@ -104,7 +111,7 @@ fn is_default(algorithm: &Algorithm) -> bool {
 }
 
 /// Each once, in the order in which they come.
-pub(super) fn distinct(peers: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
+pub(super) fn distinct(peers: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut seen = BTreeSet::new();
     peers.iter().filter(|peer| seen.insert(**peer)).copied().collect()
 }
@@ -113,8 +120,8 @@ pub(super) fn distinct(peers: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodPicture {
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// Its address. A pod with an address of each family is there twice.
+    pub address: IpAddr,
     /// The number of the node's end of its link; 0: it is reached by the node's routes.
     pub link: u32,
     /// The hardware addresses of the pod's end and of the node's.
@@ -123,12 +130,15 @@ pub struct PodPicture {
 
 impl NodePicture {
     /// What these settings say.
-    pub(super) fn of(settings: &Settings) -> Self {
+    pub(super) fn of(settings: &Settings, settings6: &Settings6) -> Self {
         let overlay = OverlayPicture { link: settings.overlay, address: settings.overlay_address.into() };
         let known = settings.mask != [0; 4];
         let cidr = Ipv4Net::with_netmask(settings.cluster.into(), settings.mask.into()).ok();
+        let cidr6 = Ipv6Net::with_netmask(settings6.cluster.into(), settings6.mask.into()).ok();
         Self {
             address: settings.node.into(),
+            address6: Some(Ipv6Addr::from(settings6.node)).filter(|ip| !ip.is_unspecified()),
+            cluster_cidr6: cidr6.filter(|range| range.prefix_len() != 0),
             cluster_cidr: cidr.filter(|_| known),
             external_cluster_ips: settings.external_cluster_ip != 0,
             namespace_cookie: settings.namespace,
@@ -137,17 +147,29 @@ impl NodePicture {
     }
 }
 
+impl NodePicture {
+    /// Whether an address is the node's.
+    pub(super) fn is_at(&self, ip: IpAddr) -> bool {
+        ip == self.address || self.address6.is_some_and(|own| ip == own)
+    }
+
+    /// The ranges of all pods.
+    pub(super) fn clusters(&self) -> impl Iterator<Item = IpNet> {
+        self.cluster_cidr.map(IpNet::V4).into_iter().chain(self.cluster_cidr6.map(IpNet::V6))
+    }
+}
+
 impl FrontendPicture {
     /// `TCP 10.96.0.10:80`.
     #[must_use]
     pub fn place(&self) -> String {
-        format!("{} {}:{}", self.protocol, self.address, self.port)
+        format!("{} {}", self.protocol, SocketAddr::new(self.address, self.port))
     }
 }
 
 impl PodPicture {
     /// What the programs know of a pod.
-    pub(super) fn of(address: Ipv4Addr, owner: &Owner) -> Self {
+    pub(super) fn of(address: IpAddr, owner: &Owner) -> Self {
         let (pod, node) = owner.ends.split_at(6);
         let ends = (owner.link != 0).then(|| [mac(pod), mac(node)]);
         Self { address, link: owner.link, ends }
@@ -192,13 +214,13 @@ pub struct FlowPicture {
     /// `TCP` or `UDP`.
     pub protocol: String,
     /// Who sends.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// To whom it believes to send.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// Whom its receiver sees.
-    pub translated_source: SocketAddrV4,
+    pub translated_source: SocketAddr,
     /// To whom it goes.
-    pub translated_destination: SocketAddrV4,
+    pub translated_destination: SocketAddr,
     /// Whether it leaves the cluster with the node's address, instead of going to a backend.
     pub masqueraded: bool,
     /// Whether either side has ended it.
@@ -220,13 +242,13 @@ pub struct EventPicture {
     /// `TCP` or `UDP`.
     pub protocol: String,
     /// Who sends. Of a socket that is not known yet.
-    pub source: Option<SocketAddrV4>,
+    pub source: Option<SocketAddr>,
     /// To whom.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// Whom its receiver sees, where it goes on.
-    pub translated_source: Option<SocketAddrV4>,
+    pub translated_source: Option<SocketAddr>,
     /// To whom it goes, where it does.
-    pub translated_destination: Option<SocketAddrV4>,
+    pub translated_destination: Option<SocketAddr>,
     /// The Service's `namespace/name:port`.
     pub service: Option<String>,
     /// Whose socket it is: `pod NAMESPACE/NAME`, `node`, or the process' cgroup.

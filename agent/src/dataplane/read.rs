@@ -2,23 +2,24 @@
 //! as a difference, whatever is wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_ebpf::affinity::{Member, SourceRange};
-use oarlock_ebpf::flow::{self, Flow, MASQUERADED, Owner, REPLY, Settings, Translation};
-use oarlock_ebpf::layout::{
-    Backend, EXTERNAL, FrontendKey, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange,
-};
+use oarlock_ebpf::flow::{self, Flow, MASQUERADED, REPLY, Settings, Translation};
+use oarlock_ebpf::flow6::{Flow6, Settings6, Translation6};
+use oarlock_ebpf::layout::{Backend, EXTERNAL, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange};
 use oarlock_ebpf::reason::Reason;
 use oarlock_ebpf::table::Bucket;
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
 use super::DataplaneError;
+use super::addresses::Addresses;
 use super::compile::Algorithm;
+use super::door::{self, Door, Doors};
 use super::load::{chain, pins};
 use super::picture::{self, Dump, FlowPicture, FrontendPicture, NodePicture, Picture, PodPicture};
 use super::policies::{self, PolicyPicture};
@@ -45,7 +46,9 @@ pub fn kernel(bpffs: &Path, node_name: &str) -> Result<Kernel, DataplaneError> {
     services.check_members(&pins)?;
     let (pods, nodes) = addresses(&pins)?;
     let settings: Array<MapData, Settings> = open(&pins, maps::SETTINGS, Map::Array)?;
-    let node = NodePicture::of(&settings.get(&0, 0).unwrap_or_default());
+    let settings6: Array<MapData, Settings6> = open(&pins, maps::SETTINGS6, Map::Array)?;
+    let node =
+        NodePicture::of(&settings.get(&0, 0).unwrap_or_default(), &settings6.get(&0, 0).unwrap_or_default());
     let policies = policies(&pins)?;
     let (leaving, routes) = (Vec::new(), None);
     let layout_version = LAYOUT_VERSION;
@@ -90,11 +93,11 @@ fn existing(bpffs: &Path, node_name: &str) -> Result<PathBuf, DataplaneError> {
 
 /// The tables of Services.
 struct Services {
-    frontends: HashMap<MapData, FrontendKey, u32>,
+    frontends: Doors,
     lines: Array<MapData, ServiceLine>,
     slots: Array<MapData, u32>,
     backends: Array<MapData, Backend>,
-    ranges: BTreeMap<u64, BTreeSet<Ipv4Net>>,
+    ranges: BTreeMap<u64, BTreeSet<IpNet>>,
     /// Those that lines with affinity need, and whose they are.
     members: BTreeSet<Member>,
     /// The numbers of Services whose lines ask for source ranges.
@@ -107,12 +110,15 @@ struct Services {
 impl Services {
     fn open(pins: &Path) -> Result<Self, DataplaneError> {
         let ranges: LpmTrie<MapData, SourceRange, u32> = open(pins, maps::SOURCE_RANGES, Map::LpmTrie)?;
-        let mut of_services = BTreeMap::<u64, BTreeSet<Ipv4Net>>::new();
+        let mut of_services = BTreeMap::<u64, BTreeSet<IpNet>>::new();
         for (service, range) in ranges.keys().filter_map(Result::ok).filter_map(|key| parse_range(&key)) {
             of_services.entry(service).or_default().insert(range);
         }
         Ok(Self {
-            frontends: open(pins, maps::FRONTENDS, Map::HashMap)?,
+            frontends: Doors {
+                four: open(pins, maps::FRONTENDS, Map::HashMap)?,
+                six: open(pins, maps::FRONTENDS6, Map::HashMap)?,
+            },
             lines: open(pins, maps::SERVICE_TABLE, Map::Array)?,
             slots: open(pins, maps::SLOTS, Map::Array)?,
             backends: open(pins, maps::BACKENDS, Map::Array)?,
@@ -125,7 +131,8 @@ impl Services {
     }
 
     fn read(&mut self) -> Result<Vec<FrontendPicture>, DataplaneError> {
-        let mut all: Vec<(FrontendKey, u32)> = self.frontends.iter().filter_map(Result::ok).collect();
+        let failed = |e| DataplaneError::kernel(format!("read the map {}", maps::FRONTENDS), e);
+        let mut all = self.frontends.all().map_err(failed)?;
         all.sort_unstable();
         let mut lines = BTreeSet::new();
         let mut pictures = Vec::with_capacity(all.len());
@@ -133,7 +140,7 @@ impl Services {
             let picture = self.one(key, index)?;
             if !lines.insert(index) {
                 let problem = "has the line of another frontend".to_owned();
-                self.flaws.push(Difference::of(maps::FRONTENDS, &picture, problem));
+                self.flaws.push(Difference::of(key.map(), &picture, problem));
             }
             pictures.push(picture);
         }
@@ -141,7 +148,7 @@ impl Services {
         Ok(pictures)
     }
 
-    fn one(&mut self, key: FrontendKey, index: u32) -> Result<FrontendPicture, DataplaneError> {
+    fn one(&mut self, key: Door, index: u32) -> Result<FrontendPicture, DataplaneError> {
         let failed = |e| DataplaneError::kernel(format!("read the map {}", maps::SERVICE_TABLE), e);
         let outside_table = index >= maps::MAX_SERVICES;
         let line =
@@ -149,9 +156,9 @@ impl Services {
         let ranged = line.flags & SOURCE_RANGES != 0;
         let ranges = self.ranges.get(&line.service).filter(|_| ranged);
         let mut picture = FrontendPicture {
-            address: key.address().into(),
-            port: key.port(),
-            protocol: picture::protocol(key.protocol()),
+            address: key.ip,
+            port: key.port,
+            protocol: picture::protocol(key.protocol),
             service: picture::service(line.service),
             name: None,
             algorithm: match line.flags {
@@ -167,7 +174,7 @@ impl Services {
         };
         if outside_table {
             let problem = format!("leads to line {index}, which the service table does not have");
-            self.flaws.push(Difference::of(maps::FRONTENDS, &picture, problem));
+            self.flaws.push(Difference::of(key.map(), &picture, problem));
         }
         if ranged {
             self.ranged.insert(line.service);
@@ -182,7 +189,7 @@ impl Services {
     }
 
     /// Who is in these slots.
-    fn peers(&mut self, range: SlotRange, line: &ServiceLine, of: &FrontendPicture) -> Vec<SocketAddrV4> {
+    fn peers(&mut self, range: SlotRange, line: &ServiceLine, of: &FrontendPicture) -> Vec<SocketAddr> {
         let mut peers = Vec::with_capacity(range.count().into());
         for at in 0..u32::from(range.count()) {
             let slot = range.base().saturating_add(at);
@@ -193,7 +200,7 @@ impl Services {
             };
             match self.backends.get(&index, 0) {
                 Ok(backend) if backend != Backend::default() => {
-                    peers.push(SocketAddrV4::new(backend.address().into(), backend.port()));
+                    peers.push(SocketAddr::from(door::peer(&backend)));
                     if line.affinity != 0 {
                         self.members.insert(Member::new(line.service, index, backend.generation()));
                     }
@@ -239,13 +246,16 @@ impl Services {
     }
 }
 
-fn addresses(pins: &Path) -> Result<(Vec<PodPicture>, Vec<std::net::Ipv4Addr>), DataplaneError> {
-    let table: HashMap<MapData, [u8; 4], Owner> = open(pins, maps::ADDRESSES, Map::HashMap)?;
-    let mut all: Vec<([u8; 4], Owner)> = table.iter().filter_map(Result::ok).collect();
+fn addresses(pins: &Path) -> Result<(Vec<PodPicture>, Vec<IpAddr>), DataplaneError> {
+    let tables = Addresses {
+        four: open(pins, maps::ADDRESSES, Map::HashMap)?,
+        six: open(pins, maps::ADDRESSES6, Map::HashMap)?,
+    };
+    let mut all = tables.all();
     all.sort_unstable();
     let of_kind = |kind| all.iter().filter(move |(_, owner)| owner.kind == kind);
-    let pods = of_kind(flow::LOCAL_POD).map(|(ip, owner)| PodPicture::of((*ip).into(), owner)).collect();
-    Ok((pods, of_kind(flow::NODE).map(|(ip, _)| (*ip).into()).collect()))
+    let pods = of_kind(flow::LOCAL_POD).map(|(ip, owner)| PodPicture::of(*ip, owner)).collect();
+    Ok((pods, of_kind(flow::NODE).map(|(ip, _)| *ip).collect()))
 }
 
 /// The table of flows, as it is read bit by bit.
@@ -259,9 +269,33 @@ fn flows(pins: &Path) -> Result<Vec<FlowPicture>, DataplaneError> {
         buckets(pins)?.flat_map(|bucket| bucket.flows().collect::<Vec<_>>()).collect();
     all.retain(|(_, entry)| entry.backend != REPLY);
     all.sort_by_key(|(key, _)| *key);
-    let source = |flow: &Flow| SocketAddrV4::new(flow.source.into(), flow.source_port());
-    let destination = |flow: &Flow| SocketAddrV4::new(flow.destination.into(), flow.destination_port());
+    let source = |flow: &Flow| SocketAddrV4::new(flow.source.into(), flow.source_port()).into();
+    let destination =
+        |flow: &Flow| SocketAddrV4::new(flow.destination.into(), flow.destination_port()).into();
     let picture = |(key, entry): (Flow, Translation)| FlowPicture {
+        protocol: picture::protocol(key.protocol),
+        source: source(&key),
+        destination: destination(&key),
+        translated_source: source(&entry.to),
+        translated_destination: destination(&entry.to),
+        masqueraded: entry.backend == MASQUERADED,
+        closing: entry.seen & flow::CLOSING != 0,
+        seen_seconds_after_boot: flow::seconds(entry.seen),
+    };
+    let four = all.into_iter().map(picture).collect::<Vec<_>>();
+    Ok(four.into_iter().chain(flows6(pins)?).collect())
+}
+
+fn flows6(pins: &Path) -> Result<Vec<FlowPicture>, DataplaneError> {
+    let mut all: Vec<(Flow6, Translation6)> = Vec::new();
+    for name in [maps::FLOWS6_TCP, maps::FLOWS6_OTHER] {
+        let table: HashMap<MapData, Flow6, Translation6> = open(pins, name, Map::LruHashMap)?;
+        all.extend(table.iter().filter_map(Result::ok).filter(|(_, entry)| entry.backend != REPLY));
+    }
+    all.sort_by_key(|(key, _)| *key);
+    let source = |flow: &Flow6| SocketAddr::new(IpAddr::from(flow.source), flow.source_port());
+    let destination = |flow: &Flow6| SocketAddr::new(IpAddr::from(flow.destination), flow.destination_port());
+    let picture = |(key, entry): (Flow6, Translation6)| FlowPicture {
         protocol: picture::protocol(key.protocol),
         source: source(&key),
         destination: destination(&key),

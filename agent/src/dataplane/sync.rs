@@ -6,22 +6,24 @@ mod counted;
 mod numbers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::PerCpuValues;
 use aya::maps::lpm_trie::Key;
-use ipnet::Ipv4Net;
-use oarlock_ebpf::affinity::{Member, source_range, source_range_bits};
+use ipnet::IpNet;
+use oarlock_ebpf::affinity::{Member, source_range, source_range_bits, source_range6, source_range6_bits};
 use oarlock_ebpf::flow::UDP;
 use oarlock_ebpf::layout::{
-    Backend, EXTERNAL, FrontendKey, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange, SocketKey,
+    EXTERNAL, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange, SocketKey, SocketKey6,
 };
 use oarlock_ebpf::maps::{self, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS};
 use oarlock_ebpf::reason::Reason;
 
 use super::blocks::Blocks;
 use super::compile::{Algorithm, Frontend, Peer};
+use super::door::{self, Door};
 use super::load::Handles;
 use super::traffic::Directory;
 use super::{Changed, DataplaneError};
@@ -35,7 +37,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The tables and what is known of them.
 pub(super) struct Tables {
     handles: Handles,
-    present: BTreeMap<FrontendKey, Present>,
+    present: BTreeMap<Door, Present>,
     backends: BTreeMap<Peer, Held>,
     indexes: Blocks,
     slots: Blocks,
@@ -43,7 +45,7 @@ pub(super) struct Tables {
     /// Backends of Services with affinity.
     members: Counted<Member>,
     /// Who may ask which Service.
-    ranges: Counted<(u64, Ipv4Net)>,
+    ranges: Counted<(u64, IpNet)>,
     /// Under which number each Service's port is counted.
     numbers: Numbers,
     directory: Arc<Directory>,
@@ -60,7 +62,7 @@ struct Present {
     line: ServiceLine,
     inside: Vec<Peer>,
     outside: Vec<Peer>,
-    ranges: Vec<Ipv4Net>,
+    ranges: Vec<IpNet>,
 }
 
 impl Present {
@@ -112,7 +114,7 @@ enum Retired {
 
 impl Tables {
     /// The frontends that the kernel has.
-    pub(super) fn frontends(&self) -> impl Iterator<Item = FrontendKey> {
+    pub(super) fn frontends(&self) -> impl Iterator<Item = Door> {
         self.present.keys().copied()
     }
 
@@ -120,13 +122,13 @@ impl Tables {
     /// keeps no other from its turn.
     pub(super) fn sync<'w>(
         &mut self,
-        due: &mut BTreeSet<FrontendKey>,
-        wanted: impl Fn(&FrontendKey) -> Option<&'w Frontend>,
+        due: &mut BTreeSet<Door>,
+        wanted: impl Fn(&Door) -> Option<&'w Frontend>,
     ) -> Result<Changed, DataplaneError> {
         self.reclaim();
         let (mut changed, mut first) = (Changed::default(), Ok(()));
         // What goes makes room for what comes; what comes is never a hole in what is there.
-        let (come, go): (Vec<FrontendKey>, Vec<_>) = due.iter().partition(|key| wanted(key).is_some());
+        let (come, go): (Vec<Door>, Vec<_>) = due.iter().partition(|key| wanted(key).is_some());
         for key in go.into_iter().chain(come) {
             let done = match wanted(&key) {
                 Some(frontend) if self.has(&key, frontend) => {
@@ -146,7 +148,7 @@ impl Tables {
         first.map(|()| changed)
     }
 
-    fn has(&self, key: &FrontendKey, wanted: &Frontend) -> bool {
+    fn has(&self, key: &Door, wanted: &Frontend) -> bool {
         let counted = self.numbers.of(wanted.service);
         self.present.get(key).is_some_and(|present| present.is(wanted, counted))
     }
@@ -173,7 +175,7 @@ impl Tables {
         number
     }
 
-    fn publish(&mut self, key: FrontendKey, wanted: &Frontend) -> Result<(), DataplaneError> {
+    fn publish(&mut self, key: Door, wanted: &Frontend) -> Result<(), DataplaneError> {
         let old = self.present.get(&key).cloned();
         let index = match &old {
             Some(old) => old.index,
@@ -196,7 +198,7 @@ impl Tables {
     /// Writes and publishes; takes back what it wrote if that fails.
     fn write(
         &mut self,
-        key: FrontendKey,
+        key: Door,
         wanted: &Frontend,
         index: u32,
         is_new: bool,
@@ -224,7 +226,7 @@ impl Tables {
                 return Ok(());
             }
             let frontends = &mut self.handles.frontends;
-            frontends.insert(key, index, 0).map_err(|e| failed("write", maps::FRONTENDS, e))
+            frontends.insert(key, index).map_err(|e| failed("write", key.map(), e))
         });
         match done {
             Ok(()) => Ok(present),
@@ -236,11 +238,8 @@ impl Tables {
         }
     }
 
-    fn withdraw(&mut self, key: FrontendKey) -> Result<(), DataplaneError> {
-        self.handles
-            .frontends
-            .remove(&key)
-            .map_err(|e| failed("remove an entry from", maps::FRONTENDS, e))?;
+    fn withdraw(&mut self, key: Door) -> Result<(), DataplaneError> {
+        self.handles.frontends.remove(&key).map_err(|e| failed("remove an entry from", key.map(), e))?;
         if let Some(old) = self.present.remove(&key) {
             self.retire(Retired::Index(old.index));
             self.leave(&key, &old)?;
@@ -249,9 +248,9 @@ impl Tables {
     }
 
     /// What a frontend has had; clients may still send datagrams to who is gone with it.
-    fn leave(&mut self, key: &FrontendKey, old: &Present) -> Result<(), DataplaneError> {
+    fn leave(&mut self, key: &Door, old: &Present) -> Result<(), DataplaneError> {
         self.release(old)?;
-        if key.protocol() == UDP {
+        if key.protocol == UDP {
             self.gone.extend(old.held().filter(|peer| !self.backends.contains_key(peer)));
         }
         Ok(())
@@ -259,7 +258,12 @@ impl Tables {
 
     /// Whether a socket has been given this backend.
     pub(super) fn has_given(&self, cookie: u64, (ip, port): Peer) -> bool {
-        self.handles.sockets.get(&SocketKey::new(cookie, ip.octets(), port), 0).is_ok()
+        match ip {
+            IpAddr::V4(ip) => self.handles.sockets.get(&SocketKey::new(cookie, ip.octets(), port), 0).is_ok(),
+            IpAddr::V6(ip) => {
+                self.handles.sockets6.get(&SocketKey6::new(cookie, ip.octets(), port), 0).is_ok()
+            }
+        }
     }
 
     /// The backends of datagrams that no frontend has had since this was asked last, those that have come back left out.
@@ -304,9 +308,9 @@ impl Tables {
 
     /// Says that nobody is chosen by this index any more: what begins on a flow that was, is given another backend. Where it went to
     /// stays, for programs that have read the index before.
-    fn vacate(&mut self, index: u32, (ip, port): Peer) {
+    fn vacate(&mut self, index: u32, peer: Peer) {
         // An index that there is can be written; if not, whoever gets it next says the same.
-        let _ = self.handles.backends.set(index, Backend::new(ip.octets(), port, 0), 0);
+        let _ = self.handles.backends.set(index, door::backend(peer, 0), 0);
     }
 
     /// Writes who is a member and who may ask, before the line that asks for it.
@@ -344,7 +348,7 @@ impl Tables {
         // Never 0, which is nobody's.
         self.generation = self.generation.wrapping_add(1).max(1);
         let generation = self.generation;
-        let backend = Backend::new(peer.0.octets(), peer.1, generation);
+        let backend = door::backend(peer, generation);
         self.handles.backends.set(index, backend, 0).map_err(|e| failed("write", maps::BACKENDS, e))?;
         self.backends.insert(peer, Held { index, generation, users: 1 });
         if self.directory.has_backends() {
@@ -417,8 +421,12 @@ fn zero<V: aya::Pod + Default>() -> Result<PerCpuValues<V>, std::io::Error> {
     PerCpuValues::try_from(vec![V::default(); cpus])
 }
 
-fn range_key(service: u64, range: &Ipv4Net) -> Key<oarlock_ebpf::affinity::SourceRange> {
-    Key::new(source_range_bits(range.prefix_len()), source_range(service, range.network().octets()))
+fn range_key(service: u64, range: &IpNet) -> Key<oarlock_ebpf::affinity::SourceRange> {
+    let length = range.prefix_len();
+    match range.network() {
+        IpAddr::V4(ip) => Key::new(source_range_bits(length), source_range(service, ip.octets())),
+        IpAddr::V6(ip) => Key::new(source_range6_bits(length), source_range6(service, ip.octets())),
+    }
 }
 
 fn full(map: &'static str, capacity: u32) -> DataplaneError {

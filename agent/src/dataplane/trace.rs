@@ -1,7 +1,7 @@
 //! The path that one packet would take, and why: computed from the tables, nothing is sent. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use oarlock_ebpf::policy::{EGRESS, INGRESS};
 use serde::{Deserialize, Serialize};
@@ -13,9 +13,9 @@ use super::picture::{FrontendPicture, Picture, distinct};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// Who would send it.
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     /// To whom.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// `TCP` or `UDP`.
     pub protocol: String,
 }
@@ -49,7 +49,7 @@ const ROUTES: &str = "node's routes";
 pub fn trace(tables: &Picture, question: &Question, masquerades: bool) -> Trace {
     let mut path = Path { tables, question, masquerades, steps: Vec::new() };
     let from = question.from;
-    let inside = from == tables.node.address || from.is_loopback() || path.is_pod(from);
+    let inside = tables.node.is_at(from) || from.is_loopback() || path.is_pod(from);
     let verdict = if inside { path.inside() } else { path.outside() };
     Trace { steps: path.steps, verdict: verdict.to_owned() }
 }
@@ -66,12 +66,18 @@ impl<'t> Path<'t> {
         self.steps.push(Step { hook: hook.to_owned(), what: what.into() });
     }
 
-    fn is_pod(&self, address: Ipv4Addr) -> bool {
+    fn is_pod(&self, address: IpAddr) -> bool {
         self.tables.pods.iter().any(|pod| pod.address == address)
     }
 
-    fn in_cluster(&self, address: Ipv4Addr) -> bool {
-        self.tables.node.cluster_cidr.is_some_and(|cidr| cidr.contains(&address))
+    /// The node's address of the family of another one; that of IPv4 where it has no other.
+    fn own(&self, like: IpAddr) -> IpAddr {
+        let node = &self.tables.node;
+        node.address6.filter(|_| like.is_ipv6()).map_or(node.address.into(), IpAddr::V6)
+    }
+
+    fn in_cluster(&self, address: IpAddr) -> bool {
+        self.tables.node.clusters().any(|cidr| cidr.contains(&address))
     }
 
     fn frontend(&self) -> Option<&'t FrontendPicture> {
@@ -79,7 +85,7 @@ impl<'t> Path<'t> {
         self.tables
             .frontends
             .iter()
-            .find(|f| (f.address, f.port, &f.protocol) == (*to.ip(), to.port(), protocol))
+            .find(|f| (f.address, f.port, &f.protocol) == (to.ip(), to.port(), protocol))
     }
 
     /// A pod or process of this node: asked at its socket.
@@ -113,7 +119,7 @@ impl<'t> Path<'t> {
         let (from, to) = (self.question.from, self.question.to);
         let Some(frontend) = self.frontend() else {
             self.step(UPLINK, format!("{to} is no Service's: not translated"));
-            if self.is_pod(*to.ip()) {
+            if self.is_pod(to.ip()) {
                 return self.hand_over(UPLINK, to);
             }
             self.step(ROUTES, "left to the node's stack");
@@ -138,14 +144,14 @@ impl<'t> Path<'t> {
             return "refused";
         }
         self.step(UPLINK, format!("{to} is {service}: becomes {}", choice(&frontend.outside, frontend)));
-        let node = self.tables.node.address;
+        let node = self.own(to.ip());
         self.each(&frontend.outside, |path, backend| {
-            let ip = *backend.ip();
+            let ip = backend.ip();
             if path.is_pod(ip) {
                 path.step(POD_LINK, format!("{ip} sees the client; its answers become {to}'s here"));
                 return path.hand_over(UPLINK, backend);
             }
-            if ip == node {
+            if path.tables.node.is_at(ip) {
                 path.step(
                     OUT,
                     "a process of this node sees the client; its answers become the Service's here",
@@ -162,10 +168,10 @@ impl<'t> Path<'t> {
     /// What becomes of each backend, told once where it is the same.
     fn each(
         &mut self,
-        backends: &[SocketAddrV4],
-        mut on: impl FnMut(&mut Self, SocketAddrV4) -> &'static str,
+        backends: &[SocketAddr],
+        mut on: impl FnMut(&mut Self, SocketAddr) -> &'static str,
     ) -> &'static str {
-        let backends: BTreeMap<Ipv4Addr, SocketAddrV4> = backends.iter().map(|at| (*at.ip(), *at)).collect();
+        let backends: BTreeMap<IpAddr, SocketAddr> = backends.iter().map(|at| (at.ip(), *at)).collect();
         let verdicts: BTreeSet<&'static str> = backends.into_values().map(|at| on(self, at)).collect();
         let all: Vec<&'static str> = verdicts.into_iter().collect();
         match all[..] {
@@ -179,13 +185,14 @@ impl<'t> Path<'t> {
     }
 
     /// Whether policies let a packet come to a pod of this node or leave it. What they do not mention is not told.
-    fn passes(&mut self, direction: u8, pod: Ipv4Addr, (peer, port): (Ipv4Addr, u16)) -> bool {
+    fn passes(&mut self, direction: u8, pod: IpAddr, (peer, port): (IpAddr, u16)) -> bool {
         // The node reaches its pods and they it, and each itself (ebpf/programs/policy.rs).
-        if peer == self.tables.node.address || peer == pod {
+        if self.tables.node.is_at(peer) || peer == pod {
             return true;
         }
         let of = (self.question.protocol.as_str(), port);
-        let Some(judgement) = self.tables.policies.judge(direction, pod, peer, of) else { return true };
+        let (IpAddr::V4(own), IpAddr::V4(other)) = (pod, peer) else { return self.passes_ipv6(pod) };
+        let Some(judgement) = self.tables.policies.judge(direction, own, other, of) else { return true };
         let (way, other) = if direction == INGRESS { ("come in", "from") } else { ("go out", "to") };
         let who = if judgement.policies.is_empty() {
             "policies".to_owned()
@@ -198,16 +205,28 @@ impl<'t> Path<'t> {
         judgement.allowed
     }
 
+    /// Policies do not judge IPv6 yet: pods that they select have none.
+    fn passes_ipv6(&mut self, pod: IpAddr) -> bool {
+        let link = self.tables.pods.iter().find(|known| known.address == pod).map(|known| known.link);
+        let policies = &self.tables.policies;
+        let is_isolated = |link| policies.enforced && policies.isolated.iter().any(|one| one.link == link);
+        if !link.is_some_and(is_isolated) {
+            return true;
+        }
+        self.step(POD_LINK, format!("policies select {pod}, and allow no IPv6"));
+        false
+    }
+
     /// A packet of this node to an address that is final.
-    fn on(&mut self, at: SocketAddrV4, from_pod: bool) -> &'static str {
-        let (node, to, from) = (self.tables.node.address, *at.ip(), self.question.from);
+    fn on(&mut self, at: SocketAddr, from_pod: bool) -> &'static str {
+        let (node, to, from) = (self.own(at.ip()), at.ip(), self.question.from);
         if from_pod && !self.passes(EGRESS, from, (to, at.port())) {
             return "dropped";
         }
         if self.is_pod(to) && from_pod {
             return self.hand_over(POD_LINK, at);
         }
-        if self.is_pod(to) || to == node || to.is_loopback() {
+        if self.is_pod(to) || self.tables.node.is_at(to) || to.is_loopback() {
             let what = if self.is_pod(to) { "a pod of this node" } else { "this node" };
             self.step(ROUTES, format!("{to} is {what}"));
             return "delivered";
@@ -227,8 +246,8 @@ impl<'t> Path<'t> {
         "forwarded"
     }
 
-    fn hand_over(&mut self, hook: &str, at: SocketAddrV4) -> &'static str {
-        let pod = *at.ip();
+    fn hand_over(&mut self, hook: &str, at: SocketAddr) -> &'static str {
+        let pod = at.ip();
         if !self.passes(INGRESS, pod, (self.question.from, at.port())) {
             return "dropped";
         }
@@ -247,7 +266,7 @@ fn name(frontend: &FrontendPicture) -> String {
     frontend.name.clone().unwrap_or_else(|| format!("a Service ({})", frontend.service))
 }
 
-fn choice(backends: &[SocketAddrV4], frontend: &FrontendPicture) -> String {
+fn choice(backends: &[SocketAddr], frontend: &FrontendPicture) -> String {
     let backends = distinct(backends);
     let all = backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     match (backends.len(), frontend.affinity_seconds) {

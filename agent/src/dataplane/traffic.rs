@@ -3,7 +3,7 @@
 //! Read once each, when somebody asks: as many reads as there are Services with a number.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ pub struct Traffic {
     /// Of each Service's port, by name.
     pub services: BTreeMap<Arc<PortName>, ServiceCounts>,
     /// Of each backend, if they are counted.
-    pub backends: BTreeMap<SocketAddrV4, BackendCounts>,
+    pub backends: BTreeMap<SocketAddr, BackendCounts>,
 }
 
 /// What a Service's port had, for those who ask over HTTP. Sums of nodes can be made of it.
@@ -125,7 +125,7 @@ impl Traffic {
         for (index, (ip, port)) in backends {
             if let Ok(each) = table.get(&index, 0) {
                 let sum = each.iter().fold(BackendCounts::default(), add_of_backend);
-                traffic.backends.insert(SocketAddrV4::new(ip, port), sum);
+                traffic.backends.insert(SocketAddr::new(ip, port), sum);
             }
         }
         Ok(traffic)

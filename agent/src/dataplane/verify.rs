@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use oarlock_ebpf::flow::Owner;
 use oarlock_ebpf::{LAYOUT_VERSION, flow, maps};
@@ -13,10 +13,10 @@ use super::compile::{self, Compiler};
 use super::picture::{self, FrontendPicture, NodePicture, Picture, PodPicture};
 use super::policies;
 use super::read::Kernel;
-use super::{DataplaneConfig, Overlay, PodLink};
+use super::{DataplaneConfig, Overlay, PodLink, addresses};
 use crate::desired::Snapshot;
 use crate::net::NodeRoute;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 /// Something that the kernel has otherwise than it should.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,8 +53,8 @@ impl fmt::Display for Difference {
 /// What an agent knows beside the objects of the cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
-    /// The range of all pods.
-    pub cluster_cidr: Option<Ipv4Net>,
+    /// The ranges of all pods.
+    pub cluster_cidrs: &'a [IpNet],
     /// By which link pods of other nodes are reached.
     pub overlay: Option<&'a Overlay>,
     /// The cookie of the node's network namespace.
@@ -66,18 +66,16 @@ pub struct Surroundings<'a> {
 /// The tables that are wanted, compiled anew.
 #[must_use]
 pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surroundings<'_>) -> Picture {
-    let mut compiler = Compiler::new(&config.node_name, config.node_ip);
+    let mut compiler = Compiler::new(&config.node_name, config.node_ips());
     let (linked_pods, foreign) = around.pods;
     let keys = compiler.update(snapshot, &compile::by_uid(linked_pods));
     let frontends = keys.into_iter().filter_map(|key| {
         let wanted = compiler.frontend(&key)?;
-        let peers = |peers: &[(Ipv4Addr, u16)]| {
-            peers.iter().map(|(ip, port)| SocketAddrV4::new(*ip, *port)).collect()
-        };
+        let peers = |peers: &[(IpAddr, u16)]| peers.iter().copied().map(SocketAddr::from).collect();
         Some(FrontendPicture {
-            address: key.address().into(),
-            port: key.port(),
-            protocol: picture::protocol(key.protocol()),
+            address: key.ip,
+            port: key.port,
+            protocol: picture::protocol(key.protocol),
             service: picture::service(wanted.service),
             name: Some(wanted.name.to_string()),
             algorithm: wanted.algorithm,
@@ -88,18 +86,28 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
             outside: peers(&wanted.outside),
         })
     });
-    let linked = linked_pods.iter().filter_map(|(ip, link)| {
+    let linked = linked_pods.iter().flat_map(|(ip, link)| {
         // A link that is not there yet is not expected to be known.
-        let number = nix::net::if_::if_nametoindex(link.name.as_str()).ok()?;
-        Some(PodPicture::of(*ip, &super::attach::owner(link, number)))
+        let number = nix::net::if_::if_nametoindex(link.name.as_str()).ok();
+        let owner = number.map(|number| super::attach::owner(link, number));
+        let ips = [Some(IpAddr::V4(*ip)), link.ip6.map(IpAddr::V6)].into_iter().flatten();
+        owner.into_iter().flat_map(move |owner| ips.clone().map(move |ip| PodPicture::of(ip, &owner)))
     });
-    let foreign = foreign.iter().map(|ip| PodPicture::of(*ip, &Owner::by_routes(flow::LOCAL_POD)));
-    let pods: BTreeMap<Ipv4Addr, PodPicture> = linked.chain(foreign).map(|pod| (pod.address, pod)).collect();
+    let foreign = foreign.iter().map(|ip| PodPicture::of((*ip).into(), &Owner::by_routes(flow::LOCAL_POD)));
+    let pods: BTreeMap<IpAddr, PodPicture> = linked.chain(foreign).map(|pod| (pod.address, pod)).collect();
     let nodes = Overlay::near(around.overlay, compile::nodes(snapshot));
-    let settings = super::settings(config, around.cluster_cidr, around.overlay, around.namespace);
+    let (mut cluster, mut cluster6) = (None, None);
+    for range in around.cluster_cidrs {
+        match range {
+            IpNet::V4(range) => cluster = Some(*range),
+            IpNet::V6(range) => cluster6 = Some(*range),
+        }
+    }
+    let settings = super::settings(config, cluster, around.overlay, around.namespace);
+    let settings6 = super::six::settings(config, cluster6);
     Picture {
         layout_version: LAYOUT_VERSION,
-        node: NodePicture::of(&settings),
+        node: NodePicture::of(&settings, &settings6),
         frontends: frontends.collect(),
         nodes: nodes.into_iter().filter(|ip| !pods.contains_key(ip)).collect(),
         routes: None,
@@ -145,7 +153,12 @@ fn of_node(present: &NodePicture, wanted: &NodePicture) -> Vec<Difference> {
         }
     };
     check("the node's address", present.address.to_string(), wanted.address.to_string());
-    let cidr = |node: &NodePicture| node.cluster_cidr.map_or("not known".to_owned(), |c| c.to_string());
+    let own6 = |node: &NodePicture| node.address6.map_or("none".to_owned(), |ip| ip.to_string());
+    check("the node's address of IPv6", own6(present), own6(wanted));
+    let cidr = |node: &NodePicture| {
+        let all: Vec<String> = node.clusters().map(|range| range.to_string()).collect();
+        if all.is_empty() { "not known".to_owned() } else { all.join(" and ") }
+    };
     check("the range of all pods", cidr(present), cidr(wanted));
     let outsiders = |node: &NodePicture| node.external_cluster_ips.to_string();
     check("whether ClusterIPs are answered for outsiders", outsiders(present), outsiders(wanted));
@@ -167,14 +180,19 @@ fn of_frontends(present: &[FrontendPicture], wanted: &[FrontendPicture]) -> Vec<
     let mut all = Vec::new();
     for (place, should) in &wanted {
         match present.get(place) {
-            None => all.push(Difference::of(maps::FRONTENDS, should, "is missing".to_owned())),
+            None => all.push(Difference::of(table(should), should, "is missing".to_owned())),
             Some(is) => of_frontend(is, should, &mut all),
         }
     }
     for (_, extra) in present.iter().filter(|(place, _)| !wanted.contains_key(*place)) {
-        all.push(Difference::of(maps::FRONTENDS, extra, "is not wanted".to_owned()));
+        all.push(Difference::of(table(extra), extra, "is not wanted".to_owned()));
     }
     all
+}
+
+/// The table that holds it.
+fn table(frontend: &FrontendPicture) -> &'static str {
+    if frontend.address.is_ipv4() { maps::FRONTENDS } else { maps::FRONTENDS6 }
 }
 
 fn of_frontend(is: &FrontendPicture, should: &FrontendPicture, all: &mut Vec<Difference>) {
@@ -205,7 +223,7 @@ fn of_frontend(is: &FrontendPicture, should: &FrontendPicture, all: &mut Vec<Dif
 
 fn of_addresses(present: &Picture, wanted: &Picture) -> Vec<Difference> {
     let mut all = Vec::new();
-    let owners = |picture: &Picture| -> BTreeMap<Ipv4Addr, String> {
+    let owners = |picture: &Picture| -> BTreeMap<IpAddr, String> {
         let pods = picture.pods.iter().map(|pod| {
             let ends = pod.ends.as_ref().map_or("by routes".to_owned(), |ends| ends.join(" and "));
             (pod.address, format!("a pod of this node (link {}, {ends})", pod.link))
@@ -219,12 +237,12 @@ fn of_addresses(present: &Picture, wanted: &Picture) -> Vec<Difference> {
             Some(is) if is != should => format!("is {is}, should be {should}"),
             Some(_) => continue,
         };
-        all.push(Difference::plain(maps::ADDRESSES, address, problem));
+        all.push(Difference::plain(addresses::map(*address), address, problem));
     }
     let extra =
         is.iter().filter(|(address, _)| !should.contains_key(*address) && !wanted.leaving.contains(address));
     all.extend(extra.map(|(address, is)| {
-        Difference::plain(maps::ADDRESSES, address, format!("is not wanted: it is {is}"))
+        Difference::plain(addresses::map(*address), address, format!("is not wanted: it is {is}"))
     }));
     all
 }
@@ -232,7 +250,7 @@ fn of_addresses(present: &Picture, wanted: &Picture) -> Vec<Difference> {
 /// Of one who does not know the kernel's routes, or does not want any, nothing is told.
 fn of_routes(is: Option<&BTreeSet<NodeRoute>>, should: Option<&BTreeSet<NodeRoute>>) -> Vec<Difference> {
     let (Some(is), Some(should)) = (is, should) else { return Vec::new() };
-    let by_range = |all: &BTreeSet<NodeRoute>| -> BTreeMap<Ipv4Net, String> {
+    let by_range = |all: &BTreeSet<NodeRoute>| -> BTreeMap<ipnet::Ipv4Net, String> {
         let told = |route: &NodeRoute| (route.pod_cidr, format!("via {} ({})", route.via, route.way.name()));
         all.iter().map(told).collect()
     };
@@ -287,7 +305,7 @@ mod tests {
     #[test]
     fn a_difference_reads_as_a_sentence_that_names_map_entry_and_service() {
         let frontend = FrontendPicture {
-            address: Ipv4Addr::new(10, 96, 0, 10),
+            address: Ipv4Addr::new(10, 96, 0, 10).into(),
             port: 80,
             protocol: "TCP".to_owned(),
             service: "00ff".to_owned(),

@@ -5,7 +5,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -22,6 +22,7 @@ const VERSION: &str = "1.1.0";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     A,
+    Aaaa,
     Srv,
     Ptr,
     Txt,
@@ -33,10 +34,28 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Data {
     A(Ipv4Addr),
+    Aaaa(Ipv6Addr),
     Srv { port: u16, target: String },
     Ptr(String),
     Txt(String),
     Cname(String),
+}
+
+impl Data {
+    /// An address.
+    fn at(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => Self::A(ip),
+            IpAddr::V6(ip) => Self::Aaaa(ip),
+        }
+    }
+}
+
+impl Kind {
+    /// Whether an address is what is asked for.
+    fn is_of(self, ip: IpAddr) -> bool {
+        self == if ip.is_ipv4() { Self::A } else { Self::Aaaa }
+    }
 }
 
 /// A name and what is said of it.
@@ -61,6 +80,11 @@ impl Answer {
         Self::Found { answers, additionals: Vec::new() }
     }
 
+    /// A name that has these addresses, of which those of one family may be asked for.
+    fn addresses(name: &str, ips: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Self {
+        Self::of(name, ips.into_iter().filter(|ip| kind.is_of(*ip)).map(Data::at).collect())
+    }
+
     /// The name is there, but not with this kind of record.
     fn nothing() -> Self {
         Self::Found { answers: Vec::new(), additionals: Vec::new() }
@@ -83,7 +107,7 @@ pub(crate) struct Names {
     /// Whose ClusterIP an address is.
     cluster_ips: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
     /// In which Services an address is an endpoint, and how often.
-    endpoints: BTreeMap<Ipv4Addr, BTreeMap<ServiceName, usize>>,
+    endpoints: BTreeMap<IpAddr, BTreeMap<ServiceName, usize>>,
 }
 
 impl Names {
@@ -150,8 +174,8 @@ impl Names {
 
     /// Answers a question. The name is in lower case and without the last dot.
     pub(crate) fn answer(&self, name: &str, kind: Kind) -> Answer {
-        if let Some(reversed) = name.strip_suffix(".in-addr.arpa") {
-            return self.reverse(name, reversed, kind);
+        if name.ends_with(".in-addr.arpa") || name.ends_with(".ip6.arpa") {
+            return reversed(name).map_or(Answer::Foreign, |ip| self.reverse(name, ip, kind));
         }
         let inside = match name.strip_suffix(&self.zone) {
             _ if self.zone.is_empty() => return Answer::Unknown,
@@ -201,21 +225,11 @@ impl Names {
         let is_headless = spec.cluster_ip.as_deref().is_none_or(|ip| ip == "None" || ip.is_empty());
         match rest {
             [] if kind == Kind::Srv => self.srv(name, key, spec, is_headless, |_| true),
-            [] if !is_headless => {
-                let ips = cluster_ips_of(spec).filter_map(|ip| match ip {
-                    IpAddr::V4(ip) if kind == Kind::A => Some(Data::A(ip)),
-                    IpAddr::V4(_) | IpAddr::V6(_) => None,
-                });
-                Answer::of(name, ips.collect())
-            }
+            [] if !is_headless => Answer::addresses(name, cluster_ips_of(spec), kind),
             [] => {
-                let ready: BTreeSet<Ipv4Addr> =
+                let ready: BTreeSet<IpAddr> =
                     self.ready(key).flat_map(|(_, endpoint)| addresses(endpoint)).collect();
-                match kind {
-                    _ if ready.is_empty() => Answer::Missing,
-                    Kind::A => Answer::of(name, ready.into_iter().map(Data::A).collect()),
-                    _ => Answer::nothing(),
-                }
+                if ready.is_empty() { Answer::Missing } else { Answer::addresses(name, ready, kind) }
             }
             [protocol @ ("_tcp" | "_udp" | "_sctp"), port @ ..] if port.len() <= 1 => {
                 let of_port = |asked: &ServicePort| {
@@ -233,17 +247,13 @@ impl Names {
                 }
             }
             [endpoint] => {
-                let ips: BTreeSet<Ipv4Addr> = self
+                let ips: BTreeSet<IpAddr> = self
                     .ready(key)
                     .flat_map(|(_, one)| addresses(one).map(move |ip| (one, ip)))
                     .filter(|(one, ip)| host(one, *ip) == *endpoint)
                     .map(|(_, ip)| ip)
                     .collect();
-                match kind {
-                    _ if ips.is_empty() => Answer::Missing,
-                    Kind::A => Answer::of(name, ips.into_iter().map(Data::A).collect()),
-                    _ => Answer::nothing(),
-                }
+                if ips.is_empty() { Answer::Missing } else { Answer::addresses(name, ips, kind) }
             }
             _ => Answer::Missing,
         }
@@ -264,9 +274,7 @@ impl Names {
             if !is_headless {
                 let number = u16::try_from(port.port).unwrap_or(0);
                 answers.insert(Data::Srv { port: number, target: of_service.clone() });
-                let v4 = cluster_ips_of(spec)
-                    .filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });
-                additionals.extend(v4.map(|ip| (of_service.clone(), Data::A(ip))));
+                additionals.extend(cluster_ips_of(spec).map(|ip| (of_service.clone(), Data::at(ip))));
                 continue;
             }
             for (slice, endpoint) in self.ready(key) {
@@ -277,7 +285,7 @@ impl Names {
                 let Some(number) = number else { continue };
                 for ip in addresses(endpoint) {
                     let target = format!("{}.{of_service}", host(endpoint, ip));
-                    additionals.insert((target.clone(), Data::A(ip)));
+                    additionals.insert((target.clone(), Data::at(ip)));
                     answers.insert(Data::Srv { port: number, target });
                 }
             }
@@ -289,22 +297,20 @@ impl Names {
         Answer::Found { answers, additionals: additionals.into_iter().collect() }
     }
 
-    /// A pod by its address: `10-244-1-5.<namespace>.pod.<zone>`. Whether there is one, only its node knows.
+    /// A pod by its address: `10-244-1-5.<namespace>.pod.<zone>`, or `fd00-10-244-1--5`. Whether there is one, only its node knows.
     fn pod(&self, name: &str, pod: &str, kind: Kind) -> Answer {
-        match (pod.replace('-', ".").parse::<Ipv4Addr>(), kind) {
-            (Ok(ip), Kind::A) => Answer::of(name, vec![Data::A(ip)]),
-            (Ok(_), _) => Answer::nothing(),
-            (Err(_), _) => Answer::Missing,
+        let (v4, v6) = (pod.replace('-', ".").parse::<Ipv4Addr>(), pod.replace('-', ":").parse::<Ipv6Addr>());
+        match v4.map(IpAddr::V4).or(v6.map(IpAddr::V6)) {
+            Ok(ip) => Answer::addresses(name, [ip], kind),
+            Err(_) => Answer::Missing,
         }
     }
 
-    fn reverse(&self, name: &str, reversed: &str, kind: Kind) -> Answer {
-        let labels: Vec<&str> = reversed.split('.').rev().collect();
-        let Ok(ip) = labels.join(".").parse::<Ipv4Addr>() else { return Answer::Foreign };
+    fn reverse(&self, name: &str, ip: IpAddr, kind: Kind) -> Answer {
         if self.zone.is_empty() {
             return Answer::Unknown;
         }
-        let services = self.cluster_ips.get(&IpAddr::V4(ip)).into_iter().flatten();
+        let services = self.cluster_ips.get(&ip).into_iter().flatten();
         let mut names: BTreeSet<String> =
             services.map(|(namespace, service)| format!("{service}.{namespace}.svc.{}", self.zone)).collect();
         for key in self.endpoints.get(&ip).into_iter().flat_map(BTreeMap::keys) {
@@ -332,15 +338,28 @@ impl Names {
     }
 }
 
+/// The address that a name of `in-addr.arpa` or `ip6.arpa` is of (RFC 1035 3.5, RFC 3596 2.5).
+fn reversed(name: &str) -> Option<IpAddr> {
+    if let Some(labels) = name.strip_suffix(".in-addr.arpa") {
+        let labels: Vec<&str> = labels.split('.').rev().collect();
+        return labels.join(".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    }
+    let digits: Vec<&str> = name.strip_suffix(".ip6.arpa")?.split('.').rev().collect();
+    if digits.len() != 32 || digits.iter().any(|digit| digit.len() != 1) {
+        return None;
+    }
+    u128::from_str_radix(&digits.concat(), 16).ok().map(|ip| IpAddr::V6(ip.into()))
+}
+
 /// An endpoint's label: its host name, or its address with dashes.
-fn host(endpoint: &Endpoint, ip: Ipv4Addr) -> String {
+fn host(endpoint: &Endpoint, ip: IpAddr) -> String {
     match endpoint.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
         Some(hostname) => hostname.to_ascii_lowercase(),
-        None => ip.to_string().replace('.', "-"),
+        None => ip.to_string().replace(['.', ':'], "-"),
     }
 }
 
-fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = Ipv4Addr> + '_ {
+fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + '_ {
     endpoint.addresses.iter().filter_map(|address| address.parse().ok())
 }
 
@@ -356,7 +375,7 @@ fn cluster_ips_of(spec: &ServiceSpec) -> impl Iterator<Item = IpAddr> + '_ {
 
 fn service_of((namespace, _): &Key, slice: &EndpointSlice) -> Option<ServiceName> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
-    (slice.address_type == "IPv4").then(|| (namespace.clone(), service.clone()))
+    matches!(slice.address_type.as_str(), "IPv4" | "IPv6").then(|| (namespace.clone(), service.clone()))
 }
 
 fn sides<'a, T>(change: DiffItem<'a, 'a, Key, Arc<T>>) -> (&'a Key, [Option<&'a Arc<T>>; 2]) {

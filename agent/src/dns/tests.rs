@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use serde_json::json;
 use tokio::net::UdpSocket;
 
+use std::net::Ipv4Addr;
+
 use super::*;
 
 const ZONE: &str = "cluster.local";
@@ -31,9 +33,9 @@ struct Served {
 impl Served {
     /// A server that asks another one for names outside the cluster.
     async fn new(upstream: SocketAddr) -> Self {
-        let dns = Dns::new(IpAddr::V4(Ipv4Addr::LOCALHOST), &[upstream], &mut Registry::default());
+        let dns = Dns::new(Ipv4Addr::LOCALHOST.into(), &[upstream], &mut Registry::default());
         let (at, tasks, health) = (free(), Tasks::new(), Health::default());
-        tasks.spawn("dns", Arc::clone(&dns).serve(at, health.clone(), tasks.clone()));
+        tasks.spawn("dns", Arc::clone(&dns).serve(vec![at], health.clone(), tasks.clone()));
         // Not by connecting: a socket of the loopback that asks for a port of nobody may be given that very port, and meet itself.
         while health.report("dns") != "[+]dns ok\ndns check passed\n" {
             tokio::task::yield_now().await;
@@ -48,7 +50,12 @@ impl Served {
             let service = Arc::new(serde_json::from_value(service).unwrap());
             snapshot.services.insert(("d".to_owned(), name.clone()), service);
         }
-        self.dns.update(ZONE, Some("10.244.0.0/16".parse().unwrap()), &snapshot, true);
+        self.dns.update(
+            ZONE,
+            vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/56".parse().unwrap()],
+            &snapshot,
+            true,
+        );
     }
 
     /// Ends it, and waits for that.
@@ -121,13 +128,13 @@ async fn names_are_answered_by_udp_and_tcp_and_feel_a_change_at_once() {
 async fn other_names_are_asked_of_the_name_servers_of_the_node_and_aliases_are_followed_there() {
     let other = Served::new(free()).await;
     // Another cluster's names stand in for those of the world.
-    other.dns.update("example.com", None, &Snapshot::default(), true);
+    other.dns.update("example.com", Vec::new(), &Snapshot::default(), true);
     let mut world = Snapshot::default();
     let service = json!({"metadata": {"name": "db", "namespace": "d"}, "spec": {"clusterIP": "192.0.2.5"}});
     world
         .services
         .insert(("d".to_owned(), "db".to_owned()), Arc::new(serde_json::from_value(service).unwrap()));
-    other.dns.update("example.com", None, &world, true);
+    other.dns.update("example.com", Vec::new(), &world, true);
     let served = Served::new(other.at).await;
     served.knows(json!({"away": {"type": "ExternalName", "externalName": "db.d.svc.example.com"},
         "near": {"type": "ExternalName", "externalName": "web.d.svc.cluster.local"},
@@ -159,7 +166,7 @@ async fn an_answer_that_a_datagram_does_not_hold_says_so() {
     let key = ("d".to_owned(), "all".to_owned());
     snapshot.services.insert(key.clone(), Arc::new(serde_json::from_value(service).unwrap()));
     snapshot.endpoint_slices.insert(key, Arc::new(serde_json::from_value(slice).unwrap()));
-    served.dns.update(ZONE, None, &snapshot, true);
+    served.dns.update(ZONE, Vec::new(), &snapshot, true);
     // all.d.svc.cluster.local. IN A, without EDNS: 512 bytes are all that the client takes (RFC 1035 4.2.1).
     let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in ["all", "d", "svc", "cluster", "local"] {
@@ -182,7 +189,12 @@ async fn an_answer_that_a_datagram_does_not_hold_says_so() {
 fn only_pods_and_the_node_may_ask() {
     let dns = Dns::new("172.30.77.11".parse().unwrap(), &[free()], &mut Registry::default());
     assert!(!dns.may_ask("10.244.1.5".parse().unwrap()), "the pods' range is not known yet");
-    dns.update(ZONE, Some("10.244.0.0/16".parse().unwrap()), &Snapshot::default(), true);
+    dns.update(
+        ZONE,
+        vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/56".parse().unwrap()],
+        &Snapshot::default(),
+        true,
+    );
     for (who, may) in
         [("10.244.1.5", true), ("172.30.77.11", true), ("127.0.0.1", true), ("172.30.77.200", false)]
     {
@@ -192,18 +204,21 @@ fn only_pods_and_the_node_may_ask() {
 
 #[test]
 fn pods_are_led_to_their_node_unless_somebody_runs_another_server() {
-    let own = endpoint("node1", "172.30.77.11:10053".parse().unwrap());
-    assert_eq!(own.endpoints[0].addresses, ["172.30.77.11"]);
+    let at = ["172.30.77.11:10053", "[fd00:172:30:77::b]:10053"].map(|at| at.parse().unwrap());
+    let own = endpoints("node1", &at);
+    let told =
+        own.iter().map(|slice| (slice.address_type.as_str(), slice.endpoints[0].addresses[0].as_str()));
+    assert_eq!(told.collect::<Vec<_>>(), [("IPv4", "172.30.77.11"), ("IPv6", "fd00:172:30:77::b")]);
     let with = |spec: serde_json::Value| {
         let mut snapshot = Snapshot::default();
         let service = json!({"metadata": {"name": "kube-dns", "namespace": "kube-system"}, "spec": spec});
         let key = ("kube-system".to_owned(), "kube-dns".to_owned());
         snapshot.services.insert(key, Arc::new(serde_json::from_value(service).unwrap()));
-        with_endpoint(Arc::new(snapshot), &own).endpoint_slices.len()
+        with_endpoints(Arc::new(snapshot), &own).endpoint_slices.len()
     };
-    assert_eq!(with(json!({"clusterIP": "10.96.0.10"})), 1);
+    assert_eq!(with(json!({"clusterIP": "10.96.0.10"})), 2);
     assert_eq!(with(json!({"clusterIP": "10.96.0.10", "selector": {"k8s-app": "coredns"}})), 0);
-    assert_eq!(with_endpoint(Arc::new(Snapshot::default()), &own).endpoint_slices.len(), 0);
+    assert_eq!(with_endpoints(Arc::new(Snapshot::default()), &own).endpoint_slices.len(), 0);
 }
 
 proptest! {

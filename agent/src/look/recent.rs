@@ -84,7 +84,7 @@ mod tests {
             hook: "tc".to_owned(),
             protocol: "TCP".to_owned(),
             source: None,
-            destination: std::net::SocketAddrV4::new([127, 0, 0, 1].into(), port),
+            destination: std::net::SocketAddr::from(([127, 0, 0, 1], port)),
             translated_source: None,
             translated_destination: None,
             service: None,

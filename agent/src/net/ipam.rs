@@ -1,9 +1,9 @@
 //! Which address a pod gets: the next free one of the podCIDR after the one given last. Pure.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 /// Picks a free host address. The search starts behind `last`, so that an address rests as long as possible before it is
 /// used again: a stale connection to a dead pod should meet nobody rather than a stranger. The network's first and last
@@ -12,6 +12,12 @@ pub(super) fn pick(cidr: Ipv4Net, used: &BTreeSet<Ipv4Addr>, last: Option<Ipv4Ad
     let (first, end) = (u32::from(cidr.network()).checked_add(1)?, u32::from(cidr.broadcast()));
     let start = last.map(u32::from).filter(|l| (first..end).contains(l)).map_or(first, |l| l + 1);
     (start..end).chain(first..start.min(end)).map(Ipv4Addr::from).find(|ip| !used.contains(ip))
+}
+
+/// The address of IPv6 that goes with one of IPv4: the node's range, and those four bytes at the end. As long as one is a pod's
+/// alone so is the other, and whoever reads one knows the other. None where the range has no room for them.
+pub(super) fn paired(cidr: Ipv6Net, ip: Ipv4Addr) -> Option<Ipv6Addr> {
+    (cidr.prefix_len() <= 96).then(|| Ipv6Addr::from(u128::from(cidr.network()) | u128::from(u32::from(ip))))
 }
 
 #[cfg(test)]
@@ -44,6 +50,13 @@ mod tests {
         for text in ["10.0.0.0/31", "10.0.0.0/32", "255.255.255.255/32"] {
             assert_eq!(pick(cidr(text), &BTreeSet::new(), None), None, "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_of_ipv6_holds_the_one_of_ipv4() {
+        let paired = |range: &str| paired(range.parse().unwrap(), Ipv4Addr::new(10, 244, 1, 5));
+        assert_eq!(paired("fd00:10:244:1::/64"), Some("fd00:10:244:1::10.244.1.5".parse().unwrap()));
+        assert_eq!(paired("fd00:10:244:1::/112"), None);
     }
 
     proptest! {

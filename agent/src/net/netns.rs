@@ -62,6 +62,16 @@ pub(super) async fn handle_in(tasks: &Tasks, pid: u32) -> Result<Handle, NetErro
     Ok(handle)
 }
 
+/// Readies the links of the network namespace of process `pid` for IPv6: Docker switches it off where it gives no network.
+pub(super) async fn prepare_ipv6(pid: u32, link: &'static str) -> Result<(), NetError> {
+    // This thread's namespace is the one whose settings /proc shows it.
+    let work = move || {
+        let prepare = |name| super::sysctl::prepare_end(name).map_err(io::Error::other);
+        ["lo", link].into_iter().try_for_each(prepare)
+    };
+    inside(pid, work).await
+}
+
 /// Connects to a port on the loopback of the network namespace of process `pid`: by IPv4, else by IPv6.
 ///
 /// # Errors

@@ -1,15 +1,16 @@
 //! Links of pods: a veth pair from the node's namespace into the pod's, with static neighbours on both sides.
 //!
 //! The pod sees `eth0` with its /32 address and a default route by the link-local gateway 169.254.1.1, which answers on
-//! every pod's link alike, so that no address of the node is spent and no ARP is ever asked.
+//! every pod's link alike, so that no address of the node is spent and no ARP is ever asked. With dual stack it has a /128 and
+//! fe80::1 too.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use oarlock_daemon::Tasks;
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteScope};
@@ -20,6 +21,7 @@ use tokio::sync::{Mutex, watch};
 use super::links::{self, Link, check};
 use super::reach::{self, Mtu, NodeRoute, Peer, Way};
 use super::routes::Tunnel;
+use super::routes6::{self, Peers6};
 use super::state::{PodNet, State};
 use super::tunnel::End;
 use super::underlay::{self, Underlay};
@@ -28,9 +30,11 @@ use super::{
     tunnel,
 };
 use crate::dataplane::Overlay;
+use crate::dual_ip::DualIp;
 
 /// The gateway of every pod: link-local, never seen outside the pair.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The pod's side of its link.
 const POD_LINK: &str = "eth0";
@@ -49,6 +53,7 @@ pub struct Network {
 struct Inner {
     state: State,
     pod_cidr: Option<Ipv4Net>,
+    pod_cidr6: Option<Ipv6Net>,
     mtu: Mtu,
     /// The processes that hold the namespaces of pods, as they were told last.
     holders: BTreeMap<String, u32>,
@@ -84,7 +89,7 @@ impl Network {
         let reached = Reached { routes: BTreeSet::new(), overlay: None, description };
         let moved = watch::Sender::new(0);
         underlay::watch(tasks, &underlay.uplinks, moved.clone())?;
-        let inner = Inner { state, pod_cidr: None, mtu, holders: BTreeMap::new() };
+        let inner = Inner { state, pod_cidr: None, pod_cidr6: None, mtu, holders: BTreeMap::new() };
         Ok(Self {
             tasks: tasks.clone(),
             handle,
@@ -107,6 +112,33 @@ impl Network {
             inner.pod_cidr = Some(pod_cidr);
         }
         Ok(())
+    }
+
+    /// The range of IPv6 that new pods get an address from beside the one of IPv4. Pods that have none go on without.
+    ///
+    /// # Errors
+    /// The kernel refuses the route that guards the range, or IPv6 altogether.
+    pub async fn set_pod_cidr6(&self, pod_cidr: Ipv6Net) -> Result<(), NetError> {
+        let mut inner = self.inner.lock().await;
+        if inner.pod_cidr6 != Some(pod_cidr) {
+            sysctl::prepare_node_for_ipv6(&self.underlay.uplinks)?;
+            routes6::refuse(&self.handle, pod_cidr).await?;
+            inner.pod_cidr6 = Some(pod_cidr);
+        }
+        Ok(())
+    }
+
+    /// Makes the routes of IPv6 to other nodes' pods those that lead to these peers, as far as they are on our networks.
+    ///
+    /// # Errors
+    /// The first thing that the kernel refused, after all were tried.
+    pub async fn set_peers6(&self, peers: &Peers6) -> Result<(), NetError> {
+        let own = self.inner.lock().await.pod_cidr6;
+        // A node without IPv6 in its kernel has nothing to be looked at.
+        if own.is_none() && peers.is_empty() {
+            return Ok(());
+        }
+        routes6::sync(&self.handle, own, peers).await
     }
 
     /// Makes the ways to other nodes' pods exactly those that lead to these peers, as the uplinks are now, and has pods send what
@@ -235,10 +267,14 @@ impl Network {
             return Ok(present.clone());
         }
         let cidr = inner.pod_cidr.ok_or(NetError::NoPodCidr)?;
+        let inner = &mut *inner;
         let given = &mut inner.state.given;
         let used: BTreeSet<Ipv4Addr> = given.pods.values().map(|p| p.ip).collect();
-        let ip = ipam::pick(cidr, &used, given.last).ok_or(NetError::Exhausted { cidr, used: used.len() })?;
-        let net = PodNet { ip, interface: interface_name(uid), ends: None, bandwidth: pod.bandwidth };
+        let exhausted = || NetError::Exhausted { cidr: cidr.into(), used: used.len() };
+        let ip = ipam::pick(cidr, &used, given.last).ok_or_else(exhausted)?;
+        let ip6 = inner.pod_cidr6.and_then(|range| ipam::paired(range, ip));
+        let (interface, bandwidth) = (interface_name(uid), pod.bandwidth);
+        let net = PodNet { ip, ip6, interface, ends: None, bandwidth };
         given.last = Some(ip);
         given.pods.insert(uid.to_owned(), net.clone());
         inner.state.save()?;
@@ -263,23 +299,29 @@ impl Network {
             None if adjust => return Ok(None),
             None => self.make_pair(name, &pod, pid, mtu).await?,
         };
-        configure_pod_side(&pod, &pod_side, net.ip, &host_side.mac, mtu).await?;
+        if net.ip6.is_some() {
+            netns::prepare_ipv6(pid, POD_LINK).await?;
+        }
+        configure_pod_side(&pod, &pod_side, net, &host_side.mac, mtu).await?;
         let Bandwidth { ingress, egress } = net.bandwidth;
         bandwidth::limit(&self.handle, (host_side.index, name), ingress, mtu.link).await?;
         bandwidth::limit(&pod, (pod_side.index, POD_LINK), egress, mtu.link).await?;
-        sysctl::prepare_link(name)?;
+        sysctl::prepare_link(name, net.ip6.is_some())?;
         let up = LinkUnspec::new_with_index(host_side.index).mtu(mtu.link).up().build();
         check(format!("bring up {name}"), self.handle.link().set(up).execute().await)?;
-        add_neighbour(&self.handle, host_side.index, net.ip, &pod_side.mac).await?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(net.ip, 32)
-            .output_interface(host_side.index)
-            .scope(RouteScope::Link)
-            .build();
-        check(
-            format!("route {} to {name}", net.ip),
-            self.handle.route().add(route).replace().execute().await,
-        )?;
+        for ip in addresses(net).all() {
+            add_neighbour(&self.handle, host_side.index, ip, &pod_side.mac).await?;
+            let range = IpNet::from(ip);
+            let route = RouteMessageBuilder::<IpAddr>::new()
+                .destination_prefix(range.network(), range.prefix_len())
+                .map_err(|why| NetError::Io {
+                    what: format!("route {ip} to {name}"),
+                    source: std::io::Error::other(why.to_string()),
+                })?;
+            let route = route.output_interface(host_side.index).scope(RouteScope::Link).build();
+            let done = self.handle.route().add(route).replace().execute().await;
+            check(format!("route {ip} to {name}"), done)?;
+        }
         Ok([pod_side.mac, host_side.mac].concat().try_into().ok())
     }
 
@@ -342,7 +384,7 @@ impl PodNetwork for Network {
             }
         }
         self.plugged.send_modify(|count| *count = count.wrapping_add(1));
-        tracing::debug!(pod = %pod.name, namespace = %pod.namespace, ip = %net.ip, "pod network added");
+        tracing::debug!(pod = %pod.name, namespace = %pod.namespace, ip = %addresses(&net), "pod network added");
         Ok(result(&net))
     }
 
@@ -360,7 +402,11 @@ impl PodNetwork for Network {
 fn result(net: &PodNet) -> PodNetResult {
     // What goes straight into the pod's namespace would pass the queue by, in which it has to wait.
     let ends = net.ends.filter(|_| net.bandwidth.ingress.is_none());
-    PodNetResult { ip: net.ip, interface: net.interface.clone(), ends }
+    PodNetResult { ip: addresses(net), interface: net.interface.clone(), ends }
+}
+
+fn addresses(net: &PodNet) -> DualIp {
+    DualIp { v4: net.ip, v6: net.ip6 }
 }
 
 /// `oar` and ten hexadecimal digits of the uid's hash: with the peer's prefix 14 of the 15 bytes that Linux allows.
@@ -376,17 +422,18 @@ fn interface_name(uid: &str) -> String {
 async fn configure_pod_side(
     pod: &Handle,
     link: &Link,
-    ip: Ipv4Addr,
+    net: &PodNet,
     gateway_mac: &[u8],
     mtu: Mtu,
 ) -> Result<(), NetError> {
     let loopback = LinkUnspec::new_with_name("lo").up().build();
     check("bring up lo in the pod".to_owned(), pod.link().set(loopback).execute().await)?;
+    let ip = net.ip;
     let address = pod.address().add(link.index, IpAddr::V4(ip), 32).replace().execute().await;
     check(format!("give the pod its address {ip}"), address)?;
     let up = LinkUnspec::new_with_index(link.index).mtu(mtu.link).up().build();
     check(format!("bring up the pod's {POD_LINK}"), pod.link().set(up).execute().await)?;
-    add_neighbour(pod, link.index, GATEWAY, gateway_mac).await?;
+    add_neighbour(pod, link.index, IpAddr::V4(GATEWAY), gateway_mac).await?;
     let gateway = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(GATEWAY, 32)
         .output_interface(link.index)
@@ -399,11 +446,20 @@ async fn configure_pod_side(
         default.get_mut().attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.pods)]));
     }
     let default = default.build();
-    check("set the pod's default route".to_owned(), pod.route().add(default).replace().execute().await)
+    check("set the pod's default route".to_owned(), pod.route().add(default).replace().execute().await)?;
+    let Some(ip6) = net.ip6 else { return Ok(()) };
+    let address = pod.address().add(link.index, IpAddr::V6(ip6), 128).replace().execute().await;
+    check(format!("give the pod its address {ip6}"), address)?;
+    add_neighbour(pod, link.index, IpAddr::V6(GATEWAY6), gateway_mac).await?;
+    // A link-local gateway needs no route of its own. No tunnel carries IPv6: packets may be as long as the link takes.
+    let default =
+        RouteMessageBuilder::<Ipv6Addr>::new().gateway(GATEWAY6).output_interface(link.index).build();
+    let done = pod.route().add(default).replace().execute().await;
+    check("set the pod's default route of IPv6".to_owned(), done)
 }
 
-async fn add_neighbour(handle: &Handle, index: u32, ip: Ipv4Addr, mac: &[u8]) -> Result<(), NetError> {
-    let request = handle.neighbours().add(index, IpAddr::V4(ip)).link_layer_address(mac);
+async fn add_neighbour(handle: &Handle, index: u32, ip: IpAddr, mac: &[u8]) -> Result<(), NetError> {
+    let request = handle.neighbours().add(index, ip).link_layer_address(mac);
     let permanent = request.state(NeighbourState::Permanent).replace();
     check(format!("set the neighbour {ip}"), permanent.execute().await)
 }

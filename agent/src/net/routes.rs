@@ -16,7 +16,7 @@ use super::reach::{NodeRoute, Way};
 use super::{NetError, tunnel};
 
 /// Marks our routes (`ip route show proto 201`); unassigned in rtnetlink.h.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
 
 /// What to change.
 #[derive(Debug, PartialEq, Eq)]

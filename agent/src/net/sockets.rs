@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -22,7 +22,7 @@ use nix::sched::{CloneFlags, setns};
 ///
 /// # Errors
 /// A namespace that can be listed but not be entered, or a refusal of the kernel; the others are tried before.
-pub fn abort_udp(cgroup: &Path, is_stale: impl Fn(u64, (Ipv4Addr, u16)) -> bool + Sync) -> io::Result<usize> {
+pub fn abort_udp(cgroup: &Path, is_stale: impl Fn(u64, (IpAddr, u16)) -> bool + Sync) -> io::Result<usize> {
     let (aborted, first) = in_each_namespace(cgroup, || abort_here(&is_stale))?;
     first.map(|()| aborted.into_iter().sum())
 }
@@ -31,9 +31,9 @@ pub fn abort_udp(cgroup: &Path, is_stale: impl Fn(u64, (Ipv4Addr, u16)) -> bool 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connection {
     /// The pod's address and port.
-    pub local: (Ipv4Addr, u16),
+    pub local: (IpAddr, u16),
     /// The peer's.
-    pub remote: (Ipv4Addr, u16),
+    pub remote: (IpAddr, u16),
     /// Whether the pod listens at the port: the peer has begun the connection.
     pub is_accepted: bool,
 }
@@ -42,12 +42,12 @@ pub struct Connection {
 ///
 /// # Errors
 /// As [`abort_udp`].
-pub fn connections(cgroup: &Path, addresses: &BTreeSet<Ipv4Addr>) -> io::Result<Vec<Connection>> {
+pub fn connections(cgroup: &Path, addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
     let (found, first) = in_each_namespace(cgroup, || connections_here(addresses))?;
     first.map(|()| found.into_iter().flatten().collect())
 }
 
-fn connections_here(addresses: &BTreeSet<Ipv4Addr>) -> io::Result<Vec<Connection>> {
+fn connections_here(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
     let (mut listening, mut connected) = (BTreeSet::new(), Vec::new());
     for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
         let asked = |states| Asked { family, protocol: IPPROTO_TCP, states };
@@ -57,8 +57,9 @@ fn connections_here(addresses: &BTreeSet<Ipv4Addr>) -> io::Result<Vec<Connection
         connected.extend(asked(states).list(any)?);
     }
     let ours = connected.into_iter().filter_map(|id| {
-        let local = (ipv4(id.source_address)?, id.source_port);
-        let remote = (ipv4(id.destination_address)?, id.destination_port);
+        // Sockets of IPv6 may talk IPv4.
+        let local = (id.source_address.to_canonical(), id.source_port);
+        let remote = (id.destination_address.to_canonical(), id.destination_port);
         let is_accepted = listening.contains(&local.1);
         addresses.contains(&local.0).then_some(Connection { local, remote, is_accepted })
     });
@@ -94,13 +95,6 @@ fn in_each_namespace<T: Send>(
         .map_err(|_| io::Error::other("the thread ended"))
 }
 
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(ip) => ip.to_ipv4_mapped(),
-    }
-}
-
 /// The processes of a cgroup and of those below it.
 fn processes(cgroup: &Path) -> Vec<u32> {
     let mut found: Vec<u32> = fs::read_to_string(cgroup.join("cgroup.procs"))
@@ -116,14 +110,13 @@ fn processes(cgroup: &Path) -> Vec<u32> {
     found
 }
 
-fn abort_here(is_stale: &impl Fn(u64, (Ipv4Addr, u16)) -> bool) -> io::Result<usize> {
+fn abort_here(is_stale: &impl Fn(u64, (IpAddr, u16)) -> bool) -> io::Result<usize> {
     let mut aborted = 0;
     for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
         // Of UDP: with a peer.
         let connected = Asked { family, protocol: IPPROTO_UDP, states: StateFlags::ESTABLISHED };
-        let stale = connected.list(any)?.into_iter().filter(|id| {
-            ipv4(id.destination_address).is_some_and(|ip| is_stale(cookie(id), (ip, id.destination_port)))
-        });
+        let peer = |id: &SocketId| (id.destination_address.to_canonical(), id.destination_port);
+        let stale = connected.list(any)?.into_iter().filter(|id| is_stale(cookie(id), peer(id)));
         for id in stale {
             match connected.ask(id, SOCK_DESTROY, NLM_F_ACK).map(drop) {
                 Ok(()) => aborted += 1,

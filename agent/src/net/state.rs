@@ -1,7 +1,7 @@
 //! What the network has given to whom, kept in a file so that a restart of the agent changes nothing.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use oarlock_daemon::files::{read_if_present, write_atomic};
@@ -13,6 +13,9 @@ use super::{Bandwidth, NetError};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PodNet {
     pub(super) ip: Ipv4Addr,
+    /// Of a pod that was given its addresses while the node had a range of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ip6: Option<Ipv6Addr>,
     pub(super) interface: String,
     /// As in `PodNetResult`. A file of an earlier version has none.
     #[serde(default)]
@@ -69,6 +72,7 @@ mod tests {
         let mut state = State::open(&path).unwrap();
         let pod = PodNet {
             ip: Ipv4Addr::new(10, 244, 1, 7),
+            ip6: None,
             interface: "oar0".into(),
             ends: Some([2; 12]),
             bandwidth: Bandwidth { ingress: Some(1000), egress: None },

@@ -12,21 +12,48 @@ pub(super) fn prepare_node() -> Result<(), NetError> {
     set("net/ipv4/conf/default/rp_filter", "0")
 }
 
-/// Settings of one link.
-pub(super) fn prepare_link(interface: &str) -> Result<(), NetError> {
+/// The same for IPv6, on a node that has a range of it. A node that learns its routes by advertisements goes on to do so: the
+/// kernel takes none on links that forward, unless told (Documentation/networking/ip-sysctl.rst, accept_ra).
+pub(super) fn prepare_node_for_ipv6(uplinks: &[String]) -> Result<(), NetError> {
+    for uplink in uplinks {
+        let advertised = format!("net/ipv6/conf/{uplink}/accept_ra");
+        if get(&advertised).trim() == "1" {
+            set(&advertised, "2")?;
+        }
+    }
+    set("net/ipv6/conf/all/forwarding", "1")
+}
+
+/// Settings of one link, whose pod has an address of IPv6 or none.
+pub(super) fn prepare_link(interface: &str, has_ipv6: bool) -> Result<(), NetError> {
     set(&format!("net/ipv4/conf/{interface}/rp_filter"), "0")?;
     set(&format!("net/ipv4/conf/{interface}/forwarding"), "1")?;
-    // Pods have IPv4 alone; router solicitations of an address nobody routes are noise.
+    if has_ipv6 {
+        return prepare_end(interface);
+    }
+    // Router solicitations of an address nobody routes are noise.
     match set(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "1") {
         Err(NetError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
+/// Settings of either end of a link whose pod has an address of IPv6: nobody else is there, so nobody else's address is looked for
+/// and nobody's advertisements count.
+pub(super) fn prepare_end(interface: &str) -> Result<(), NetError> {
+    for (name, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
+        set(&format!("net/ipv6/conf/{interface}/{name}"), value)?;
+    }
+    Ok(())
+}
+
+fn get(name: &str) -> String {
+    std::fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap_or_default()
+}
+
 fn set(name: &str, value: &str) -> Result<(), NetError> {
     let path = Path::new("/proc/sys").join(name);
-    let present = std::fs::read_to_string(&path).unwrap_or_default();
-    if present.trim() == value {
+    if get(name).trim() == value {
         return Ok(());
     }
     std::fs::write(&path, value).map_err(|source| NetError::Io {

@@ -61,7 +61,7 @@ pub(super) async fn ensure(handle: &Handle, end: End) -> Result<u32, NetError> {
     // The kernel is not to take it for the sender's of what leaves by other links.
     address.message_mut().header.scope = AddressScope::Link;
     check(format!("give {LINK} its address {}", end.address()), address.execute().await)?;
-    sysctl::prepare_link(LINK)?;
+    sysctl::prepare_link(LINK, false)?;
     let up = LinkUnspec::new_with_index(link.index).mtu(end.mtu).up().build();
     check(format!("bring up {LINK}"), handle.link().set(up).execute().await)?;
     Ok(link.index)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use oarlock_api::k8s::api::core::v1::{Container, ObjectFieldSelector, Pod, ResourceFieldSelector};
 use oarlock_api::quantity::Quantity;
@@ -11,12 +12,29 @@ use super::definition;
 /// What a pod cannot know of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Place {
-    pub(crate) host_ip: String,
-    pub(crate) pod_ip: String,
+    /// The primary family first.
+    pub(crate) host_ips: Vec<IpAddr>,
+    /// The same; none before the pod has its network.
+    pub(crate) pod_ips: Vec<IpAddr>,
     /// The node's processors, in thousandths: what "no limit" means.
     pub(crate) cpu_millis: i64,
     /// The node's memory in bytes.
     pub(crate) memory: i64,
+}
+
+impl Place {
+    /// The pod's own address, of the primary family.
+    pub(crate) fn pod_ip(&self) -> String {
+        first(&self.pod_ips)
+    }
+}
+
+fn first(ips: &[IpAddr]) -> String {
+    ips.first().map(ToString::to_string).unwrap_or_default()
+}
+
+fn list(ips: &[IpAddr]) -> String {
+    ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// The value of a field.
@@ -43,8 +61,10 @@ pub(crate) fn field(pod: &Pod, place: &Place, selector: &ObjectFieldSelector) ->
         "spec.serviceAccountName" => {
             spec.and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".to_owned())
         }
-        "status.hostIP" | "status.hostIPs" => place.host_ip.clone(),
-        "status.podIP" | "status.podIPs" => place.pod_ip.clone(),
+        "status.hostIP" => first(&place.host_ips),
+        "status.hostIPs" => list(&place.host_ips),
+        "status.podIP" => place.pod_ip(),
+        "status.podIPs" => list(&place.pod_ips),
         _ => return Err(format!("field path {path:?} is not supported")),
     })
 }
@@ -144,7 +164,13 @@ mod tests {
     }
 
     fn place() -> Place {
-        Place { host_ip: "1.1.1.1".into(), pod_ip: "10.0.0.1".into(), cpu_millis: 2000, memory: 1 << 30 }
+        let ips = |texts: [&str; 2]| texts.map(|ip| ip.parse().unwrap()).to_vec();
+        Place {
+            host_ips: ips(["1.1.1.1", "fd00::1"]),
+            pod_ips: ips(["10.0.0.1", "fd00::a00:1"]),
+            cpu_millis: 2000,
+            memory: 1 << 30,
+        }
     }
 
     #[test]
@@ -156,6 +182,8 @@ mod tests {
             ("metadata.labels", "app=\"web\"\nb=\"say \\\"x\\\"\\n\""),
             ("spec.serviceAccountName", "default"),
             ("status.podIP", "10.0.0.1"),
+            ("status.podIPs", "10.0.0.1,fd00::a00:1"),
+            ("status.hostIPs", "1.1.1.1,fd00::1"),
         ] {
             let selector = ObjectFieldSelector { api_version: None, field_path: path.into() };
             assert_eq!(field(&pod(), &place(), &selector).as_deref(), Ok(expected), "{path}");

@@ -1,5 +1,7 @@
 //! The content of the files that every container of a pod gets: `/etc/hosts` and `/etc/resolv.conf`.
 
+use std::net::IpAddr;
+
 use oarlock_api::k8s::api::core::v1::Pod;
 
 use super::spec::hostname;
@@ -14,7 +16,7 @@ pub struct ClusterDns {
 }
 
 /// `/etc/hosts`, in kubelet's form.
-pub(crate) fn hosts(pod: &Pod, ip: &str, dns: &ClusterDns) -> String {
+pub(crate) fn hosts(pod: &Pod, ips: &[IpAddr], dns: &ClusterDns) -> String {
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
@@ -22,11 +24,13 @@ pub(crate) fn hosts(pod: &Pod, ip: &str, dns: &ClusterDns) -> String {
     let spec = pod.spec.as_ref();
     let host = hostname(pod);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    match spec.and_then(|s| s.subdomain.as_deref()).filter(|s| !s.is_empty()) {
-        Some(sub) => {
-            text.push_str(&format!("{ip}\t{host}.{sub}.{namespace}.svc.{}\t{host}\n", dns.domain));
-        }
-        None => text.push_str(&format!("{ip}\t{host}\n")),
+    let subdomain = spec.and_then(|s| s.subdomain.as_deref()).filter(|s| !s.is_empty());
+    let names = subdomain.map_or_else(
+        || host.clone(),
+        |subdomain| format!("{host}.{subdomain}.{namespace}.svc.{}\t{host}", dns.domain),
+    );
+    for ip in ips {
+        text.push_str(&format!("{ip}\t{names}\n"));
     }
     let aliases = spec.and_then(|s| s.host_aliases.as_deref()).unwrap_or_default();
     if !aliases.is_empty() {
@@ -158,8 +162,11 @@ mod tests {
     fn hosts_names_the_pod_and_its_aliases() {
         let spec = json!({"containers": [], "subdomain": "sub", "hostname": "h",
             "hostAliases": [{"ip": "1.1.1.1", "hostnames": ["a", "b"]}]});
-        let text = hosts(&pod(spec), "10.244.0.5", &dns());
-        assert!(text.contains("10.244.0.5\th.sub.d.svc.cluster.local\th\n"), "{text}");
+        let ips = ["10.244.0.5", "fd00:10:244::5"];
+        let text = hosts(&pod(spec), &ips.map(|ip| ip.parse().unwrap()), &dns());
+        for ip in ips {
+            assert!(text.contains(&format!("{ip}\th.sub.d.svc.cluster.local\th\n")), "{text}");
+        }
         assert!(text.ends_with("# Entries added by HostAliases.\n1.1.1.1\ta\tb\n"), "{text}");
     }
 }

@@ -1,9 +1,10 @@
 //! What a pod's worker remembers between two plans: nothing that could not be lost, but for the order of a deletion.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use jiff::{SignedDuration, Timestamp};
+
+use crate::dual_ip::DualIp;
 
 /// The first wait after a failure.
 const FIRST: SignedDuration = SignedDuration::from_secs(10);
@@ -21,11 +22,11 @@ pub(crate) struct Memory {
     pub(crate) end: Option<PodEnd>,
     /// The pod was over before this agent started: nothing of it may run again.
     pub(crate) was_over: bool,
-    /// The sandbox that has a network, and its address.
-    pub(crate) network: Option<(String, Ipv4Addr)>,
-    /// The address that the pod was known by when this agent started. It stands until its network is looked at: taking
-    /// it back for that moment would take the pod out of its Services.
-    pub(crate) former_ip: Option<Ipv4Addr>,
+    /// The sandbox that has a network, and its addresses.
+    pub(crate) network: Option<(String, DualIp)>,
+    /// The addresses that the pod was known by when this agent started. They stand until its network is looked at: taking
+    /// them back for that moment would take the pod out of its Services.
+    pub(crate) former_ip: Option<DualIp>,
     /// Whether the network of the pod may still exist.
     pub(crate) network_removed: bool,
     /// The pod's files are there.

@@ -1,6 +1,6 @@
 //! The API server, as far as it is asked: nodes' own words, and addresses of what has a name.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -16,23 +16,31 @@ pub(super) struct Cluster(Client);
 /// A node.
 pub(super) struct Node {
     pub(super) name: String,
-    address: Option<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
 }
 
 /// Who would send a packet.
 pub(super) struct Sender {
-    pub(super) address: Ipv4Addr,
+    addresses: Vec<IpAddr>,
     /// The node that it is on, or that it is.
     pub(super) node: Option<String>,
 }
 
 /// Who would get it.
 pub(super) struct Receiver {
-    pub(super) address: SocketAddrV4,
+    pub(super) address: SocketAddr,
     /// The node that it is.
     pub(super) node: Option<String>,
     /// The protocol of a Service's port.
     pub(super) protocol: Option<String>,
+}
+
+impl Sender {
+    /// The address by which it would send to another one: of the same family, if it has one.
+    pub(super) fn address(&self, to: IpAddr) -> Option<IpAddr> {
+        let fits = self.addresses.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
+        fits.or(self.addresses.first()).copied()
+    }
 }
 
 /// A client of the cluster that a kubeconfig names, with kubectl's own credentials.
@@ -86,10 +94,9 @@ impl Cluster {
         let list: Value = self.get("/api/v1/nodes").await?;
         let nodes = items(&list).map(|node| {
             let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
-            let address = addresses
-                .filter(|a| a["type"] == "InternalIP")
-                .find_map(|a| a["address"].as_str()?.parse().ok());
-            Node { name: text(&node["metadata"]["name"]), address }
+            let internal = addresses.filter(|a| a["type"] == "InternalIP");
+            let addresses = internal.filter_map(|a| a["address"].as_str()?.parse().ok()).collect();
+            Node { name: text(&node["metadata"]["name"]), addresses }
         });
         let nodes: Vec<Node> = nodes.filter(|node| only.is_none_or(|only| only == node.name)).collect();
         anyhow::ensure!(!nodes.is_empty(), "there is no node {}", only.unwrap_or_default());
@@ -99,26 +106,27 @@ impl Cluster {
     /// Who is meant by `pod/NAME`, `node/NAME` or an address.
     pub(super) async fn sender(&self, words: &str, namespace: Option<&str>) -> anyhow::Result<Sender> {
         if let Some(name) = words.strip_prefix("node/") {
-            let address = self.node_address(name).await?;
-            return Ok(Sender { address, node: Some(name.to_owned()) });
+            let addresses = self.node_addresses(name).await?;
+            return Ok(Sender { addresses, node: Some(name.to_owned()) });
         }
         if let Some(name) = words.strip_prefix("pod/") {
-            let (address, node) = self.pod(&self.qualified(name, namespace)).await?;
-            return Ok(Sender { address, node: Some(node) });
+            let (addresses, node) = self.pod(&self.qualified(name, namespace)).await?;
+            return Ok(Sender { addresses, node: Some(node) });
         }
-        let address: Ipv4Addr =
-            words.parse().with_context(|| format!("{words} is no pod/NAME, node/NAME or IPv4 address"))?;
-        let node = self.nodes(None).await?.into_iter().find(|node| node.address == Some(address));
+        let address: IpAddr =
+            words.parse().with_context(|| format!("{words} is no pod/NAME, node/NAME or IP address"))?;
+        let addresses = vec![address];
+        let node = self.nodes(None).await?.into_iter().find(|node| node.addresses.contains(&address));
         if let Some(node) = node {
-            return Ok(Sender { address, node: Some(node.name) });
+            return Ok(Sender { addresses, node: Some(node.name) });
         }
         let pods: Value = self.get("/api/v1/pods").await?;
         let pod = items(&pods).find(|pod| {
-            pod["status"]["podIP"].as_str() == Some(words)
+            pod_ips(pod).any(|ip| ip == address)
                 && pod["status"]["phase"] != "Succeeded"
                 && pod["status"]["phase"] != "Failed"
         });
-        Ok(Sender { address, node: pod.map(|pod| text(&pod["spec"]["nodeName"])) })
+        Ok(Sender { addresses, node: pod.map(|pod| text(&pod["spec"]["nodeName"])) })
     }
 
     /// Who is meant by `svc/NAME:PORT`, `pod/NAME:PORT`, `node/NAME:PORT` or `ADDRESS:PORT`.
@@ -134,17 +142,18 @@ impl Cluster {
         let (who, port) = words.rsplit_once(':').with_context(|| format!("{words} has no :PORT"))?;
         let port: u16 = port.parse().with_context(|| format!("{port} is no number of a port"))?;
         let (ip, node) = if let Some(name) = who.strip_prefix("pod/") {
-            (self.pod(&self.qualified(name, namespace)).await?.0, None)
+            (first(&self.pod(&self.qualified(name, namespace)).await?.0, name)?, None)
         } else if let Some(name) = who.strip_prefix("node/") {
-            (self.node_address(name).await?, Some(name.to_owned()))
+            (first(&self.node_addresses(name).await?, name)?, Some(name.to_owned()))
         } else {
-            let ip: Ipv4Addr = who
+            let ip: IpAddr = who
+                .trim_matches(['[', ']'])
                 .parse()
-                .with_context(|| format!("{who} is no svc/NAME, pod/NAME, node/NAME or IPv4 address"))?;
-            let node = self.nodes(None).await?.into_iter().find(|node| node.address == Some(ip));
+                .with_context(|| format!("{who} is no svc/NAME, pod/NAME, node/NAME or IP address"))?;
+            let node = self.nodes(None).await?.into_iter().find(|node| node.addresses.contains(&ip));
             (ip, node.map(|node| node.name))
         };
-        Ok(Receiver { address: SocketAddrV4::new(ip, port), node, protocol: None })
+        Ok(Receiver { address: SocketAddr::new(ip, port), node, protocol: None })
     }
 
     /// The namespace of the context.
@@ -159,17 +168,25 @@ impl Cluster {
         (namespace.to_owned(), name.to_owned())
     }
 
-    async fn node_address(&self, name: &str) -> anyhow::Result<Ipv4Addr> {
+    async fn node_addresses(&self, name: &str) -> anyhow::Result<Vec<IpAddr>> {
         let node = self.nodes(Some(name)).await?.into_iter().next();
-        node.and_then(|node| node.address).with_context(|| format!("the node {name} has no IPv4 address"))
+        Ok(node.map(|node| node.addresses).unwrap_or_default())
     }
 
-    async fn pod(&self, (namespace, name): &(String, String)) -> anyhow::Result<(Ipv4Addr, String)> {
+    async fn pod(&self, (namespace, name): &(String, String)) -> anyhow::Result<(Vec<IpAddr>, String)> {
         let pod: Value = self.get(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await?;
-        let address = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok());
-        let address = address.with_context(|| format!("the pod {namespace}/{name} has no address yet"))?;
-        Ok((address, text(&pod["spec"]["nodeName"])))
+        Ok((pod_ips(&pod).collect(), text(&pod["spec"]["nodeName"])))
     }
+}
+
+/// The addresses of a pod, the primary family first.
+fn pod_ips(pod: &Value) -> impl Iterator<Item = IpAddr> {
+    let listed = pod["status"]["podIPs"].as_array().into_iter().flatten();
+    listed.filter_map(|ip| ip["ip"].as_str()?.parse().ok())
+}
+
+fn first(addresses: &[IpAddr], name: &str) -> anyhow::Result<IpAddr> {
+    addresses.first().copied().with_context(|| format!("{name} has no address yet"))
 }
 
 fn items(list: &Value) -> impl Iterator<Item = &Value> {
@@ -185,10 +202,10 @@ fn number_of(port: &Value) -> u16 {
 }
 
 /// The ClusterIP and the port that is meant by its name or number; the only one when none is said.
-fn port_of(service: &Value, wanted: Option<&str>) -> anyhow::Result<(SocketAddrV4, String)> {
+fn port_of(service: &Value, wanted: Option<&str>) -> anyhow::Result<(SocketAddr, String)> {
     let name = text(&service["metadata"]["name"]);
     let ip = service["spec"]["clusterIP"].as_str().and_then(|ip| ip.parse().ok());
-    let ip: Ipv4Addr = ip.with_context(|| format!("the Service {name} has no ClusterIP of IPv4"))?;
+    let ip: IpAddr = ip.with_context(|| format!("the Service {name} has no ClusterIP"))?;
     let ports: Vec<&Value> = service["spec"]["ports"].as_array().into_iter().flatten().collect();
     let is_meant = |port: &Value| {
         wanted.is_none_or(|wanted| port["name"] == wanted || wanted.parse() == Ok(number_of(port)))
@@ -200,7 +217,7 @@ fn port_of(service: &Value, wanted: Option<&str>) -> anyhow::Result<(SocketAddrV
     };
     let number = number_of(port);
     let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
-    Ok((SocketAddrV4::new(ip, number), protocol))
+    Ok((SocketAddr::new(ip, number), protocol))
 }
 
 #[cfg(test)]

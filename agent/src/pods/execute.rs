@@ -307,7 +307,7 @@ impl Worker {
             env,
             image,
             volumes: &self.paths,
-            hosts_file: file("etc-hosts", &crate::plan::files::hosts(&self.pod, &place.pod_ip, &dns))?,
+            hosts_file: file("etc-hosts", &crate::plan::files::hosts(&self.pod, &place.pod_ips, &dns))?,
             resolv_file: file("resolv.conf", &crate::plan::files::resolv_conf(&self.pod, &dns, &of_host))?,
             termination_file: volumes
                 .termination_file(&self.uid, &definition.name, attempt)

@@ -56,7 +56,7 @@ struct Run {
 
 impl Run {
     fn new(worker: &Worker, id: &str, definition: &Container, hook: LifecycleHandler) -> Self {
-        let ip = worker.place().pod_ip;
+        let ip = worker.place().pod_ip();
         Self {
             shared: Arc::clone(&worker.shared),
             id: id.to_owned(),

@@ -95,7 +95,7 @@ pub(super) fn arrange(worker: &mut Worker) {
             shared: Arc::clone(&worker.shared),
             pod: Arc::clone(&worker.pod),
             sender: worker.sender.clone(),
-            ip: worker.place().pod_ip,
+            ip: worker.place().pod_ip(),
             ready: worker.memory.probes.get(&id).is_some_and(|p| p.ready),
             id,
             kind,

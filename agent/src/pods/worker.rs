@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::probe::{self, Verdict};
 use super::report;
 use super::{Shared, Slot, Wish};
+use crate::dual_ip::DualIp;
 use crate::plan::memory::Probed;
 use crate::plan::{self, Deletion, Memory, Observed, Pull, Retry, Stop, StopPhase, definition};
 use crate::runtime::{Container, Image, RuntimeError, State, label};
@@ -269,8 +270,8 @@ impl Worker {
     pub(super) fn place(&self) -> plan::downward::Place {
         let node = &self.shared.node;
         plan::downward::Place {
-            host_ip: node.ip.to_string(),
-            pod_ip: self.memory.network.as_ref().map(|(_, ip)| ip.to_string()).unwrap_or_default(),
+            host_ips: node.ip.all().collect(),
+            pod_ips: self.memory.network.iter().flat_map(|(_, ips)| ips.all()).collect(),
             cpu_millis: node.cpu_millis,
             memory: node.memory,
         }
@@ -305,10 +306,8 @@ impl Worker {
         if self.pod.metadata.name.is_none() || self.pod.spec.is_none() {
             return;
         }
-        let host_ip = self.shared.node.ip.to_string();
-        let before = self.said.as_ref();
-        let status =
-            crate::status::pod_status(&self.pod, &self.observed, &self.memory, &host_ip, before, now);
+        let (host, before) = (self.shared.node.ip, self.said.as_ref());
+        let status = crate::status::pod_status(&self.pod, &self.observed, &self.memory, host, before, now);
         report::status(&self.shared.outbox, &self.pod, &status);
         self.said = Some(status);
     }
@@ -371,7 +370,8 @@ fn remember(pod: &Pod, now: Timestamp) -> Memory {
     };
     memory.start_time = Some(status.start_time.as_ref().map_or(now, |t| t.0));
     memory.was_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    memory.former_ip = status.pod_ip.as_ref().and_then(|ip| ip.parse().ok());
+    let listed = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
+    memory.former_ip = DualIp::of(listed.filter_map(|ip| ip.parse().ok()));
     let inits = status.init_container_statuses.iter().flatten();
     for container in inits.chain(status.container_statuses.iter().flatten()) {
         let id = container.container_id.as_deref().and_then(|id| id.strip_prefix("docker://"));

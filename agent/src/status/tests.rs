@@ -53,7 +53,7 @@ impl Case {
         let pod = json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec});
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let mut memory = Memory { start_time: Some(at(-100)), ..Memory::default() };
-        memory.network = Some(("POD0".to_owned(), Ipv4Addr::new(10, 0, 0, 1)));
+        memory.network = Some(("POD0".to_owned(), Ipv4Addr::new(10, 0, 0, 1).into()));
         for one in &found {
             memory.probes.insert(one.id.clone(), Probed { started: true, ready: true });
         }
@@ -63,7 +63,7 @@ impl Case {
 
     fn status(&self, before: Option<&PodStatus>) -> PodStatus {
         let observed = Observed::new(self.found.clone());
-        pod_status(&self.pod, &observed, &self.memory, "1.1.1.1", before, at(0))
+        pod_status(&self.pod, &observed, &self.memory, Ipv4Addr::new(1, 1, 1, 1).into(), before, at(0))
     }
 }
 
@@ -115,7 +115,7 @@ fn a_new_agent_keeps_the_address_until_it_has_looked_at_the_network() {
     let mut case = Case::new(plain("Always"), vec![container("a", 0, running())]);
     let before = case.status(None);
     case.memory.network = None;
-    case.memory.former_ip = Some(Ipv4Addr::new(10, 0, 0, 1));
+    case.memory.former_ip = Some(Ipv4Addr::new(10, 0, 0, 1).into());
     assert_eq!(case.status(Some(&before)), before, "nothing has changed: no client may lose its pod");
     case.found.retain(|container| container.name() != SANDBOX_NAME);
     let status = case.status(Some(&before));

@@ -29,6 +29,7 @@ impl Node {
         let node_name = format!("look-{name}-{}", std::process::id());
         let config = DataplaneConfig {
             node_ip: Ipv4Addr::new(127, 30, 77, 11),
+            node_ip6: None,
             cgroup: format!("/oarlock/{node_name}"),
             bpffs: "/sys/fs/bpf".into(),
             node_name,
@@ -53,7 +54,7 @@ impl Node {
 
     fn wanted(&self, snapshot: &Snapshot) -> Picture {
         let around = Surroundings {
-            cluster_cidr: None,
+            cluster_cidrs: &[],
             overlay: None,
             namespace: net::own_cookie().unwrap(),
             pods: (&BTreeMap::new(), &BTreeSet::new()),

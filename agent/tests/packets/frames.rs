@@ -1,10 +1,11 @@
 //! A node of tables alone, and frames for it.
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use oarlock_ebpf::flow::{FIN, LOCAL_POD, NODE, Owner, Settings};
+use oarlock_ebpf::flow6::{POD_IN, POD_OUT, UPLINK_IN, UPLINK_OUT};
 use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
@@ -38,8 +39,9 @@ pub(super) const RST: u8 = 4;
 pub(super) struct Node {
     pub(super) ebpf: Ebpf,
     frontends: HashMap<MapData, FrontendKey, u32>,
-    lines: Array<MapData, ServiceLine>,
+    pub(super) lines: Array<MapData, ServiceLine>,
     pub(super) backends: Array<MapData, Backend>,
+    pub(super) slots: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
     pub(super) addresses: HashMap<MapData, [u8; 4], Owner>,
 }
@@ -90,10 +92,11 @@ impl Node {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();
         }
+        hand_on(&mut ebpf);
         let program: &mut Xdp = ebpf.program_mut("uplink_express").unwrap().try_into().unwrap();
         program.load().unwrap();
         let counters = map(&mut ebpf, maps::COUNTERS);
-        Self { ebpf, frontends, lines, backends, counters, addresses }
+        Self { ebpf, frontends, lines, backends, slots, counters, addresses }
     }
 
     /// One Service more.
@@ -124,6 +127,23 @@ impl Node {
     pub(super) fn counted(&self, reason: Reason) -> u64 {
         self.counters.get(&(reason as u32), 0).unwrap().iter().sum()
     }
+}
+
+/// Puts the programs of IPv6 where packets are handed on to them.
+fn hand_on(ebpf: &mut Ebpf) {
+    let mut programs: ProgramArray<_> = map(ebpf, maps::PROGRAMS6);
+    for (name, index) in [
+        ("uplink_ingress6", UPLINK_IN),
+        ("uplink_egress6", UPLINK_OUT),
+        ("pod_egress6", POD_OUT),
+        ("pod_ingress6", POD_IN),
+    ] {
+        let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+        program.load().unwrap();
+        programs.set(index, program.fd().unwrap(), 0).unwrap();
+    }
+    // Its entries go with the last one who has it open.
+    std::mem::forget(programs);
 }
 
 pub(super) fn map<M: TryFrom<aya::maps::Map>>(ebpf: &mut Ebpf, name: &str) -> M

@@ -14,6 +14,7 @@ mod frames;
 mod policy;
 mod random;
 mod services;
+mod six;
 
 use etherparse::PacketBuilder;
 use oarlock_ebpf::flow::{LOCAL_POD, Owner};

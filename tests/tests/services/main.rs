@@ -1,5 +1,6 @@
 //! Services' addresses and policies as clients outside and pods meet them, on real nodes. Needs root.
 
+mod dual_stack;
 mod policies;
 
 use std::time::Duration;
@@ -37,6 +38,7 @@ fn clients_meet_a_services_addresses_and_policies() {
     }
 
     names_lead_to_services(&cluster);
+    dual_stack::a_service_is_reached_over_both_families(&cluster);
     local_policy_shows_the_client_and_answers_where_pods_are(&cluster);
     a_load_balancer_answers_those_who_may_ask(&cluster);
     datagrams_are_answered_by_whom_they_were_sent_to(&cluster);

@@ -1,7 +1,7 @@
 //! Which endpoints of a Service's port answer: readiness, termination (KEP-1669), zones (KEP-2433), the node's own. Pure.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use oarlock_api::k8s::api::core::v1::ServicePort;
@@ -47,11 +47,12 @@ impl<'s> Endpoints<'s> {
     }
 }
 
-/// How many ready endpoints a node has.
+/// How many ready endpoints a node has: of the family of which it has most, as a pod may be there with an address of each.
 pub(super) fn ready_on(slices: &[&Arc<EndpointSlice>], node: &str) -> usize {
     let all = slices.iter().flat_map(|slice| &slice.endpoints);
     let here = all.filter(|e| is_ready(e) && e.node_name.as_deref() == Some(node));
-    here.filter_map(address).collect::<BTreeSet<_>>().len()
+    let (v4, v6): (BTreeSet<_>, BTreeSet<_>) = here.filter_map(address).partition(IpAddr::is_ipv4);
+    v4.len().max(v6.len())
 }
 
 /// Endpoints with a hint for the zone; nothing where any has no hint, or none is for the zone (kube-proxy's canUseTopology).
@@ -70,7 +71,7 @@ fn sorted(peers: impl Iterator<Item = Peer>) -> Vec<Peer> {
     peers.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn address(endpoint: &Endpoint) -> Option<Ipv4Addr> {
+fn address(endpoint: &Endpoint) -> Option<IpAddr> {
     endpoint.addresses.first()?.parse().ok()
 }
 

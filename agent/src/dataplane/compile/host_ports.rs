@@ -4,16 +4,16 @@
 //! address that is not the node's is not answered: a pod could take any Service's traffic by it.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use oarlock_api::k8s::api::core::v1::{ContainerPort, Pod};
-use oarlock_ebpf::layout::FrontendKey;
 
-use super::{Frontend, Frontends, PortName};
+use super::{Door, Frontend, Frontends, PortName};
+use crate::dual_ip::DualIp;
 
-/// Where a pod of this node answers, by the address that it has.
-pub(super) fn frontends(pod: &Pod, pod_ip: Ipv4Addr, node_ips: &BTreeSet<Ipv4Addr>) -> Frontends {
+/// Where a pod of this node answers, by the addresses that it has: at one of the node with its own of the same family.
+pub(super) fn frontends(pod: &Pod, pod_ips: DualIp, node_ips: &BTreeSet<IpAddr>) -> Frontends {
     let mut frontends = Frontends::new();
     let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let Some(spec) = pod.spec.as_ref().filter(|_| !matches!(ended, Some("Succeeded" | "Failed"))) else {
@@ -26,6 +26,9 @@ pub(super) fn frontends(pod: &Pod, pod_ip: Ipv4Addr, node_ips: &BTreeSet<Ipv4Add
         let Ok(target) = u16::try_from(port.container_port) else { continue };
         let name = PortName::of_pod(pod, number);
         for ip in addresses(port, node_ips) {
+            let Some(pod_ip) = pod_ips.all().find(|pod_ip| pod_ip.is_ipv4() == ip.is_ipv4()) else {
+                continue;
+            };
             let peers = vec![(pod_ip, target)];
             let frontend = Frontend {
                 inside: peers.clone(),
@@ -35,7 +38,7 @@ pub(super) fn frontends(pod: &Pod, pod_ip: Ipv4Addr, node_ips: &BTreeSet<Ipv4Add
                 external: !ip.is_loopback(),
                 ..Frontend::default()
             };
-            frontends.entry(FrontendKey::new(ip.octets(), number, protocol)).or_insert(frontend);
+            frontends.entry(Door::new(ip, number, protocol)).or_insert(frontend);
         }
     }
     frontends
@@ -47,13 +50,14 @@ fn wanted(port: &ContainerPort) -> Option<(u16, u8)> {
     Some((number, super::protocol(port.protocol.as_deref())?))
 }
 
-fn addresses(port: &ContainerPort, node_ips: &BTreeSet<Ipv4Addr>) -> Vec<Ipv4Addr> {
-    let all = node_ips.iter().copied().chain([Ipv4Addr::LOCALHOST]);
+fn addresses(port: &ContainerPort, node_ips: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    let all = node_ips.iter().copied().chain([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     match port.host_ip.as_deref() {
         None | Some("") => all.collect(),
         Some(ip) => {
-            let asked = ip.parse::<Ipv4Addr>().ok();
-            all.filter(|ip| asked.is_some_and(|asked| asked.is_unspecified() || asked == *ip)).collect()
+            let Ok(asked) = ip.parse::<IpAddr>() else { return Vec::new() };
+            let is_any = |ip: &IpAddr| asked.is_unspecified() && asked.is_ipv4() == ip.is_ipv4();
+            all.filter(|ip| is_any(ip) || asked == *ip).collect()
         }
     }
 }

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn backends(count: u8) -> Vec<Peer> {
-        (0..count).map(|n| (Ipv4Addr::new(10, 244, 0, n), 80)).collect()
+        (0..count).map(|n| (Ipv4Addr::new(10, 244, 0, n).into(), 80)).collect()
     }
 
     #[test]

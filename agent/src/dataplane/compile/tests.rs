@@ -6,6 +6,10 @@ use serde_json::{Value, json};
 use super::*;
 
 const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 77, 11);
+const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x172, 0x30, 0x77, 0, 0, 0, 0x11);
+
+/// With dual stack.
+const DUAL: DualIp = DualIp { v4: NODE, v6: Some(NODE6) };
 
 fn snapshot(spec: Value, endpoints: Value) -> Snapshot {
     let service = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": spec,
@@ -31,7 +35,7 @@ fn all(snapshot: &Snapshot) -> Frontends {
 }
 
 fn with_pods(snapshot: &Snapshot, pods: &PodAddresses) -> Frontends {
-    let mut compiler = Compiler::new("node1", NODE);
+    let mut compiler = Compiler::new("node1", NODE.into());
     let keys = compiler.update(snapshot, pods);
     keys.into_iter().filter_map(|key| Some((key, compiler.frontend(&key)?.clone()))).collect()
 }
@@ -66,19 +70,22 @@ fn ending() -> Value {
 }
 
 fn at<'f>(frontends: &'f Frontends, ip: &str, port: u16) -> &'f Frontend {
-    let ip: Ipv4Addr = ip.parse().unwrap();
-    &frontends[&FrontendKey::new(ip.octets(), port, 6)]
+    &frontends[&Door::new(ip.parse::<IpAddr>().unwrap(), port, 6)]
 }
 
 /// The last bytes of the backends' addresses.
 fn last(peers: &[Peer]) -> Vec<u8> {
-    peers.iter().map(|(ip, _)| ip.octets()[3]).collect()
+    let last = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets()[3],
+        IpAddr::V6(ip) => ip.octets()[15],
+    };
+    peers.iter().map(|(ip, _)| last(ip)).collect()
 }
 
 #[test]
 fn a_service_answers_on_each_of_its_addresses() {
     let frontends = compiled(spec(json!({})), json!([endpoint(2, ready()), endpoint(1, ready())]));
-    let peers = vec![(Ipv4Addr::new(10, 244, 0, 1), 8080), (Ipv4Addr::new(10, 244, 0, 2), 8080)];
+    let peers = [1, 2].map(|last| (Ipv4Addr::new(10, 244, 0, last).into(), 8080)).to_vec();
     for (ip, port, external) in [
         ("10.96.0.9", 80, false),
         ("172.30.77.11", 30080, true),
@@ -99,9 +106,8 @@ fn a_service_answers_on_each_of_its_addresses() {
 fn node_ports_are_answered_at_each_address_of_the_node_even_when_its_node_is_gone() {
     let mut snapshot = snapshot(spec(json!({})), json!([endpoint(1, ready())]));
     let own = (String::new(), "node1".to_owned());
-    let mut compiler = Compiler::new("node1", NODE);
-    let answers =
-        |compiler: &Compiler, ip: [u8; 4]| compiler.frontend(&FrontendKey::new(ip, 30080, 6)).is_some();
+    let mut compiler = Compiler::new("node1", NODE.into());
+    let answers = |compiler: &Compiler, ip: [u8; 4]| compiler.frontend(&Door::new(ip, 30080, 6)).is_some();
     let _ = compiler.update(&snapshot, &PodAddresses::new());
     assert!(answers(&compiler, NODE.octets()) && !answers(&compiler, [203, 0, 113, 1]));
     let known = json!({"metadata": {"name": "node1"}, "status": {"addresses": [
@@ -163,7 +169,7 @@ fn affinity_and_source_ranges_are_where_they_belong() {
         json!({"sessionAffinity": "ClientIP", "loadBalancerSourceRanges": ["10.0.0.9/8", " 192.0.2.0/24"]});
     let frontends = compiled(spec(changes), json!([endpoint(1, ready())]));
     assert!(frontends.values().all(|f| f.affinity == 10_800));
-    let ranges: Vec<Ipv4Net> = vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.0/24".parse().unwrap()];
+    let ranges: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.0/24".parse().unwrap()];
     assert_eq!(at(&frontends, "192.0.2.7", 80).ranges, ranges);
     assert!(at(&frontends, "172.30.77.11", 30080).ranges.is_empty(), "only at the load balancer's address");
     let timeout =
@@ -220,7 +226,7 @@ fn pod(snapshot: &mut Snapshot, name: &str, phase: &str, ports: Value) {
 }
 
 fn plugged(pods: &[(&str, u8)]) -> PodAddresses {
-    pods.iter().map(|(uid, last)| ((*uid).to_owned(), Ipv4Addr::new(10, 244, 0, *last))).collect()
+    pods.iter().map(|(uid, last)| ((*uid).to_owned(), Ipv4Addr::new(10, 244, 0, *last).into())).collect()
 }
 
 #[test]
@@ -232,18 +238,18 @@ fn host_ports_are_answered_at_addresses_of_the_node_and_nowhere_else() {
     pod(&mut snapshot, "web", "Pending", ports.clone());
     pod(&mut snapshot, "done", "Succeeded", json!([{"containerPort": 80, "hostPort": 8089}]));
     pod(&mut snapshot, "not-plugged", "Pending", json!([{"containerPort": 80, "hostPort": 8090}]));
-    let mut compiler = Compiler::new("node1", NODE);
+    let mut compiler = Compiler::new("node1", NODE.into());
     let keys = compiler.update(&snapshot, &plugged(&[("web", 7), ("done", 8)]));
-    let found: BTreeMap<(Ipv4Addr, u16), (u16, bool)> = keys
+    let found: BTreeMap<(IpAddr, u16), (u16, bool)> = keys
         .into_iter()
         .filter_map(|key| Some((key, compiler.frontend(&key)?)))
         .filter(|(_, frontend)| frontend.name.service.starts_with("pod/"))
-        .map(|(key, f)| ((key.address().into(), key.port()), (f.outside[0].1, f.external)))
+        .map(|(key, f)| ((key.ip, key.port), (f.outside[0].1, f.external)))
         .collect();
-    let local = Ipv4Addr::LOCALHOST;
+    let (node, local) = (IpAddr::V4(NODE), IpAddr::V4(Ipv4Addr::LOCALHOST));
     let expected = [
-        ((NODE, 8080), (80, true)),
-        ((NODE, 8081), (81, true)),
+        ((node, 8080), (80, true)),
+        ((node, 8081), (81, true)),
         ((local, 8080), (80, false)),
         ((local, 8081), (81, false)),
         ((local, 8082), (82, false)),
@@ -251,6 +257,62 @@ fn host_ports_are_answered_at_addresses_of_the_node_and_nowhere_else() {
     assert_eq!(found, BTreeMap::from(expected), "a NodePort is its Service's");
     let gone = compiler.update(&snapshot, &plugged(&[]));
     assert!(gone.iter().all(|key| compiler.frontend(key).is_none_or(|f| f.name.service == "web")));
+}
+
+#[test]
+fn a_dual_stack_service_is_answered_by_endpoints_of_the_clients_family() {
+    let dual = spec(json!({"clusterIPs": ["10.96.0.9", "fd00:10:96::9"],
+        "externalIPs": ["198.51.100.1", "2001:db8::1"], "loadBalancerSourceRanges": ["10.0.0.0/8"]}));
+    let mut snapshot = snapshot(dual, json!([endpoint(1, ready())]));
+    let balanced = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}, {"ip": "2001:db8::7"}]}});
+    let key = ("d".to_owned(), "web".to_owned());
+    let mut service: Service = (**snapshot.services.get(&key).unwrap()).clone();
+    service.status = serde_json::from_value(balanced).unwrap();
+    snapshot.services.insert(key, Arc::new(service));
+    let slice = json!({"metadata": {"labels": {SERVICE_LABEL: "web"}}, "addressType": "IPv6",
+        "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": ["fd00:10:244::7"], "conditions": ready(), "nodeName": "node1"}]});
+    let key = ("d".to_owned(), "web-6".to_owned());
+    snapshot.endpoint_slices.insert(key, Arc::new(serde_json::from_value(slice).unwrap()));
+    pod(
+        &mut snapshot,
+        "h",
+        "Running",
+        json!([{"containerPort": 80, "hostPort": 8080},
+        {"containerPort": 81, "hostPort": 8081, "hostIP": "::"}]),
+    );
+
+    let pods = PodAddresses::from([(
+        "h".to_owned(),
+        DualIp { v4: Ipv4Addr::new(10, 244, 0, 9), v6: Some("fd00:10:244::9".parse().unwrap()) },
+    )]);
+    let mut compiler = Compiler::new("node1", DUAL);
+    let keys = compiler.update(&snapshot, &pods);
+    let frontends: Frontends =
+        keys.into_iter().filter_map(|key| Some((key, compiler.frontend(&key)?.clone()))).collect();
+    let (node, node6) = (NODE.to_string(), NODE6.to_string());
+    for (v4, v6, port) in [
+        ("10.96.0.9", "fd00:10:96::9", 80),
+        (&node, &node6, 30080),
+        ("127.0.0.1", "::1", 30080),
+        ("198.51.100.1", "2001:db8::1", 80),
+        ("192.0.2.7", "2001:db8::7", 80),
+    ] {
+        assert_eq!(
+            (last(&at(&frontends, v4, port).inside), last(&at(&frontends, v6, port).inside)),
+            (vec![1], vec![7])
+        );
+    }
+    let nobody: Vec<IpNet> = vec!["::/128".parse().unwrap()];
+    assert_eq!(at(&frontends, "2001:db8::7", 80).ranges, nobody, "only ranges of IPv4 are listed");
+    assert_eq!(last(&at(&frontends, &node6, 8080).outside), [9], "a hostPort too");
+    assert!(
+        !frontends.contains_key(&Door::new(NODE, 8081, 6))
+            && frontends.contains_key(&Door::new(NODE6, 8081, 6))
+    );
+    let checks = health_checks(&snapshot, "node1");
+    assert!(checks.is_empty());
+    assert!(all(&snapshot).keys().all(|door| door.ip.is_ipv4()), "a node without IPv6 answers none");
 }
 
 /// One of three Services at one of two addresses with one of two sets of endpoints, or none of it.
@@ -299,7 +361,7 @@ proptest! {
     ) {
         let pods = plugged(&[("p3", 33), ("p4", 44)]);
         let mut snapshot = Snapshot::default();
-        let mut compiler = Compiler::new("node1", NODE);
+        let mut compiler = Compiler::new("node1", NODE.into());
         let mut table = Frontends::new();
         for step in steps {
             stepped(&mut snapshot, step);

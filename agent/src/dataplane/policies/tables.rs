@@ -2,7 +2,7 @@
 //! policies allow: what the new ones allow, then who is who, then which policy holds, then away with what is not needed any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -56,21 +56,21 @@ impl Tables {
     }
 
     /// The pods that have run without a policy and are to be isolated.
-    pub(in crate::dataplane) fn closing(&self, wanted: &Wanted) -> BTreeSet<Ipv4Addr> {
+    pub(in crate::dataplane) fn closing(&self, wanted: &Wanted) -> BTreeSet<IpAddr> {
         let ran = |link: &u32| self.linked.as_ref().is_none_or(|linked| linked.contains(link));
         let closing =
             wanted.isolated.iter().filter(|(link, _)| ran(link) && !self.isolated.contains_key(link));
-        closing.map(|(_, isolation)| Ipv4Addr::from(isolation.address)).collect()
+        closing.map(|(_, isolation)| Ipv4Addr::from(isolation.address).into()).collect()
     }
 
     /// Has the connections of pods that are to be isolated judged by who has begun them, which no packet says any more.
     pub(in crate::dataplane) fn know(&mut self, connections: &[Connection]) {
         for connection in connections {
-            let begun = Flow::new(
-                (connection.local.0.octets(), connection.local.1),
-                (connection.remote.0.octets(), connection.remote.1),
-                TCP,
-            );
+            let (IpAddr::V4(local), IpAddr::V4(remote)) = (connection.local.0, connection.remote.0) else {
+                continue;
+            };
+            let ports = (connection.local.1, connection.remote.1);
+            let begun = Flow::new((local.octets(), ports.0), (remote.octets(), ports.1), TCP);
             let (flow, direction) =
                 if connection.is_accepted { (begun.reversed(), INGRESS) } else { (begun, EGRESS) };
             // Of no revision: judged at its next packet. A table that forgets it forgets the oldest.

@@ -1,15 +1,17 @@
 //! What an earlier agent has written, read back. What does not fit together is the trace of a crash: dropped, written anew.
 
-use aya::maps::lpm_trie::Key;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
-use oarlock_ebpf::affinity::{SourceRange, source_range_bits};
-use oarlock_ebpf::layout::{FrontendKey, SlotRange};
+use aya::maps::lpm_trie::Key;
+use ipnet::{IpNet, Ipv4Net};
+use oarlock_ebpf::affinity::{SourceRange, source_range_bits, source_range6_bits};
+use oarlock_ebpf::layout::SlotRange;
 use oarlock_ebpf::maps::{self, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS};
 
 use super::super::DataplaneError;
 use super::super::compile::Peer;
+use super::super::door::{self, Door};
 use super::super::load::Handles;
 use super::super::traffic::Directory;
 use super::{Blocks, Counted, Held, Numbers, Present, Tables, failed};
@@ -33,17 +35,15 @@ impl Tables {
             retired: Vec::new(),
         };
         let read = |e| failed("read", maps::FRONTENDS, e);
-        let pinned: Vec<(FrontendKey, u32)> =
-            tables.handles.frontends.iter().collect::<Result<_, _>>().map_err(read)?;
+        let pinned = tables.handles.frontends.all().map_err(read)?;
         for (key, index) in pinned {
             if tables.adopt_one(key, index).is_none() {
-                let address = std::net::SocketAddrV4::new(key.address().into(), key.port());
-                tracing::warn!(%address, "an entry of an earlier agent does not fit the others; it is written anew");
+                tracing::warn!(frontend = %key, "an entry of an earlier agent does not fit the others; it is written anew");
                 tables
                     .handles
                     .frontends
                     .remove(&key)
-                    .map_err(|e| failed("remove a damaged entry from", maps::FRONTENDS, e))?;
+                    .map_err(|e| failed("remove a damaged entry from", key.map(), e))?;
             }
         }
         tables.drop_strays()?;
@@ -58,12 +58,12 @@ impl Tables {
             if let Ok(backend) = self.handles.backends.get(&index, 0)
                 && backend.generation() != 0
             {
-                self.vacate(index, (backend.address().into(), backend.port()));
+                self.vacate(index, door::peer(&backend));
             }
         }
     }
 
-    fn adopt_one(&mut self, key: FrontendKey, index: u32) -> Option<()> {
+    fn adopt_one(&mut self, key: Door, index: u32) -> Option<()> {
         let line = self.handles.lines.get(&index, 0).ok()?;
         let inside = self.read_slots(line.inside)?;
         let shared = line.outside == line.inside;
@@ -114,14 +114,14 @@ impl Tables {
             .map(|slot| {
                 let index = self.handles.slots.get(&slot, 0).ok()?;
                 let backend = self.handles.backends.get(&index, 0).ok()?;
-                Some(((backend.address().into(), backend.port()), index, backend.generation()))
+                Some((door::peer(&backend), index, backend.generation()))
             })
             .collect()
     }
 
-    fn read_ranges(&self, service: u64) -> Vec<Ipv4Net> {
+    fn read_ranges(&self, service: u64) -> Vec<IpNet> {
         let keys = self.handles.source_ranges.keys().filter_map(Result::ok);
-        let mut ranges: Vec<Ipv4Net> = keys
+        let mut ranges: Vec<IpNet> = keys
             .filter_map(|key| parse_range(&key))
             .filter(|(of, _)| *of == service)
             .map(|(_, net)| net)
@@ -156,10 +156,30 @@ fn first_generation() -> u32 {
 }
 
 /// The Service and the range that a key is of.
-pub(in super::super) fn parse_range(key: &Key<SourceRange>) -> Option<(u64, Ipv4Net)> {
+pub(in super::super) fn parse_range(key: &Key<SourceRange>) -> Option<(u64, IpNet)> {
     let data = key.data();
     let service = u64::from_be_bytes(data[..8].try_into().ok()?);
-    let address: [u8; 4] = data[8..].try_into().ok()?;
-    let length = key.prefix_len().checked_sub(source_range_bits(0))?;
-    Some((service, Ipv4Net::new(address.into(), u8::try_from(length).ok()?).ok()?))
+    let address = Ipv6Addr::from(<[u8; 16]>::try_from(&data[8..]).ok()?);
+    let length = |bits: u32| u8::try_from(key.prefix_len().checked_sub(bits)?).ok();
+    // Whoever compares what stands before an IPv4 address is of that family.
+    if let (Some(ip), Some(length)) = (address.to_ipv4_mapped(), length(source_range_bits(0))) {
+        return Some((service, Ipv4Net::new(ip, length).ok()?.into()));
+    }
+    Some((service, IpNet::new(address.into(), length(source_range6_bits(0))?).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::range_key;
+    use super::*;
+
+    #[test]
+    fn ranges_of_both_families_are_read_as_they_were_written() {
+        for text in
+            ["10.0.0.0/8", "0.0.0.0/0", "192.0.2.7/32", "fd00::/8", "::/0", "::/96", "2001:db8::1/128"]
+        {
+            let range: IpNet = text.parse().unwrap();
+            assert_eq!(parse_range(&range_key(7, &range)), Some((7, range)));
+        }
+    }
 }

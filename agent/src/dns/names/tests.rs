@@ -15,7 +15,9 @@ fn snapshot(services: &[(&str, Value)], slices: &[(&str, &str, Value)]) -> Snaps
         snapshot.services.insert(key(name), Arc::new(serde_json::from_value(service).unwrap()));
     }
     for (name, service, endpoints) in slices {
-        let slice = json!({"metadata": {"name": name, "labels": {SERVICE_LABEL: service}}, "addressType": "IPv4",
+        let first = endpoints[0]["addresses"][0].as_str().unwrap_or_default();
+        let family = if first.contains(':') { "IPv6" } else { "IPv4" };
+        let slice = json!({"metadata": {"name": name, "labels": {SERVICE_LABEL: service}}, "addressType": family,
             "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}], "endpoints": endpoints});
         snapshot.endpoint_slices.insert(key(name), Arc::new(serde_json::from_value(slice).unwrap()));
     }
@@ -37,6 +39,10 @@ fn shop() -> Names {
         {"addresses": ["10.244.1.6"], "conditions": {}},
         {"addresses": ["10.244.1.7"], "conditions": {"ready": false}},
     ]);
+    let endpoints6 = json!([
+        {"addresses": ["fd00:10:244:1::5"], "hostname": "db-0", "conditions": {"ready": true}},
+        {"addresses": ["fd00:10:244:1::6"], "conditions": {}},
+    ]);
     names(&snapshot(
         &[
             ("web", web),
@@ -44,7 +50,7 @@ fn shop() -> Names {
             ("empty", json!({"clusterIP": "None"})),
             ("away", json!({"type": "ExternalName", "externalName": "db.Example.COM."})),
         ],
-        &[("db-1", "db", endpoints)],
+        &[("db-1", "db", endpoints), ("db-2", "db", endpoints6)],
     ))
 }
 
@@ -54,6 +60,7 @@ fn said(answer: Answer) -> String {
         Answer::Found { answers, additionals } => {
             let data = |(_, data): Said| match data {
                 Data::A(ip) => ip.to_string(),
+                Data::Aaaa(ip) => ip.to_string(),
                 Data::Srv { port, target } => format!("{port}@{target}"),
                 Data::Ptr(name) | Data::Cname(name) | Data::Txt(name) => name,
             };
@@ -78,32 +85,55 @@ fn names_mean_what_the_specification_says() {
         ("shop.svc.cluster.local", Kind::A, ""),
         ("nobody.svc.cluster.local", Kind::A, "missing"),
         ("web.shop.svc.cluster.local", Kind::A, "10.96.0.80"),
+        ("web.shop.svc.cluster.local", Kind::Aaaa, "fd00::80"),
         ("web.shop.svc.cluster.local", Kind::Other, ""),
         ("other.shop.svc.cluster.local", Kind::A, "missing"),
         ("db.shop.svc.cluster.local", Kind::A, "10.244.1.5 10.244.1.6"),
+        ("db.shop.svc.cluster.local", Kind::Aaaa, "fd00:10:244:1::5 fd00:10:244:1::6"),
         ("db.shop.svc.cluster.local", Kind::Txt, ""),
         ("empty.shop.svc.cluster.local", Kind::A, "missing"),
         ("db-0.db.shop.svc.cluster.local", Kind::A, "10.244.1.5"),
+        ("db-0.db.shop.svc.cluster.local", Kind::Aaaa, "fd00:10:244:1::5"),
         ("10-244-1-6.db.shop.svc.cluster.local", Kind::A, "10.244.1.6"),
+        ("10-244-1-6.db.shop.svc.cluster.local", Kind::Aaaa, ""),
+        ("fd00-10-244-1--6.db.shop.svc.cluster.local", Kind::Aaaa, "fd00:10:244:1::6"),
         ("10-244-1-5.db.shop.svc.cluster.local", Kind::A, "missing"),
         ("10-244-1-7.db.shop.svc.cluster.local", Kind::A, "missing"),
-        ("_http._tcp.web.shop.svc.cluster.local", Kind::Srv, "80@web.shop.svc.cluster.local +10.96.0.80"),
+        (
+            "_http._tcp.web.shop.svc.cluster.local",
+            Kind::Srv,
+            "80@web.shop.svc.cluster.local +10.96.0.80 fd00::80",
+        ),
         ("_http._udp.web.shop.svc.cluster.local", Kind::Srv, "missing"),
         ("_tcp.web.shop.svc.cluster.local", Kind::Srv, ""),
         ("_http._tcp.web.shop.svc.cluster.local", Kind::A, ""),
         (
             "_sql._tcp.db.shop.svc.cluster.local",
             Kind::Srv,
-            "5432@10-244-1-6.db.shop.svc.cluster.local 5432@db-0.db.shop.svc.cluster.local +10.244.1.6 10.244.1.5",
+            "5432@10-244-1-6.db.shop.svc.cluster.local 5432@db-0.db.shop.svc.cluster.local \
+             5432@fd00-10-244-1--6.db.shop.svc.cluster.local +10.244.1.6 10.244.1.5 fd00:10:244:1::5 fd00:10:244:1::6",
         ),
         ("away.shop.svc.cluster.local", Kind::A, "db.example.com"),
         ("x.away.shop.svc.cluster.local", Kind::A, "missing"),
         ("10-244-9-9.shop.pod.cluster.local", Kind::A, "10.244.9.9"),
+        ("10-244-9-9.shop.pod.cluster.local", Kind::Aaaa, ""),
+        ("fd00-10-244-1--9.shop.pod.cluster.local", Kind::Aaaa, "fd00:10:244:1::9"),
         ("words.shop.pod.cluster.local", Kind::A, "missing"),
         ("80.0.96.10.in-addr.arpa", Kind::Ptr, "web.shop.svc.cluster.local"),
         ("5.1.244.10.in-addr.arpa", Kind::Ptr, "db-0.db.shop.svc.cluster.local"),
         ("6.1.244.10.in-addr.arpa", Kind::Ptr, "10-244-1-6.db.shop.svc.cluster.local"),
         ("7.1.244.10.in-addr.arpa", Kind::Ptr, "foreign"),
+        (
+            "0.8.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa",
+            Kind::Ptr,
+            "web.shop.svc.cluster.local",
+        ),
+        (
+            "5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa",
+            Kind::Ptr,
+            "db-0.db.shop.svc.cluster.local",
+        ),
+        ("0.8.d.f.ip6.arpa", Kind::Ptr, "foreign"),
         ("1.244.10.in-addr.arpa", Kind::Ptr, "foreign"),
         ("example.com", Kind::A, "foreign"),
         ("notcluster.local", Kind::A, "foreign"),

@@ -235,7 +235,7 @@ impl World {
             }
             Step::AttachNetwork { sandbox, .. } => {
                 self.note("attach".into());
-                self.memory.network = Some((sandbox, std::net::Ipv4Addr::LOCALHOST));
+                self.memory.network = Some((sandbox, std::net::Ipv4Addr::LOCALHOST.into()));
                 self.memory.network_removed = false;
             }
             Step::EnsureImage { container } => {

@@ -1,0 +1,186 @@
+//! What the programs of tc hand on that is IPv6: as [`crate::forward`], whose hooks these are, and [`crate::policy`].
+//!
+//! Programs of their own (tail calls), so that IPv4 carries none of it.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use oarlock_ebpf::flow::{LOCAL_POD, REPLY};
+use oarlock_ebpf::reason::Reason;
+
+use crate::flows6::{self, Begun};
+use crate::maps6::Work;
+use crate::packet6::{self, Packet};
+use crate::{count, icmp6, maps, maps6, packet, policy, watch};
+
+/// On to the next program, then to the stack.
+const GO_ON: i32 = TC_ACT_UNSPEC;
+
+#[classifier]
+pub fn uplink_ingress6(ctx: TcContext) -> i32 {
+    let Some(work) = maps6::work() else { return GO_ON };
+    if !packet6::header(&ctx, work) {
+        return GO_ON;
+    }
+    let Some(packet) = packet6::read(&ctx, work) else {
+        return if icmp6::read(&ctx, work) { report(&ctx, work) } else { deliver(&ctx, work) };
+    };
+    if flows6::present(work, &packet) {
+        return translate(&ctx, work, &packet);
+    }
+    let begun = match maps6::kind_of(&work.flow.destination) {
+        LOCAL_POD if flows6::begin_direct(work, &packet) => Begun::To,
+        LOCAL_POD => Begun::Nothing,
+        _ => flows6::begin(ctx.as_ptr(), work, &packet, packet::link(&ctx)),
+    };
+    match begun {
+        Begun::To => translate(&ctx, work, &packet),
+        Begun::Nothing => deliver(&ctx, work),
+        Begun::Denied => TC_ACT_SHOT,
+    }
+}
+
+#[classifier]
+pub fn pod_egress6(ctx: TcContext) -> i32 {
+    let Some(work) = maps6::work() else { return GO_ON };
+    if !packet6::header(&ctx, work) {
+        return GO_ON;
+    }
+    let to_node = maps6::settings().is_some_and(|settings| settings.node == work.header.destination);
+    if !to_node && !policy::may_pass6(packet::link(&ctx)) {
+        return TC_ACT_SHOT;
+    }
+    let Some(packet) = packet6::read(&ctx, work) else {
+        let reported = icmp6::read(&ctx, work) && work.entry.backend == REPLY;
+        return if reported { report(&ctx, work) } else { deliver(&ctx, work) };
+    };
+    answer(&ctx, work, &packet).unwrap_or_else(|| deliver(&ctx, work))
+}
+
+#[classifier]
+pub fn uplink_egress6(ctx: TcContext) -> i32 {
+    let Some(work) = maps6::work() else { return GO_ON };
+    let Some(settings) = maps6::settings() else { return GO_ON };
+    if !packet6::header(&ctx, work) {
+        return GO_ON;
+    }
+    let Some(packet) = packet6::read(&ctx, work) else {
+        // The node's own errors too, about packets that it forwards to its pods: they leave here already.
+        return if icmp6::read(&ctx, work) { write_error(&ctx, work) } else { GO_ON };
+    };
+    if work.flow.source == settings.node {
+        // A backend that is a process of the node.
+        return answer(&ctx, work, &packet).unwrap_or(GO_ON);
+    }
+    if maps6::kind_of(&work.flow.source) != LOCAL_POD
+        || settings.in_cluster(&work.flow.destination)
+        || maps6::kind_of(&work.flow.destination) != 0
+    {
+        return GO_ON;
+    }
+    if flows6::present(work, &packet) {
+        return translate(&ctx, work, &packet);
+    }
+    if !flows6::may_begin(work, &packet) {
+        // Of a connection that began outside, to the pod's own address: its peer knows no other.
+        return GO_ON;
+    }
+    if flows6::masquerade(work, &settings.node) {
+        maps::count(Reason::Masqueraded);
+        watch::begun6(&flows6::seen(work, 0), &work.entry.to, Reason::Masqueraded);
+        return translate(&ctx, work, &packet);
+    }
+    // With a pod's address it could not be answered anyway.
+    watch::lost6(&flows6::seen(work, 0), Reason::NoPort);
+    TC_ACT_SHOT
+}
+
+/// What comes to an isolated pod by the node's stack, and is not the node's own.
+#[classifier]
+pub fn pod_ingress6(ctx: TcContext) -> i32 {
+    if policy::may_pass6(packet::link(&ctx)) { GO_ON } else { TC_ACT_SHOT }
+}
+
+/// Gives the reply of a local backend its Service's address back; none where it is no such reply.
+#[inline(always)]
+fn answer(ctx: &TcContext, work: &mut Work, packet: &Packet) -> Option<i32> {
+    let is_reply = flows6::present(work, packet) && work.entry.backend == REPLY;
+    is_reply.then(|| translate(ctx, work, packet))
+}
+
+#[inline(always)]
+fn translate(ctx: &TcContext, work: &mut Work, packet: &Packet) -> i32 {
+    let (packets, bytes) = packet::size(ctx);
+    count::packet6(&work.entry, &work.flow, packets, bytes);
+    if packet6::write(ctx, packet, &work.flow, &work.entry.to).is_err() {
+        count::lost(&work.entry.whose());
+        watch::lost6(&flows6::seen(work, 0), Reason::BadPacket);
+        return bad();
+    }
+    if work.entry.link != 0 {
+        return leave(ctx, work);
+    }
+    work.header.destination = work.entry.to.destination;
+    deliver(ctx, work)
+}
+
+/// An error to who has sent the packet that it is about.
+#[inline(always)]
+fn report(ctx: &TcContext, work: &mut Work) -> i32 {
+    match write_error(ctx, work) {
+        GO_ON if work.entry.link == 0 => {
+            work.header.destination = work.entry.to.destination;
+            deliver(ctx, work)
+        }
+        GO_ON => leave(ctx, work),
+        verdict => verdict,
+    }
+}
+
+#[inline(always)]
+fn write_error(ctx: &TcContext, work: &mut Work) -> i32 {
+    if icmp6::write(ctx, work).is_err() {
+        return bad();
+    }
+    maps::count(Reason::Reported);
+    GO_ON
+}
+
+#[inline(always)]
+fn leave(ctx: &TcContext, work: &Work) -> i32 {
+    if !packet6::hop(ctx, work.header.hops) {
+        return bad();
+    }
+    // SAFETY: no parameters: the helper routes by the packet's destination and asks for the neighbour.
+    unsafe { bpf_redirect_neigh(work.entry.link, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// A packet into the namespace of the pod of this node that it is for, if it may come in. Everything else, and what has no hop
+/// left, is the stack's.
+#[inline(always)]
+fn deliver(ctx: &TcContext, work: &Work) -> i32 {
+    let Some(owner) = maps6::owner(&work.header.destination) else { return GO_ON };
+    if owner.link == 0 {
+        return GO_ON;
+    }
+    if !policy::may_pass6(owner.link) {
+        return TC_ACT_SHOT;
+    }
+    let hops = work.header.hops;
+    if hops <= 1 {
+        return GO_ON;
+    }
+    if !packet6::hop(ctx, hops) || ctx.store(0, &owner.ends, 0).is_err() {
+        return bad();
+    }
+    // SAFETY: the helper has no conditions; a link that has gone meanwhile is the end of the packet, as of its pod.
+    unsafe { bpf_redirect_peer(owner.link, 0) as i32 }
+}
+
+#[inline(always)]
+fn bad() -> i32 {
+    maps::count(Reason::BadPacket);
+    TC_ACT_SHOT
+}

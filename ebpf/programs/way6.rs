@@ -1,0 +1,43 @@
+//! By which link a backend on another node is reached over IPv6: as [`crate::way`].
+
+use aya_ebpf::bindings::bpf_fib_lookup as Route;
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS};
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use oarlock_ebpf::flow6::Settings6;
+
+use crate::maps6::Work;
+use crate::nat;
+
+const AF_INET6: u8 = 10;
+
+/// The link. Mostly that by which the client came; where other nodes' pods are behind an overlay, the node's routes say it.
+#[inline(always)]
+pub fn to(ctx: *mut c_void, work: &Work, settings: &Settings6, uplink: u32) -> u32 {
+    if nat::settings().is_none_or(|settings| settings.overlay == 0) {
+        return uplink;
+    }
+    // SAFETY: a structure of numbers, for which zero is a value.
+    let mut route: Route = unsafe { core::mem::zeroed() };
+    route.family = AF_INET6;
+    route.l4_protocol = work.flow.protocol;
+    route.__bindgen_anon_3.ipv6_src = words(&settings.node);
+    route.__bindgen_anon_4.ipv6_dst = words(&work.leaves.destination);
+    route.ifindex = uplink;
+    let size = core::mem::size_of::<Route>() as i32;
+    // SAFETY: the context is the kernel's, and the structure is of this size.
+    let found = unsafe { bpf_fib_lookup(ctx, &raw mut route, size, 0) };
+    // The link is known with each of them; who is there is asked when the packet leaves.
+    let known = [BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_FRAG_NEEDED];
+    if known.iter().any(|code| i64::from(*code) == found) { route.ifindex } else { uplink }
+}
+
+#[inline(always)]
+fn words(b: &[u8; 16]) -> [u32; 4] {
+    [
+        u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+        u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+        u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
+        u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+    ]
+}
