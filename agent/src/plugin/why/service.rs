@@ -8,6 +8,9 @@ use serde_json::Value;
 use super::told::{and, count, list, text};
 use super::{Answer, Evidence, Finding, deployment, pod};
 
+/// Labels that are named of others.
+const NAMED: usize = 5;
+
 pub(super) fn explain(evidence: &Evidence) -> Answer {
     let service = &evidence.object;
     let called = format!("service {}/{}", meta::namespace(service), meta::name(service));
@@ -15,6 +18,11 @@ pub(super) fn explain(evidence: &Evidence) -> Answer {
         let to = text(&service["spec"]["externalName"]);
         let head = format!("{called} is another name for {to}: nobody here answers it");
         return Answer { head, findings: Vec::new() };
+    }
+    if is_cluster_dns(service) {
+        let head = format!("{called} is answered by each node's own agent, which needs no endpoints");
+        let look = Finding::new("does a node answer: kubectl oarlock why node NAME");
+        return Answer { head, findings: vec![look] };
     }
     let ready = endpoints(evidence).filter(|endpoint| answers(endpoint)).count();
     let head = match ready {
@@ -45,6 +53,13 @@ pub(super) fn explain(evidence: &Evidence) -> Answer {
         )));
     }
     Answer { head, findings }
+}
+
+/// The Service behind which agents answer names.
+fn is_cluster_dns(service: &Value) -> bool {
+    meta::namespace(service) == "kube-system"
+        && meta::name(service) == "kube-dns"
+        && service["spec"]["selector"].as_object().is_none_or(|selector| selector.is_empty())
 }
 
 fn endpoints(evidence: &Evidence) -> impl Iterator<Item = &Value> {
@@ -113,7 +128,10 @@ fn nobody(evidence: &Evidence, service: &Value) -> Finding {
         return finding.and("there is no pod in it at all");
     };
     if same == 0 {
-        return finding.and("and none has one of them");
+        return match others(evidence, service) {
+            others if others.is_empty() => finding.and("and none has one of them"),
+            others => finding.and(format!("others there have {}", and(&others))),
+        };
     }
     let labels = meta::labels(pod);
     let differs = other.iter().map(|(key, _)| {
@@ -122,6 +140,16 @@ fn nobody(evidence: &Evidence, service: &Value) -> Finding {
     });
     let differs: Vec<String> = differs.collect();
     finding.and(format!("pod {} comes nearest, but has {}", meta::name(pod), and(&differs)))
+}
+
+/// The values that pods have of the labels by which a Service selects.
+fn others(evidence: &Evidence, service: &Value) -> Vec<String> {
+    let keys = service["spec"]["selector"].as_object().into_iter().flatten().map(|(key, _)| key);
+    let has = keys.flat_map(|key| {
+        let values = evidence.pods.iter().filter_map(move |pod| meta::labels(pod)?.get(key)?.as_str());
+        values.map(move |value| format!("{key}={value}"))
+    });
+    has.collect::<BTreeSet<String>>().into_iter().take(NAMED).collect()
 }
 
 /// Ports by names that no container has.

@@ -168,7 +168,7 @@ impl Walk<'_> {
             (_, Value::Null)
             | (Type::String | Type::Bytes, Value::String(_))
             | (Type::Bool | Type::PropsOrBool, Value::Bool(_))
-            | (Type::Double | Type::Quantity, Value::Number(_))
+            | (Type::Double, Value::Number(_))
             | (Type::IntOrString, Value::String(_))
             | (Type::Raw | Type::Fields | Type::Json, _) => {}
             (Type::Message(message), Value::Object(fields)) => self.object(message, fields),
@@ -189,6 +189,7 @@ impl Walk<'_> {
             }
             (Type::IntOrString, other) => self.int_or_string(other),
             (Type::Quantity, Value::String(text)) => self.wrong_if(quantity_error(text)),
+            (Type::Quantity, Value::Number(number)) => self.wrong_if(quantity_error(&number.to_string())),
             (Type::Duration, Value::String(text)) => self.wrong_if(duration_error(text)),
             (Type::Time, Value::String(text)) => self.wrong_if(time_error(text, TIME_LAYOUT)),
             (Type::MicroTime, Value::String(text)) => self.wrong_if(time_error(text, MICRO_TIME_LAYOUT)),

@@ -1,4 +1,4 @@
-//! Drops what a decoder of typed objects would drop: unknown fields and nulls.
+//! Drops what a decoder of typed objects would drop: unknown fields and nulls; and writes quantities as that would write them.
 //!
 //! In: a message and its value. Out: the value as upstream would store it. Raw JSON (`RawExtension`, `FieldsV1`, a CRD's
 //! defaults) is left alone.
@@ -6,9 +6,11 @@
 use serde_json::{Map, Value};
 
 use super::{Field, MessageRef, Schema, Shape, Type};
+use crate::quantity::Quantity;
 
 impl Schema {
-    /// Removes unknown fields and nulls. A null in a list or a free map becomes that type's zero, as in Go.
+    /// Removes unknown fields and nulls. A null in a list or a free map becomes that type's zero, as in Go. A quantity (`1`, `0.5`,
+    /// `1000m`) becomes its canonical text (`"1"`, `"500m"`, `"1"`), which is all that readers know.
     pub fn prune(&self, message: MessageRef, object: &mut Value) {
         if let Value::Object(fields) = object {
             self.prune_object(message, fields);
@@ -59,8 +61,21 @@ impl Schema {
                 self.prune_object(self.props, fields);
             }
             (Type::PropsOrArray, Value::Array(items)) => self.prune_items(Type::Message(self.props), items),
+            (Type::Quantity, value) => canonical(value),
             _ => {}
         }
+    }
+}
+
+/// What is no quantity stays: a check has refused it.
+fn canonical(value: &mut Value) {
+    let parsed = match value {
+        Value::Number(number) => number.to_string().parse::<Quantity>(),
+        Value::String(text) => text.parse(),
+        _ => return,
+    };
+    if let Ok(quantity) = parsed {
+        *value = Value::String(quantity.to_string());
     }
 }
 

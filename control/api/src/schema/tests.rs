@@ -230,6 +230,21 @@ fn pruning_drops_unknown_fields_and_nulls_but_no_raw_json() {
     assert_eq!(list, json!({"kind": "List", "items": [{"anything": null}]}));
 }
 
+#[test]
+fn quantities_are_kept_as_their_canonical_texts_whether_text_or_number() {
+    let pod = |amounts: Value| json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "a", "resources": {"requests": amounts}}]}});
+    let mut object =
+        pod(json!({"cpu": 2, "memory": "1024Mi", "a/b": 0.5, "a/c": "1000m", "a/d": 1e3, "a/e": null}));
+    assert_eq!(schema().check(kind("v1", "Pod"), &object), Report::default());
+    schema().prune(kind("v1", "Pod"), &mut object);
+    assert_eq!(
+        object,
+        pod(json!({"cpu": "2", "memory": "1Gi", "a/b": "500m", "a/c": "1", "a/d": "1k", "a/e": "0"}))
+    );
+    let report = schema().check(kind("v1", "Pod"), &pod(json!({"cpu": 1e300})));
+    assert_eq!(report.wrong_type.len(), 1);
+}
+
 /// Walks `path` from a kind and returns the patch facts of its last field.
 fn facts(api_version: &str, name: &str, path: &str) -> (PatchMeta, &'static Field) {
     let mut message = kind(api_version, name);

@@ -57,10 +57,17 @@ service d/web has no endpoint that is ready: connections are refused
     pod near comes nearest, but has tier: frnot
 "
     );
+    assert!(answer(&service, vec![far.clone()]).ends_with("    others there have app=db\n"));
+    far["metadata"]["labels"] = json!({"run": "x"});
     assert!(answer(&service, vec![far]).ends_with("    and none has one of them\n"));
     assert!(answer(&service, vec![]).ends_with("    there is no pod in it at all\n"));
     service["spec"]["selector"] = Value::Null;
     assert!(answer(&service, vec![]).contains("- it selects no pods: somebody has to keep EndpointSlices"));
+    let mut dns = service.clone();
+    dns["metadata"] = json!({"namespace": "kube-system", "name": "kube-dns"});
+    assert!(
+        answer(&dns, vec![]).starts_with("service kube-system/kube-dns is answered by each node's own agent")
+    );
     service["spec"] = json!({"type": "ExternalName", "externalName": "example.com"});
     assert_eq!(
         answer(&service, vec![]),
