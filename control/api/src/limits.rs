@@ -17,7 +17,7 @@ pub type Amounts = BTreeMap<String, Quantity>;
 /// The amounts of a map of quantities; what is none is left out.
 #[must_use]
 pub fn amounts(of: &Value) -> Amounts {
-    let read = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.parse().ok()?));
+    let read = |(name, value): (&String, &Value)| Some((name.clone(), Quantity::read(value).ok()?));
     of.as_object().into_iter().flatten().filter_map(read).collect()
 }
 

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde_json::Value;
+
 const NANO: i128 = 1_000_000_000;
 
 /// How a quantity was written, and is written again.
@@ -75,6 +77,18 @@ impl Quantity {
 }
 
 impl Quantity {
+    /// That of a field, which may be a text or a number.
+    ///
+    /// # Errors
+    /// It is neither, or no quantity.
+    pub fn read(value: &Value) -> Result<Self, ParseQuantityError> {
+        match value {
+            Value::String(text) => text.parse(),
+            Value::Number(number) => number.to_string().parse(),
+            _ => Err(ParseQuantityError),
+        }
+    }
+
     /// The difference, in the format of `self`.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
@@ -216,6 +230,8 @@ fn clamp(value: i128) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -256,6 +272,14 @@ mod tests {
         ] {
             assert_eq!(q(text).to_string(), canonical, "{text}");
         }
+    }
+
+    #[test]
+    fn a_field_may_be_a_number() {
+        for (field, read) in [(json!(2), "2"), (json!(0.5), "500m"), (json!("64Mi"), "64Mi")] {
+            assert_eq!(Quantity::read(&field).unwrap().to_string(), read);
+        }
+        assert!(Quantity::read(&json!(true)).is_err() && Quantity::read(&Value::Null).is_err());
     }
 
     #[test]

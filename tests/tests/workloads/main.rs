@@ -1,10 +1,12 @@
 //! StatefulSets, DaemonSets, ReplicationControllers, Jobs and CronJobs as kubectl and Docker see them, autoscaling, drains and
 //! preemption, on real nodes, which are on networks of their own: their pods talk through a tunnel. Needs root.
 
+mod bounds;
 mod disruption;
 mod reach;
 mod scaling;
 mod storage;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,6 +30,8 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     a_cron_job_makes_up_for_what_was_missed(&cluster);
     disruption::a_drain_waits_for_a_budget(&cluster);
     disruption::who_matters_more_gets_a_full_node(&cluster);
+    tokens::a_pod_asks_the_api_server_by_its_token(&cluster);
+    bounds::a_namespace_bounds_its_pods(&cluster);
     deletion_takes_everything_along(&cluster);
     reach::pods_of_other_networks_are_reached(&cluster);
     storage::claims_keep_data(&cluster);

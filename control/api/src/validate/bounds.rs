@@ -141,12 +141,10 @@ pub(super) fn quota_update(errors: &mut Errors, old: &Value, new: &Value) {
 }
 
 fn quantity(errors: &mut Errors, path: &str, value: &Value) -> Option<Quantity> {
-    let text = value.as_str().unwrap_or("");
-    match text.parse() {
+    match Quantity::read(value) {
         Ok(amount) => Some(amount),
         Err(why) => {
-            let why: crate::quantity::ParseQuantityError = why;
-            errors.invalid(path, format!("{text:?}"), why);
+            errors.invalid(path, value, why);
             None
         }
     }

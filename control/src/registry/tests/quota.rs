@@ -39,7 +39,7 @@ fn asking(name: &str, millis: u32) -> Value {
 
 #[tokio::test]
 async fn of_many_who_want_the_last_of_a_quota_one_gets_it() {
-    let f = bounded(json!({"pods": "5", "count/configmaps": "2"})).await;
+    let f = bounded(json!({"pods": 5, "count/configmaps": "2"})).await;
     let names: Vec<String> = (0..20).map(|n| format!("p{n}")).collect();
     let made = futures_util::future::join_all(names.iter().map(|name| f.create(&PODS, "d", pod(name)))).await;
     let (well, refused): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
