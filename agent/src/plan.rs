@@ -9,6 +9,7 @@ mod expand;
 pub(crate) mod files;
 mod kill;
 pub(crate) mod memory;
+mod rights;
 pub(crate) mod spec;
 mod start;
 #[cfg(test)]

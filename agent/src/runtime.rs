@@ -181,6 +181,8 @@ pub struct ContainerSpec {
     pub cap_drop: Vec<String>,
     /// No process gains privileges by executing a file.
     pub no_new_privileges: bool,
+    /// No calls of the kernel are filtered.
+    pub unconfined: bool,
     /// The image cannot be written to.
     pub read_only_root: bool,
     /// Has a terminal.

@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 use crate::cache::{Cache, Object, ObjectKey};
 use crate::patch::Patch;
 
+pub use admit::may_warn;
 pub use delete::{DeleteOptions, Deleted};
 pub use repair::{GRACE, Notice, Repaired, Suspects};
 

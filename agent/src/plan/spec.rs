@@ -6,7 +6,7 @@ use oarlock_api::k8s::api::core::v1::{Container, Pod, PodSpec};
 use oarlock_api::quantity::Quantity;
 
 use super::expand::expand;
-use super::spec_hash;
+use super::{rights, spec_hash};
 use crate::runtime::{Bind, ContainerSpec, Image, Resources, SANDBOX_NAME, label};
 
 /// What a container needs beside its definition.
@@ -71,6 +71,7 @@ pub(crate) fn container(
     labels.insert(label::GRACE.to_owned(), grace.to_string());
     let security = definition.security_context.as_ref();
     let capabilities = security.and_then(|s| s.capabilities.as_ref());
+    rights::check_user(pod, spec, definition, setting.image)?;
     let plain = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     Ok(ContainerSpec {
         name: container_name(pod, &definition.name, setting.attempt),
@@ -90,6 +91,7 @@ pub(crate) fn container(
         cap_add: plain(capabilities.and_then(|c| c.add.as_ref())),
         cap_drop: plain(capabilities.and_then(|c| c.drop.as_ref())),
         no_new_privileges: security.and_then(|s| s.allow_privilege_escalation) == Some(false),
+        unconfined: rights::is_unconfined(spec, definition),
         read_only_root: security.and_then(|s| s.read_only_root_filesystem).unwrap_or(false),
         tty: definition.tty.unwrap_or(false),
         stdin: definition.stdin.unwrap_or(false),

@@ -359,7 +359,7 @@ fn body(spec: &ContainerSpec, node: &str) -> ContainerCreateBody {
         cap_drop: Some(spec.cap_drop.clone()),
         group_add: Some(spec.groups.clone()),
         readonly_rootfs: Some(spec.read_only_root),
-        security_opt: spec.no_new_privileges.then(|| vec!["no-new-privileges".to_owned()]),
+        security_opt: security_options(spec),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
             config: Some(log_options.map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
@@ -381,6 +381,13 @@ fn body(spec: &ContainerSpec, node: &str) -> ContainerCreateBody {
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }
+}
+
+fn security_options(spec: &ContainerSpec) -> Option<Vec<String>> {
+    let options = [(spec.no_new_privileges, "no-new-privileges"), (spec.unconfined, "seccomp=unconfined")];
+    let chosen: Vec<String> =
+        options.into_iter().filter(|(set, _)| *set).map(|(_, option)| option.to_owned()).collect();
+    (!chosen.is_empty()).then_some(chosen)
 }
 
 fn written(

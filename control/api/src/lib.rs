@@ -14,6 +14,7 @@ pub mod meta;
 pub mod network_policy;
 pub mod node_selector;
 pub mod openapi;
+pub mod pod_security;
 pub mod pod_token;
 pub mod quantity;
 pub mod quota;

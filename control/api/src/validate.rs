@@ -34,11 +34,12 @@ use serde_json::Value;
 use crate::catalogue::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
     DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES,
-    INGRESSES, JOBS, Kind, LEASES, LIMIT_RANGES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS,
+    INGRESSES, JOBS, Kind, LEASES, LIMIT_RANGES, NAMESPACES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS,
     REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, ROLE_BINDINGS, ROLES, RUNTIME_CLASSES, SECRETS, SERVICES,
     STATEFUL_SETS, STORAGE_CLASSES,
 };
+use crate::pod_security;
 use crate::status::Cause;
 
 /// Checks an object that is to be created.
@@ -47,6 +48,9 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<Cause> {
     let mut errors = Errors::default();
     meta::check(&mut errors, kind, object);
     checks(&mut errors, kind, object);
+    if *kind == NAMESPACES {
+        pod_security_labels(&mut errors, &Value::Null, object);
+    }
     errors.causes
 }
 
@@ -108,8 +112,22 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         bounds::quota_update(&mut errors, old, new);
     } else if *kind == ENDPOINT_SLICES {
         discovery::slice_update(&mut errors, old, new);
+    } else if *kind == NAMESPACES {
+        pod_security_labels(&mut errors, old, new);
     }
     errors.causes
+}
+
+/// Labels that choose a level, unless they could not be read before either.
+fn pod_security_labels(errors: &mut Errors, old: &Value, new: &Value) {
+    let bad = pod_security::bad_labels(new);
+    if bad == pod_security::bad_labels(old) {
+        return;
+    }
+    for label in bad {
+        let field = format!("metadata.labels[{}]", label.label);
+        errors.invalid(field, format_args!("{:?}", label.value), label.why);
+    }
 }
 
 /// Whether a Service's addresses and families fit each other: asked before the registry completes them.

@@ -31,7 +31,7 @@ pub(super) async fn apply(
     let force = request.query.force(true)?;
     let options = request.write_options("PatchOptions", true)?;
     let validation = request.query.field_validation()?;
-    let Decoded { object: config, warnings } =
+    let Decoded { object: config, mut warnings } =
         body::configuration(&request.body, expected(request.served, sub), validation)?;
     let config = addressed(request.served, namespace, name, sub, config)?;
     let guard = request.guard(kind, namespace).await?;
@@ -39,14 +39,19 @@ pub(super) async fn apply(
     for _ in 0..ATTEMPTS {
         let time = meta::time(Timestamp::now());
         let writer = Writer { kind, version: request.served, manager, subresource: sub.name(), time: &time };
+        let mut told = Vec::new();
         let laid_over = |present: Value| {
             let next = writer.apply(&present, &config, force)?;
+            told = request.told(kind, sub, Some(&present), &next);
             guard.check(kind, Some(&present), &next)?;
             Ok(next)
         };
         match request.registry.modify(kind, namespace, name, sub, &options, laid_over).await {
             Err(status) if status.is("NotFound") && sub == Sub::Main && kind.allows("create") => {}
-            written => return request.answer_written(sub, &written?, &warnings),
+            written => {
+                warnings.extend(told);
+                return request.answer_written(sub, &written?, &warnings);
+            }
         }
         access::authorize_create(request.authorizer, request.user, &request.path)?;
         if !meta::uid(&config).is_empty() {
@@ -65,7 +70,11 @@ pub(super) async fn apply(
         match request.registry.create(kind, namespace, object, &options).await {
             // Somebody was faster: there is something to lay it over now.
             Err(status) if status.is("AlreadyExists") => {}
-            created => return request.answer_object(StatusCode::CREATED, &created?, &warnings),
+            created => {
+                let created = created?;
+                warnings.extend(request.told(kind, sub, None, &created));
+                return request.answer_object(StatusCode::CREATED, &created, &warnings);
+            }
         }
     }
     Err(Status::modified(kind, name))

@@ -21,7 +21,7 @@ use super::streams::{self, NodeStreams};
 use super::{apply, components, list, logs, proxy, resource_metrics, reviews, watch};
 use crate::auth::{Authenticator, Authorizer, Guard, User, request};
 use crate::patch::Patch;
-use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions};
+use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions, may_warn};
 use crate::usage::Board;
 
 /// A request about objects, with everything that it carries.
@@ -201,7 +201,7 @@ impl Request<'_> {
     async fn create(&self, kind: &'static Kind) -> Result<Response<Body>, Status> {
         let namespace = self.namespace(kind)?;
         let validation = self.query.field_validation()?;
-        let Decoded { mut object, warnings } =
+        let Decoded { mut object, mut warnings } =
             body::decode(self.content_type, &self.body, Expected::of(self.served), validation)?;
         convert::to_stored(self.served, &mut object);
         let causes = validate::version(self.served, &object);
@@ -211,25 +211,29 @@ impl Request<'_> {
         self.guard(kind, namespace).await?.check(kind, None, &object)?;
         let options = self.write_options("CreateOptions", false)?;
         let created = self.registry.create(kind, namespace, object, &options).await?;
+        warnings.extend(self.told(kind, Sub::Main, None, &created));
         self.answer_object(StatusCode::CREATED, &created, &warnings)
     }
 
     async fn update(&self, kind: &'static Kind, name: &str, sub: Sub) -> Result<Response<Body>, Status> {
         let namespace = self.namespace(kind)?;
         let validation = self.query.field_validation()?;
-        let Decoded { mut object, warnings } =
+        let Decoded { mut object, mut warnings } =
             body::decode(self.content_type, &self.body, expected(self.served, sub), validation)?;
         if sub != Sub::Scale {
             convert::to_stored(self.served, &mut object);
         }
         let (guard, options) =
             (self.guard(kind, namespace).await?, self.write_options("UpdateOptions", false)?);
+        let mut told = Vec::new();
         let written = self
             .registry
             .replace(kind, namespace, name, sub, object, &options, |old, new| {
+                told = self.told(kind, sub, Some(old), new);
                 guard.check(kind, Some(old), new)
             })
             .await?;
+        warnings.extend(told);
         self.answer_written(sub, &written, &warnings)
     }
 
@@ -248,7 +252,7 @@ impl Request<'_> {
         let written = self
             .registry
             .modify(kind, namespace, name, sub, &options, |mut present| {
-                let old = guard.concerns(kind).then(|| present.clone());
+                let old = (guard.concerns(kind) || Self::may_be_told(kind, sub)).then(|| present.clone());
                 let version = if sub == Sub::Scale { kind } else { self.served };
                 convert::from_stored(version, &mut present);
                 let mut patched = patch.apply(self.served, sub, present)?;
@@ -258,11 +262,32 @@ impl Request<'_> {
                 warnings = body::check_patched(&mut patched, expected(self.served, sub), validation)?;
                 warnings.extend(doubled.iter().cloned());
                 convert::to_stored(version, &mut patched);
+                warnings.extend(self.told(kind, sub, old.as_ref(), &patched));
                 guard.check(kind, old.as_ref(), &patched)?;
                 Ok(patched)
             })
             .await?;
         self.answer_written(sub, &written, &warnings)
+    }
+
+    /// Whether a write may be one that clients are told something of.
+    fn may_be_told(kind: &Kind, sub: Sub) -> bool {
+        sub == Sub::Main && may_warn(kind)
+    }
+
+    /// What a write that is allowed is warned of.
+    pub(super) fn told(
+        &self,
+        kind: &'static Kind,
+        sub: Sub,
+        old: Option<&Value>,
+        new: &Value,
+    ) -> Vec<String> {
+        if Self::may_be_told(kind, sub) {
+            self.registry.security_warnings(kind, old, new)
+        } else {
+            Vec::new()
+        }
     }
 
     pub(super) fn answer_written(

@@ -15,6 +15,7 @@ mod apply;
 mod fuzz;
 mod kinds;
 mod lists;
+mod security;
 mod tokens;
 mod versions;
 mod watches;

@@ -5,12 +5,15 @@ mod account;
 mod classes;
 mod limits;
 mod priority;
+mod security;
 
-use oarlock_api::catalogue::{Kind, PERSISTENT_VOLUME_CLAIMS, PODS};
+use oarlock_api::catalogue::{Kind, PERSISTENT_VOLUME_CLAIMS, PODS, PRIORITY_CLASSES};
 use oarlock_api::status::Status;
 use serde_json::Value;
 
 pub(super) use priority::keep_priority;
+pub(super) use security::is_within;
+pub use security::may_warn;
 
 use super::Registry;
 
@@ -29,6 +32,9 @@ impl Registry {
             let account = self.account_of(namespace, object).await?;
             account::mount_token(&account, object, rand::random());
             self.prioritize(object).await?;
+        }
+        if *kind == PRIORITY_CLASSES {
+            self.one_default(object)?;
         }
         self.name_class(kind, object);
         Ok(())

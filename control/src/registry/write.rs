@@ -1,11 +1,15 @@
 //! Creates and updates down to the transaction.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{Kind, NAMESPACES, PERSISTENT_VOLUME_CLAIMS, POD_TEMPLATES, PODS, SERVICES};
+use oarlock_api::catalogue::{
+    Kind, NAMESPACES, PERSISTENT_VOLUME_CLAIMS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, SERVICES,
+};
+use oarlock_api::pod_security::Policy;
 use oarlock_api::status::Status;
-use oarlock_api::{defaults, meta, validate};
+use oarlock_api::{defaults, meta, pod_security, validate};
 use oarlock_store::{Compare, Op, Outcome, Record};
 use serde_json::{Value, json};
 
@@ -63,6 +67,9 @@ impl Registry {
             if !causes.is_empty() {
                 return Err(Status::invalid(kind, &name, causes));
             }
+            if let Some(home) = &home {
+                admit::is_within(&home.policy, kind, &wanted)?;
+            }
             self.within_ranges(kind, &name, &claims)?;
             let charges = self.charges(kind, namespace, None, &wanted).await?;
             if options.dry_run {
@@ -71,7 +78,8 @@ impl Registry {
             }
             let key = kind.key(namespace, &name);
             let absent = Compare::Absent(key.clone());
-            match self.commit(absent, home, &key, &wanted, (&claims, &charges.list)).await? {
+            let moved = home.map(|home| home.compare);
+            match self.commit(absent, moved, &key, &wanted, (&claims, &charges.list)).await? {
                 Committed::At(revision) => {
                     set_version(&mut wanted, revision);
                     return Ok(wanted);
@@ -126,6 +134,12 @@ impl Registry {
         let causes = validate::update(kind, &present.value, &next);
         if !causes.is_empty() {
             return Err(Status::invalid(kind, &name, causes));
+        }
+        if *kind == PRIORITY_CLASSES && next["globalDefault"] != present.value["globalDefault"] {
+            self.one_default(&next)?;
+        }
+        if *kind == PODS && sub == Sub::Main && pod_security::is_significant(&present.value, &next) {
+            admit::is_within(&self.policy(meta::namespace(&next)), kind, &next)?;
         }
         self.within_ranges(kind, &name, &claims)?;
         let counted = if *kind == POD_TEMPLATES { "template" } else { "spec" };
@@ -241,20 +255,20 @@ impl Registry {
         namespace: &str,
         name: &str,
         fresh: bool,
-    ) -> Result<Option<Compare>, Status> {
+    ) -> Result<Option<Home>, Status> {
         if !kind.namespaced {
             return Ok(None);
         }
         let cached = self.cache.get(&NAMESPACES, "", namespace).filter(|_| !fresh);
-        let (revision, terminating) = match cached {
-            Some(object) => (object.revision, meta::is_terminating(&object.value())),
+        let (revision, object) = match cached {
+            Some(object) => (object.revision, object.value()),
             // The cache may be behind: only the store knows that there is none.
             None => {
                 let present = self.read(&NAMESPACES, "", namespace).await?;
-                (present.record.modified, meta::is_terminating(&present.value))
+                (present.record.modified, Arc::new(present.value))
             }
         };
-        if terminating {
+        if meta::is_terminating(&object) {
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"
             );
@@ -262,7 +276,8 @@ impl Registry {
             let status = Status::forbidden(kind, name, &why);
             return Err(status.with_cause("NamespaceTerminating", message, "metadata.namespace"));
         }
-        Ok(Some(Compare::ModifiedAt(NAMESPACES.key("", namespace), revision)))
+        let compare = Compare::ModifiedAt(NAMESPACES.key("", namespace), revision);
+        Ok(Some(Home { compare, policy: Policy::of(&object) }))
     }
 }
 
@@ -272,6 +287,14 @@ impl ClaimOp {
             Self::Take(claim) | Self::Free(claim) => claim,
         }
     }
+}
+
+/// The namespace of a new object.
+struct Home {
+    /// It is as it was looked at.
+    compare: Compare,
+    /// What it asks of pods.
+    policy: Policy,
 }
 
 enum Committed {

@@ -45,6 +45,8 @@ pub(super) fn a_namespace_bounds_its_pods(cluster: &Cluster) {
         let said = cluster.kubectl("describe rs -n bounded");
         if said.contains("FailedCreate") && said.contains(over) { Ok(()) } else { Err(said) }
     });
+    let failure = "{.status.conditions[?(@.type==\"ReplicaFailure\")].reason}";
+    becomes(cluster, "deployment web -n bounded", failure, &["FailedCreate"]);
     let quota = words_of(&cluster.kubectl("describe quota few -n bounded"));
     assert!(quota.contains("pods 2 2") && quota.contains("requests.cpu 200m 300m"), "{quota}");
 

@@ -5,6 +5,7 @@ mod bounds;
 mod disruption;
 mod reach;
 mod scaling;
+mod security;
 mod storage;
 mod tokens;
 
@@ -32,6 +33,7 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     disruption::who_matters_more_gets_a_full_node(&cluster);
     tokens::a_pod_asks_the_api_server_by_its_token(&cluster);
     bounds::a_namespace_bounds_its_pods(&cluster);
+    security::a_restricted_namespace_runs_what_asks_for_little(&cluster);
     deletion_takes_everything_along(&cluster);
     reach::pods_of_other_networks_are_reached(&cluster);
     storage::claims_keep_data(&cluster);

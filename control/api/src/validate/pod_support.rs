@@ -35,17 +35,14 @@ const PROJECTED: &[&str] = &["configMap", "secret", "downwardAPI", "serviceAccou
 const MOUNT: &[&str] = &["subPath", "subPathExpr", "mountPropagation", "recursiveReadOnly"];
 const POD_SECURITY: &[&str] = &[
     "seLinuxOptions",
-    "seccompProfile",
     "appArmorProfile",
     "sysctls",
-    "runAsNonRoot",
     "windowsOptions",
     "fsGroupChangePolicy",
     "supplementalGroupsPolicy",
     "seLinuxChangePolicy",
 ];
-const CONTAINER_SECURITY: &[&str] =
-    &["seLinuxOptions", "seccompProfile", "appArmorProfile", "procMount", "runAsNonRoot", "windowsOptions"];
+const CONTAINER_SECURITY: &[&str] = &["seLinuxOptions", "appArmorProfile", "procMount", "windowsOptions"];
 const RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 
 /// Adds an error per field that is set and not honoured.
@@ -56,7 +53,9 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
             errors.unsupported(format!("{path}.{field}"));
         }
     }
-    refuse(errors, &format!("{path}.securityContext"), &spec["securityContext"], POD_SECURITY);
+    let context = format!("{path}.securityContext");
+    refuse(errors, &context, &spec["securityContext"], POD_SECURITY);
+    seccomp(errors, &context, &spec["securityContext"]);
     for field in ["initContainers", "containers"] {
         for (i, container) in list(spec, field).iter().enumerate() {
             check_container(errors, &format!("{path}.{field}[{i}]"), container);
@@ -81,7 +80,9 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
 
 fn check_container(errors: &mut Errors, path: &str, container: &Value) {
     refuse(errors, path, container, CONTAINER);
-    refuse(errors, &format!("{path}.securityContext"), &container["securityContext"], CONTAINER_SECURITY);
+    let context = format!("{path}.securityContext");
+    refuse(errors, &context, &container["securityContext"], CONTAINER_SECURITY);
+    seccomp(errors, &context, &container["securityContext"]);
     for (i, port) in list(container, "ports").iter().enumerate() {
         if port["protocol"] == "SCTP" {
             errors.unsupported(format!("{path}.ports[{i}].protocol"));
@@ -108,6 +109,28 @@ fn check_container(errors: &mut Errors, path: &str, container: &Value) {
                 errors.unsupported(format!("{path}.resources.{field}[{name}]"));
             }
         }
+    }
+}
+
+/// Docker has one profile, and may go without; there is no place for others.
+fn seccomp(errors: &mut Errors, path: &str, context: &Value) {
+    let profile = &context["seccompProfile"];
+    if !profile.is_object() {
+        return;
+    }
+    let path = format!("{path}.seccompProfile");
+    match profile["type"].as_str().unwrap_or("") {
+        "" => errors.required(format!("{path}.type"), "type is required when seccompProfile is set"),
+        "Localhost" => errors.unsupported(format!("{path}.localhostProfile")),
+        _ => errors.one_of(
+            &format!("{path}.type"),
+            &profile["type"],
+            &["Localhost", "RuntimeDefault", "Unconfined"],
+        ),
+    }
+    if profile["type"] != "Localhost" && !profile["localhostProfile"].is_null() {
+        let why = "can only be set when seccomp type is Localhost";
+        errors.invalid(format!("{path}.localhostProfile"), &profile["localhostProfile"], why);
     }
 }
 

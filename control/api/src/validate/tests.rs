@@ -113,6 +113,37 @@ fn what_is_not_built_is_refused_by_name() {
 }
 
 #[test]
+fn a_filter_of_system_calls_is_dockers_or_none() {
+    let of = |profile: Value| {
+        of_spec(json!({"securityContext": {"runAsNonRoot": true, "seccompProfile": profile}}))
+    };
+    for known in ["RuntimeDefault", "Unconfined"] {
+        assert_eq!(of(json!({"type": known})), [""; 0]);
+    }
+    let at = "spec.securityContext.seccompProfile";
+    assert_eq!(
+        of(json!({})),
+        [format!("{at}.type: Required value: type is required when seccompProfile is set")]
+    );
+    assert_eq!(
+        of(json!({"type": "x"})),
+        [format!(
+            "{at}.type: Unsupported value: \"x\": supported values: \"Localhost\", \"RuntimeDefault\", \"Unconfined\""
+        )]
+    );
+    assert_eq!(
+        of(json!({"type": "Localhost", "localhostProfile": "a.json"})),
+        [format!("{at}.localhostProfile: Forbidden: is not supported by this version of Oarlock")]
+    );
+    assert_eq!(
+        of(json!({"type": "Unconfined", "localhostProfile": "a"})),
+        [format!(
+            "{at}.localhostProfile: Invalid value: \"a\": can only be set when seccomp type is Localhost"
+        )]
+    );
+}
+
+#[test]
 fn bad_deployments_are_explained() {
     let mut object = deployment();
     object["spec"]["template"]["metadata"]["labels"]["app"] = json!("b");

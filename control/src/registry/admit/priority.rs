@@ -42,6 +42,26 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Refuses a second default class.
+    pub(in super::super) fn one_default(&self, class: &Value) -> Result<(), Status> {
+        if class["globalDefault"] != true {
+            return Ok(());
+        }
+        let name = meta::name(class);
+        let classes: Vec<Arc<Value>> =
+            self.cache.list(&PRIORITY_CLASSES, None).0.iter().map(|class| class.value()).collect();
+        match default_class(&classes).map(|class| meta::name(class)).filter(|other| *other != name) {
+            Some(other) => {
+                let why =
+                    format!("PriorityClass {other} is already marked as default. Only one default can exist");
+                Err(Status::forbidden(&PRIORITY_CLASSES, name, &why))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// The default class; of several the one of the lowest value, as upstream.
 fn default_class(classes: &[Arc<Value>]) -> Option<&Arc<Value>> {
     let default = classes.iter().filter(|class| class["globalDefault"] == true);
