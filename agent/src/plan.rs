@@ -9,17 +9,21 @@ mod expand;
 pub(crate) mod files;
 mod kill;
 pub(crate) mod memory;
-mod rights;
+pub(crate) mod mounts;
+pub(crate) mod security;
 pub(crate) mod spec;
 mod start;
+pub(crate) mod storage;
 #[cfg(test)]
 mod tests;
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use oarlock_api::k8s::api::core::v1::{self, Pod};
 
 use crate::runtime::{Container, State};
-pub(crate) use memory::{Deletion, Memory, PodEnd, Pull, Retry, Stop, StopPhase};
+pub(crate) use memory::{Deletion, EndKind, Memory, PodEnd, Pull, Retry, Stop, StopPhase};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,7 +173,7 @@ pub(crate) fn course(spec: &v1::PodSpec, observed: &Observed, memory: &Memory) -
     }
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
     if policy == "Never" {
-        for init in spec.init_containers.iter().flatten() {
+        for init in spec.init_containers.iter().flatten().filter(|c| !is_sidecar(c)) {
             if exit_code(observed, &init.name).is_some_and(|code| code != 0) {
                 return Course::Over { failed: true };
             }
@@ -202,9 +206,39 @@ pub(crate) fn restarts(policy: &str, code: i32) -> bool {
     }
 }
 
-/// The definition of a container, init or not.
-pub(crate) fn definition<'a>(spec: &'a v1::PodSpec, name: &str) -> Option<&'a v1::Container> {
-    spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == name)
+/// The definition of a container: an init container, a sidecar, one of the usual or one that was added for debugging.
+pub(crate) fn definition<'a>(spec: &'a v1::PodSpec, name: &str) -> Option<Cow<'a, v1::Container>> {
+    let usual = spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == name);
+    let added = || spec.ephemeral_containers.iter().flatten().find(|c| c.name == name).map(as_container);
+    usual.map(Cow::Borrowed).or_else(|| added().map(Cow::Owned))
+}
+
+/// What an ephemeral container has in common with others, which is all but `targetContainerName`.
+pub(crate) fn as_container(added: &v1::EphemeralContainer) -> v1::Container {
+    let added = added.clone();
+    v1::Container {
+        name: added.name,
+        image: added.image,
+        image_pull_policy: added.image_pull_policy,
+        command: added.command,
+        args: added.args,
+        working_dir: added.working_dir,
+        env: added.env,
+        env_from: added.env_from,
+        volume_mounts: added.volume_mounts,
+        security_context: added.security_context,
+        stdin: added.stdin,
+        stdin_once: added.stdin_once,
+        tty: added.tty,
+        termination_message_path: added.termination_message_path,
+        termination_message_policy: added.termination_message_policy,
+        ..v1::Container::default()
+    }
+}
+
+/// Whether an init container is one that runs as long as the others (KEP-753).
+pub(crate) fn is_sidecar(container: &v1::Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
 }
 
 /// Identifies a definition as far as a change of it needs a new container. Only the image of a running pod can change.

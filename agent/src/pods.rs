@@ -11,6 +11,7 @@ mod images;
 mod logs;
 mod probe;
 pub(crate) mod report;
+mod storage;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) node: NodeFacts,
     pub(crate) tasks: Tasks,
     pub(crate) may_lower_oom_score: bool,
+    pub(crate) has_apparmor: bool,
     snapshot: Mutex<Arc<Snapshot>>,
     dns: Mutex<ClusterDns>,
     health: watch::Sender<Result<(), String>>,
@@ -153,6 +155,7 @@ impl Pods {
             node,
             tasks: tasks.clone(),
             may_lower_oom_score: may_lower_oom_score(),
+            has_apparmor: has_apparmor(),
             snapshot: Mutex::default(),
             dns: Mutex::default(),
             // Not asked yet: well until proven otherwise, so that a restart of the agent shows no node as failing.
@@ -323,7 +326,8 @@ fn update(slot: &Slot, pod: &Arc<Pod>, before: &Snapshot, after: &Snapshot) {
         && a.labels == b.labels
         && a.annotations == b.annotations
         && a.deletion_timestamp == b.deletion_timestamp
-        && a.deletion_grace_period_seconds == b.deletion_grace_period_seconds;
+        && a.deletion_grace_period_seconds == b.deletion_grace_period_seconds
+        && gates(old) == gates(pod);
     wish.pod = Arc::clone(pod);
     let refreshed = objects_changed(pod.metadata.namespace.as_deref().unwrap_or_default(), before, after);
     wish.refreshed |= refreshed;
@@ -331,6 +335,14 @@ fn update(slot: &Slot, pod: &Arc<Pod>, before: &Snapshot, after: &Snapshot) {
     if !same || refreshed {
         slot.bell.notify_one();
     }
+}
+
+/// What others say of the pod's readiness gates: types and states.
+fn gates(pod: &Pod) -> Vec<(&str, &str)> {
+    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref()).unwrap_or_default();
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let of_gates = conditions.iter().filter(|c| gates.iter().any(|gate| gate.condition_type == c.type_));
+    of_gates.map(|condition| (&*condition.type_, &*condition.status)).collect()
 }
 
 /// Whether a ConfigMap, Secret or claim of the namespace changed. Only those that pods of this node use are here at all.
@@ -354,4 +366,9 @@ fn may_lower_oom_score() -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let mask = mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(0);
     mask & (1 << 24) != 0
+}
+
+/// Whether this kernel enforces AppArmor profiles.
+fn has_apparmor() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
 }

@@ -181,8 +181,18 @@ pub struct ContainerSpec {
     pub cap_drop: Vec<String>,
     /// No process gains privileges by executing a file.
     pub no_new_privileges: bool,
-    /// No calls of the kernel are filtered.
-    pub unconfined: bool,
+    /// Which system calls it may make.
+    pub seccomp: Seccomp,
+    /// The AppArmor profile, where it is not the runtime's own.
+    pub apparmor: Option<String>,
+    /// Parts of the SELinux label: `user:system_u`.
+    pub selinux: Vec<String>,
+    /// Kernel parameters of its namespaces; only of a sandbox.
+    pub sysctls: BTreeMap<String, String>,
+    /// Whose processes it sees.
+    pub pid: Processes,
+    /// It shares the host's System V IPC and shared memory, not the pod's.
+    pub host_ipc: bool,
     /// The image cannot be written to.
     pub read_only_root: bool,
     /// Has a terminal.
@@ -202,6 +212,46 @@ pub struct Bind {
     pub target: String,
     /// Not to be written to.
     pub read_only: bool,
+    /// Who sees mounts that are made below it later.
+    pub propagation: Propagation,
+}
+
+/// Who sees mounts that are made below a mount later (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// Nobody: `rprivate`.
+    #[default]
+    None,
+    /// The container sees the host's: `rslave`.
+    HostToContainer,
+    /// Both see those of the other: `rshared`.
+    Bidirectional,
+}
+
+/// Whose processes a container sees.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Processes {
+    /// Its own.
+    #[default]
+    Own,
+    /// Those of its pod.
+    Pod,
+    /// Those of another container, by its id.
+    Container(String),
+    /// Those of the host.
+    Host,
+}
+
+/// Which system calls a container may make.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// What the runtime thinks safe.
+    #[default]
+    RuntimeDefault,
+    /// All.
+    Unconfined,
+    /// What a profile says, in the runtime's JSON.
+    Profile(String),
 }
 
 /// Limits of a container.
@@ -379,6 +429,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn resize(&self, session: &Session, columns: u16, rows: u16) -> Result<(), RuntimeError>;
     /// The exit code of a command; none while it runs.
     async fn exit_code(&self, session: &Session) -> Result<Option<i64>, RuntimeError>;
+    /// Bytes on disk of what a container has written beside volumes, and of its log.
+    async fn disk_usage(&self, id: &str) -> Result<i64, RuntimeError>;
     /// A log.
     async fn logs(&self, id: &str, options: &LogOptions) -> Result<LogStream, RuntimeError>;
     /// The uids of pods to which something happened, as it happens. Ends with an error when the runtime goes away.

@@ -9,13 +9,15 @@ mod tests;
 
 use jiff::Timestamp;
 use oarlock_api::k8s::api::core::v1::{
-    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    self, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
 };
 use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::dual_ip::DualIp;
 use crate::plan::spec::qos_class;
-use crate::plan::{Course, Memory, Observed, course};
+use crate::plan::{Course, EndKind, Memory, Observed, as_container, course, is_sidecar};
+use crate::runtime::Container;
+use containers::Kind;
 
 /// The status to report. `before` is the one reported last, or the one that the control plane holds.
 pub(crate) fn pod_status(
@@ -34,15 +36,24 @@ pub(crate) fn pod_status(
         return before.clone();
     }
     let look = containers::Look { pod, spec, observed, memory, now };
-    let inits: Vec<_> = spec.init_containers.iter().flatten().map(|c| look.status(c, true)).collect();
-    let all: Vec<_> = spec.containers.iter().map(|c| look.status(c, false)).collect();
+    let kind = |c: &v1::Container| if is_sidecar(c) { Kind::Sidecar } else { Kind::Init };
+    let inits: Vec<_> = spec.init_containers.iter().flatten().map(|c| look.status(c, kind(c))).collect();
+    let all: Vec<_> = spec.containers.iter().map(|c| look.status(c, Kind::Usual)).collect();
+    let added = spec.ephemeral_containers.iter().flatten();
+    let added: Vec<_> = added.map(|c| look.status(&as_container(c), Kind::Added)).collect();
     let phase = phase(spec, observed, memory, &inits, &all);
     let ips = addresses(observed, memory);
-    let conditions = conditions(observed, memory, &inits, &all, phase);
+    let sidecars: Vec<&str> =
+        spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).map(|c| &*c.name).collect();
+    let statuses = Statuses { inits: &inits, all: &all, sidecars: &sidecars };
+    let conditions = conditions(pod, observed, memory, &statuses, phase);
     PodStatus {
         phase: Some(phase.to_owned()),
         reason: memory.end.as_ref().map(|e| e.reason.clone()),
-        message: memory.end.as_ref().map(|e| e.message.clone()),
+        message: memory.end.as_ref().map(|end| {
+            let said = if end.kind == EndKind::Rejected { "Pod was rejected: " } else { "" };
+            format!("{said}{}", end.message)
+        }),
         host_ip: Some(host.v4.to_string()),
         host_ips: Some(host.all().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         pod_ip: ips.map(|ips| ips.v4.to_string()),
@@ -52,6 +63,7 @@ pub(crate) fn pod_status(
         conditions: Some(with_times(conditions, before, now)),
         init_container_statuses: (!inits.is_empty()).then_some(inits),
         container_statuses: Some(all),
+        ephemeral_container_statuses: (!added.is_empty()).then_some(added),
         observed_generation: None,
         ..PodStatus::default()
     }
@@ -79,6 +91,10 @@ fn phase(
         return "Failed";
     }
     if let Course::Over { failed } = course(spec, observed, memory) {
+        if observed.containers.iter().any(Container::is_running) {
+            // Sidecars have to end yet.
+            return "Running";
+        }
         return if failed { "Failed" } else { "Succeeded" };
     }
     let never_ran = |s: &ContainerStatus| {
@@ -92,11 +108,67 @@ fn phase(
     "Running"
 }
 
+/// The containers that a pod's conditions are about.
+struct Statuses<'a> {
+    inits: &'a [ContainerStatus],
+    all: &'a [ContainerStatus],
+    /// The names of those among `inits` that run on.
+    sidecars: &'a [&'a str],
+}
+
+impl Statuses<'_> {
+    fn is_sidecar(&self, status: &ContainerStatus) -> bool {
+        self.sidecars.contains(&&*status.name)
+    }
+
+    /// What has to be done or started before the usual containers are; once one of those was, that is history.
+    fn not_initialized(&self) -> String {
+        let ran = |s: &ContainerStatus| {
+            let state = s.state.as_ref();
+            state.is_some_and(|s| s.running.is_some() || s.terminated.is_some()) || s.last_state.is_some()
+        };
+        if self.all.iter().any(ran) {
+            return String::new();
+        }
+        names(self.inits.iter().filter(|s| match self.is_sidecar(s) {
+            true => s.started != Some(true),
+            false => !s.ready,
+        }))
+    }
+
+    fn unready(&self) -> String {
+        let sidecars = self.inits.iter().filter(|s| self.is_sidecar(s));
+        names(sidecars.chain(self.all).filter(|s| !s.ready))
+    }
+}
+
+fn names<'s>(statuses: impl Iterator<Item = &'s ContainerStatus>) -> String {
+    statuses.map(|s| s.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// What keeps a pod from being ready whose containers are (KEP-580).
+fn closed_gates(pod: &Pod) -> String {
+    let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let closed = gates.filter_map(|gate| {
+        let kind = &gate.condition_type;
+        match conditions.iter().find(|condition| condition.type_ == *kind) {
+            None => Some(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+            Some(condition) if condition.status == "True" => None,
+            Some(condition) => Some(format!(
+                "the status of pod readiness gate {kind:?} is not \"True\", but {}",
+                condition.status
+            )),
+        }
+    });
+    closed.collect::<Vec<_>>().join(", ")
+}
+
 fn conditions(
+    pod: &Pod,
     observed: &Observed,
     memory: &Memory,
-    inits: &[ContainerStatus],
-    all: &[ContainerStatus],
+    statuses: &Statuses<'_>,
     phase: &str,
 ) -> Vec<PodCondition> {
     let condition = |kind: &str, status: bool| PodCondition {
@@ -109,16 +181,12 @@ fn conditions(
         message: (!message.is_empty()).then_some(message),
         ..condition(kind, false)
     };
-    let names = |list: &[ContainerStatus]| {
-        let names: Vec<_> = list.iter().filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
-        names.join(" ")
-    };
     let networked = match (&memory.network, observed.sandbox()) {
         (Some((id, _)), Some((sandbox, _))) => *id == sandbox.id,
         (None, Some(_)) => memory.former_ip.is_some(),
         (_, None) => false,
     };
-    let not_initialized = names(inits);
+    let not_initialized = statuses.not_initialized();
     let initialized = match (phase, not_initialized.is_empty()) {
         ("Succeeded", _) => PodCondition {
             status: "True".to_owned(),
@@ -131,19 +199,28 @@ fn conditions(
             format!("containers with incomplete status: [{not_initialized}]"),
         ),
     };
-    let unready = names(all);
+    let unready = statuses.unready();
+    let gates = closed_gates(pod);
     let readiness = |kind: &str| match (phase, unready.is_empty()) {
         ("Succeeded", _) => because(kind, "PodCompleted", String::new()),
         ("Failed", _) => because(kind, "PodFailed", String::new()),
-        (_, true) if not_initialized.is_empty() => condition(kind, true),
+        (_, true) if not_initialized.is_empty() => match kind {
+            "Ready" if !gates.is_empty() => because(kind, "ReadinessGatesNotReady", gates.clone()),
+            _ => condition(kind, true),
+        },
         _ => because(kind, "ContainersNotReady", format!("containers with unready status: [{unready}]")),
     };
-    vec![
+    let evicted = memory.end.iter().filter(|end| end.kind == EndKind::Evicted).map(|end| PodCondition {
+        status: "True".to_owned(),
+        ..because("DisruptionTarget", "TerminationByKubelet", end.message.clone())
+    });
+    let usual = [
         condition("PodReadyToStartContainers", networked),
         initialized,
         readiness("Ready"),
         readiness("ContainersReady"),
-    ]
+    ];
+    usual.into_iter().chain(evicted).collect()
 }
 
 fn with_times(

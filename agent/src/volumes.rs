@@ -9,6 +9,7 @@ mod directories;
 mod host_path;
 mod ownership;
 mod payload;
+pub(crate) mod sub_path;
 mod tmpfs;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use oarlock_api::quantity::Quantity;
 
 use crate::desired::Snapshot;
 use crate::plan::downward::Place;
+use ownership::Heir;
 use payload::Payload;
 
 /// Why a volume cannot be mounted; the text is that of the `FailedMount` event.
@@ -121,6 +123,17 @@ impl Volumes {
         String::from_utf8_lossy(&text).into_owned()
     }
 
+    /// Makes a part of a volume ready to be mounted in a container; returns its path.
+    pub(crate) fn sub_path(
+        &self,
+        uid: &str,
+        whose: &sub_path::Whose<'_>,
+        root: &str,
+        part: &str,
+    ) -> io::Result<String> {
+        Ok(sub_path::bind(&self.pod_dir(uid), whose, root, part)?.to_string_lossy().into_owned())
+    }
+
     /// Removes the directory that was provisioned for a claim.
     pub(crate) fn remove_claimed(&self, volume: &PersistentVolume) -> Result<(), String> {
         directories::remove(&self.claimed, volume)
@@ -160,13 +173,16 @@ impl Context<'_> {
         }
         if let Some(source) = &volume.persistent_volume_claim {
             let (pod, snapshot) = (self.pod, self.snapshot);
-            return claim::path(&source.claim_name, pod, snapshot, self.claimed, self.group).map_err(failed);
+            let heir = self.heir(&volume.name);
+            return claim::path(&source.claim_name, pod, snapshot, self.claimed, heir.as_ref())
+                .map_err(failed);
         }
         if volume.ephemeral.is_some() {
             let (pod, snapshot) = (self.pod, self.snapshot);
             let name = format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name);
             claim::is_own(&name, pod, snapshot).map_err(failed)?;
-            return claim::path(&name, pod, snapshot, self.claimed, self.group).map_err(failed);
+            let heir = self.heir(&volume.name);
+            return claim::path(&name, pod, snapshot, self.claimed, heir.as_ref()).map_err(failed);
         }
         let own = |plugin: &str| {
             self.dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name)
@@ -189,6 +205,13 @@ impl Context<'_> {
         }
         self.write(&path, &payload).map_err(|e| failed(e.to_string()))?;
         Ok(path.to_string_lossy().into_owned())
+    }
+
+    fn heir(&self, volume: &str) -> Option<Heir> {
+        let security = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let policy = security.and_then(|s| s.fs_group_change_policy.as_deref());
+        let done = self.dir.join(format!("given-{volume}"));
+        Some(Heir { group: self.group?, always: policy != Some("OnRootMismatch"), done })
     }
 
     fn write(&self, path: &Path, payload: &Payload) -> io::Result<()> {

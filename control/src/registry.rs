@@ -53,6 +53,8 @@ pub enum Sub {
     Scale,
     /// `/finalize` of namespaces: `spec.finalizers` alone.
     Finalize,
+    /// `/ephemeralcontainers` of pods: `spec.ephemeralContainers` alone, to which one may add.
+    Ephemeral,
 }
 
 impl Sub {
@@ -64,6 +66,7 @@ impl Sub {
             Self::Status => "status",
             Self::Scale => "scale",
             Self::Finalize => "finalize",
+            Self::Ephemeral => "ephemeralcontainers",
         }
     }
 }

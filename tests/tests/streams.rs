@@ -40,6 +40,7 @@ fn streams_reach_into_pods_by_both_protocols() {
         ports_are_forwarded(&cluster, way);
         either_side_may_die(&cluster, way);
     }
+    containers_are_added_to_look_into_others(&cluster);
     requests_are_handed_on(&cluster);
     cluster.down();
 }
@@ -69,6 +70,35 @@ fn commands_run_and_say_how_they_ended(cluster: &Cluster, way: &str) {
     // Without a name it is the first container, and kubectl says so.
     let said = run(cluster, way, "k exec two -- hostname");
     assert!(said.text.starts_with("two\n") && said.text.contains("Defaulted container \"web\""), "{said:?}");
+}
+
+/// `kubectl debug`: the added container sees the processes of its target, is attached to, and leaves the pod as it was.
+fn containers_are_added_to_look_into_others(cluster: &Cluster) {
+    let image = "--image=oarlock/toolbox:0.1.0 --target=tool";
+    let debug = format!("debug two -c look {image} -- sh -c 'cat /proc/1/cmdline; echo; hostname'");
+    let said = cluster.kubectl(&debug);
+    assert!(said.contains("Targeting container \"tool\""), "{said:?}");
+    wait("the added container has spoken", SOON, || {
+        let said = cluster.shell("kubectl logs two -c look | tr '\\0' ' '");
+        if said.text.contains("sleep 100000") && said.text.ends_with("two\n") {
+            Ok(())
+        } else {
+            Err(said.text)
+        }
+    });
+    says(
+        cluster,
+        WAYS[0],
+        "echo 'echo asked $((6*7)); exit' | k debug two -c ask -i -q --image=oarlock/toolbox:0.1.0 -- sh 2>/dev/null",
+        "asked 42",
+    );
+    let state = "{.status.ephemeralContainerStatuses[*].state.terminated.reason} {.status.phase}";
+    wait("both are over and the pod is not", SOON, || {
+        let said = cluster.kubectl(&format!("get pod two -o jsonpath='{state}'"));
+        if said == "Completed Completed Running" { Ok(()) } else { Err(said) }
+    });
+    let described = cluster.kubectl("describe pod two");
+    assert!(described.contains("Ephemeral Containers:\n  look:"), "{}", described);
 }
 
 fn input_ends_and_large_streams_arrive_whole(cluster: &Cluster, way: &str) {

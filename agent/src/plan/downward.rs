@@ -77,7 +77,8 @@ pub(crate) fn resource(
     selector: &ResourceFieldSelector,
 ) -> Result<String, String> {
     let named = selector.container_name.as_deref().zip(pod.spec.as_ref());
-    let container = named.map_or(container, |(name, spec)| definition(spec, name)).ok_or_else(|| {
+    let found = named.and_then(|(name, spec)| definition(spec, name));
+    let container = if named.is_some() { found.as_deref() } else { container }.ok_or_else(|| {
         format!("container {:?} not found", selector.container_name.as_deref().unwrap_or(""))
     })?;
     let name = selector.resource.as_str();

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use oarlock_api::k8s::api::core::v1::{Pod, PodSpec};
 
-use super::{Deletion, Memory, Observed, Plan, Step, StopPhase, definition};
+use super::{Deletion, Memory, Observed, Plan, Step, StopPhase, definition, is_sidecar};
 use crate::runtime::{Container, label};
 
 /// Why a container ends, and how long it may take if that is not what the pod says.
@@ -46,6 +46,20 @@ fn grace(spec: &PodSpec, container: &Container) -> u64 {
     spec.or_else(labelled).unwrap_or(30)
 }
 
+/// Whose turn it is to end: everybody but the sidecars first, then those from the last to the first, each when the ones after it
+/// have ended (KEP-753).
+fn leaving<'o>(spec: &PodSpec, observed: &'o Observed) -> Vec<&'o Container> {
+    let sidecars: Vec<&str> =
+        spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).map(|c| &*c.name).collect();
+    let first: Vec<&Container> = observed.running().filter(|c| !sidecars.contains(&c.name())).collect();
+    if !first.is_empty() {
+        return first;
+    }
+    let mut last = sidecars.iter().rev();
+    let of = |name: &&str| observed.running().filter(|c| c.name() == *name).collect::<Vec<_>>();
+    last.find_map(|name| Some(of(name)).filter(|found| !found.is_empty())).unwrap_or_default()
+}
+
 /// Ends what runs of a pod that is over. Its dead containers stay, for their logs.
 pub(super) fn wind_down(
     spec: &PodSpec,
@@ -54,9 +68,10 @@ pub(super) fn wind_down(
     now: Timestamp,
     plan: &mut Plan,
 ) {
-    for container in observed.running() {
+    for container in leaving(spec, observed) {
         let why = format!("Stopping container {}", container.name());
-        stop(spec, container, memory, now, &Reason { why: &why, grace: None }, plan);
+        let grace = memory.end.as_ref().and_then(super::PodEnd::grace);
+        stop(spec, container, memory, now, &Reason { why: &why, grace }, plan);
     }
     if observed.running().next().is_none() {
         end_sandboxes(observed, memory, plan);
@@ -86,16 +101,14 @@ pub(super) fn delete(
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let left = deletion.deadline.duration_since(now).max(SignedDuration::ZERO);
     let left = u64::try_from(left.as_secs() + i64::from(left.subsec_nanos() > 0)).unwrap_or(0);
-    let mut still = true;
-    for container in observed.running() {
-        still = false;
+    for container in leaving(spec, observed) {
         let why = format!("Stopping container {}", container.name());
         let hooked = definition(spec, container.name()).is_some();
         let reason =
             Reason { why: &why, grace: Some(if hooked { left } else { left.min(grace(spec, container)) }) };
         stop(spec, container, memory, now, &reason, plan);
     }
-    if !still {
+    if observed.running().next().is_some() {
         return;
     }
     if observed.sandboxes.iter().any(Container::is_running) {

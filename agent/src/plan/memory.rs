@@ -132,6 +132,18 @@ pub(crate) struct Deletion {
 pub(crate) struct PodEnd {
     pub(crate) reason: String,
     pub(crate) message: String,
+    pub(crate) kind: EndKind,
+}
+
+/// In which way a pod ends for a reason of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndKind {
+    /// Its time is over.
+    Deadline,
+    /// It never began: this node does not take it.
+    Rejected,
+    /// It used more than it may, or the node needs what it has; its containers have a second to end.
+    Evicted,
 }
 
 impl PodEnd {
@@ -139,7 +151,21 @@ impl PodEnd {
         Self {
             reason: "DeadlineExceeded".to_owned(),
             message: "Pod was active on the node longer than the specified deadline".to_owned(),
+            kind: EndKind::Deadline,
         }
+    }
+
+    pub(crate) fn rejected(reason: &str, message: String) -> Self {
+        Self { reason: reason.to_owned(), message, kind: EndKind::Rejected }
+    }
+
+    pub(crate) fn evicted(message: String) -> Self {
+        Self { reason: "Evicted".to_owned(), message, kind: EndKind::Evicted }
+    }
+
+    /// How long containers may take to end, where the pod has no say in it.
+    pub(crate) fn grace(&self) -> Option<u64> {
+        (self.kind == EndKind::Evicted).then_some(1)
     }
 }
 

@@ -6,8 +6,10 @@ use oarlock_api::k8s::api::core::v1::{Container, Pod, PodSpec};
 use oarlock_api::quantity::Quantity;
 
 use super::expand::expand;
-use super::{rights, spec_hash};
-use crate::runtime::{Bind, ContainerSpec, Image, Resources, SANDBOX_NAME, label};
+use super::files::ClusterDns;
+use super::mounts::mounts;
+use super::{security, spec_hash};
+use crate::runtime::{ContainerSpec, Image, Processes, Resources, SANDBOX_NAME, Seccomp, label};
 
 /// What a container needs beside its definition.
 #[derive(Debug)]
@@ -19,6 +21,11 @@ pub(crate) struct Setting<'a> {
     pub(crate) image: &'a Image,
     /// Host paths of volumes by volume name.
     pub(crate) volumes: &'a BTreeMap<String, String>,
+    /// Host paths of parts of volumes, by the index of the mount.
+    pub(crate) sub_paths: BTreeMap<usize, String>,
+    pub(crate) seccomp: Seccomp,
+    /// The id of the container whose processes it sees, if that is not what the pod says.
+    pub(crate) processes_of: Option<String>,
     /// Host paths of the managed files.
     pub(crate) hosts_file: String,
     pub(crate) resolv_file: String,
@@ -37,17 +44,23 @@ pub(crate) fn sandbox(
     attempt: u32,
     cgroup_parent: String,
     may_lower: bool,
-) -> ContainerSpec {
+    dns: &ClusterDns,
+) -> Result<ContainerSpec, String> {
     let score = if may_lower { -998 } else { 0 };
-    ContainerSpec {
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    Ok(ContainerSpec {
         name: container_name(pod, SANDBOX_NAME, attempt),
         labels: labels(pod, SANDBOX_NAME, attempt),
         image: image.to_owned(),
-        hostname: Some(hostname(pod)),
+        hostname: Some(node_name(pod, dns)?),
         cgroup_parent,
         resources: Resources { cpu_shares: Some(2), oom_score_adj: Some(score), ..Resources::default() },
+        sysctls: security::sysctls(spec),
+        pid: if spec.host_pid == Some(true) { Processes::Host } else { Processes::Own },
+        host_ipc: spec.host_ipc.unwrap_or(false),
         ..ContainerSpec::default()
-    }
+    })
 }
 
 /// A container of a pod.
@@ -69,9 +82,9 @@ pub(crate) fn container(
     labels.insert(label::BACKOFF.to_owned(), setting.backoff.to_string());
     let grace = spec.termination_grace_period_seconds.unwrap_or(30);
     labels.insert(label::GRACE.to_owned(), grace.to_string());
+    security::check_non_root(pod, definition, setting.image)?;
     let security = definition.security_context.as_ref();
     let capabilities = security.and_then(|s| s.capabilities.as_ref());
-    rights::check_user(pod, spec, definition, setting.image)?;
     let plain = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     Ok(ContainerSpec {
         name: container_name(pod, &definition.name, setting.attempt),
@@ -91,7 +104,17 @@ pub(crate) fn container(
         cap_add: plain(capabilities.and_then(|c| c.add.as_ref())),
         cap_drop: plain(capabilities.and_then(|c| c.drop.as_ref())),
         no_new_privileges: security.and_then(|s| s.allow_privilege_escalation) == Some(false),
-        unconfined: rights::is_unconfined(spec, definition),
+        seccomp: setting.seccomp,
+        apparmor: security::apparmor(spec, definition),
+        selinux: security::selinux(spec, definition),
+        sysctls: BTreeMap::new(),
+        pid: match (setting.processes_of, spec.host_pid, spec.share_process_namespace) {
+            (_, Some(true), _) => Processes::Host,
+            (_, _, Some(true)) => Processes::Pod,
+            (Some(id), ..) => Processes::Container(id),
+            _ => Processes::Own,
+        },
+        host_ipc: spec.host_ipc.unwrap_or(false),
         read_only_root: security.and_then(|s| s.read_only_root_filesystem).unwrap_or(false),
         tty: definition.tty.unwrap_or(false),
         stdin: definition.stdin.unwrap_or(false),
@@ -128,6 +151,23 @@ pub(crate) fn hostname(pod: &Pod) -> String {
     name.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// What the kernel says (uname(2)): the host name, or with `setHostnameAsFQDN` the whole name, which has 64 characters at most.
+fn node_name(pod: &Pod, dns: &ClusterDns) -> Result<String, String> {
+    let spec = pod.spec.as_ref();
+    let subdomain = spec.and_then(|s| s.subdomain.as_deref()).filter(|s| !s.is_empty());
+    let wanted = spec.and_then(|s| s.set_hostname_as_fqdn).unwrap_or(false);
+    let (host, Some(subdomain), true) = (hostname(pod), subdomain, wanted) else { return Ok(hostname(pod)) };
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let name = format!("{host}.{subdomain}.{namespace}.svc.{}", dns.domain);
+    match name.len() {
+        0..=64 => Ok(name),
+        length => Err(format!(
+            "Failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long (64 characters is the max, \
+             {length} characters requested)"
+        )),
+    }
+}
+
 fn user(spec: &PodSpec, definition: &Container, image: &Image) -> Option<String> {
     let (own, of_pod) = (definition.security_context.as_ref(), spec.security_context.as_ref());
     let user = own.and_then(|s| s.run_as_user).or(of_pod.and_then(|s| s.run_as_user));
@@ -147,41 +187,6 @@ fn groups(spec: &PodSpec) -> Vec<String> {
     let Some(security) = &spec.security_context else { return Vec::new() };
     let groups = security.supplemental_groups.iter().flatten().chain(&security.fs_group);
     groups.map(ToString::to_string).collect()
-}
-
-/// Whether a volume is read-only however it is mounted.
-fn is_read_only(spec: &PodSpec, volume: &str) -> bool {
-    let found = spec.volumes.iter().flatten().find(|v| v.name == volume);
-    found.and_then(|v| v.persistent_volume_claim.as_ref()?.read_only).unwrap_or(false)
-}
-
-fn mounts(spec: &PodSpec, definition: &Container, setting: &Setting<'_>) -> Result<Vec<Bind>, String> {
-    let mut mounts = Vec::new();
-    for mount in definition.volume_mounts.iter().flatten() {
-        let source = setting
-            .volumes
-            .get(&mount.name)
-            .ok_or_else(|| format!("volume {:?} of mount {:?} not found", mount.name, mount.mount_path))?;
-        // "/" alone would be cut to nothing; Docker refuses it with its own words.
-        let target = match mount.mount_path.trim_end_matches('/') {
-            "" => "/",
-            path => path,
-        };
-        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-        let read_only = mount.read_only.unwrap_or(false) || is_read_only(spec, &mount.name);
-        mounts.push(Bind { source: source.clone(), target, read_only });
-    }
-    let message = definition.termination_message_path.as_deref().filter(|p| !p.is_empty());
-    for (source, target) in [
-        (&setting.hosts_file, "/etc/hosts"),
-        (&setting.resolv_file, "/etc/resolv.conf"),
-        (&setting.termination_file, message.unwrap_or("/dev/termination-log")),
-    ] {
-        if !mounts.iter().any(|m| m.target == target) {
-            mounts.push(Bind { source: source.clone(), target: target.to_owned(), read_only: false });
-        }
-    }
-    Ok(mounts)
 }
 
 fn amount(container: &Container, limits: bool, what: &str) -> Option<Quantity> {
@@ -229,6 +234,7 @@ pub(crate) fn qos_class(spec: &PodSpec) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::{Bind, Propagation};
     use serde_json::json;
 
     fn pod(spec: serde_json::Value) -> Pod {
@@ -246,6 +252,9 @@ mod tests {
             env: vec![("A".into(), "1".into())],
             image: &Image { id: "sha256:1".into(), user: "app".into() },
             volumes: &BTreeMap::from([("v".to_owned(), "/host/v".to_owned())]),
+            sub_paths: BTreeMap::from([(1, "/host/part".to_owned())]),
+            seccomp: Seccomp::Unconfined,
+            processes_of: None,
             hosts_file: "/h".into(),
             resolv_file: "/r".into(),
             termination_file: "/t".into(),
@@ -269,7 +278,7 @@ mod tests {
         assert_eq!((spec.user.as_deref(), spec.groups.clone()), (Some("app:3"), vec!["7".to_owned()]));
         assert_eq!(
             spec.mounts[0],
-            Bind { source: "/host/v".into(), target: "/data".into(), read_only: true }
+            Bind { source: "/host/v".into(), target: "/data".into(), read_only: true, ..Bind::default() }
         );
         assert_eq!(spec.mounts.len(), 4);
         assert!(spec.no_new_privileges && spec.cap_drop == ["ALL"]);
@@ -287,6 +296,38 @@ mod tests {
         let hosts: Vec<_> = spec.mounts.iter().filter(|m| m.target == "/etc/hosts").collect();
         assert_eq!(hosts.len(), 1);
         assert_eq!(hosts[0].source, "/host/v");
+    }
+
+    #[test]
+    fn parts_of_volumes_and_namespaces_are_the_containers_own() {
+        let spec = made(json!({"shareProcessNamespace": true, "hostIPC": true, "containers": [{"name": "c",
+            "volumeMounts": [{"name": "v", "mountPath": "/a", "mountPropagation": "HostToContainer"},
+                {"name": "v", "mountPath": "/b", "subPath": "part"}]}]}));
+        assert_eq!((spec.pid, spec.host_ipc), (Processes::Pod, true));
+        assert_eq!(
+            (&*spec.mounts[0].source, spec.mounts[0].propagation),
+            ("/host/v", Propagation::HostToContainer)
+        );
+        assert_eq!((&*spec.mounts[1].source, spec.mounts[1].propagation), ("/host/part", Propagation::None));
+    }
+
+    #[test]
+    fn a_sandbox_has_the_pods_names_and_parameters() {
+        let dns = ClusterDns { domain: "cluster.local".into(), address: String::new() };
+        let made = |spec| sandbox(&pod(spec), "pause", 0, String::new(), false, &dns);
+        let spec = json!({"containers": [], "subdomain": "s", "setHostnameAsFQDN": true, "hostPID": true,
+            "securityContext": {"sysctls": [{"name": "net/ipv4/ping_group_range", "value": "0 1"}]}});
+        let sandbox = made(spec.clone()).unwrap();
+        assert_eq!(sandbox.hostname.as_deref(), Some("web.s.d.svc.cluster.local"));
+        assert_eq!(sandbox.pid, Processes::Host);
+        assert_eq!(sandbox.sysctls["net.ipv4.ping_group_range"], "0 1");
+        let mut long = spec;
+        long["hostname"] = json!("h".repeat(63));
+        assert!(
+            made(long)
+                .unwrap_err()
+                .contains("is too long (64 characters is the max, 85 characters requested)")
+        );
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use oarlock_api::k8s::api::core::v1::{Container as Definition, PodSpec};
+use oarlock_api::k8s::api::core::v1::{Container as Definition, EphemeralContainer, PodSpec};
 
 use super::memory::{Pull, next_backoff};
-use super::{Memory, Observed, Plan, Step, kill, restarts, spec_hash};
+use super::{Memory, Observed, Plan, Step, as_container, is_sidecar, kill, restarts, spec_hash};
 use crate::runtime::{Container, State};
 
 /// The wait ends in time, or the plan looks again when it does.
@@ -38,15 +38,35 @@ pub(super) fn run(spec: &PodSpec, observed: &Observed, memory: &Memory, now: Tim
         return;
     }
     let context = Context { spec, observed, memory, now, sandbox: &sandbox.id };
+    for added in spec.ephemeral_containers.iter().flatten() {
+        // They run once; what they may join has to be there.
+        if observed.latest(&added.name).is_none() && context.has_target(added) {
+            context.start(&as_container(added), 0, Duration::ZERO, plan);
+        }
+    }
     for init in spec.init_containers.iter().flatten() {
-        if !context.init_is_done(init) {
-            context.advance(init, true, plan);
+        if is_sidecar(init) {
+            context.advance(init, Kind::Sidecar, plan);
+            if !context.has_started(init) && !context.is_passed(init) {
+                return;
+            }
+        } else if !context.init_is_done(init) {
+            context.advance(init, Kind::Init, plan);
             return;
         }
     }
     for container in &spec.containers {
-        context.advance(container, false, plan);
+        context.advance(container, Kind::Usual, plan);
     }
+}
+
+/// What kind of container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Init,
+    /// Started with the init containers, in order; runs as long as the usual ones.
+    Sidecar,
+    Usual,
 }
 
 /// The sandbox is not there (any more): end what ran in it, then make another.
@@ -95,30 +115,51 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// An init container is done when it succeeded in this sandbox, or when a container after it was started in it.
-    fn init_is_done(&self, init: &Definition) -> bool {
+    /// Whether a container after this one was started in this sandbox.
+    fn is_passed(&self, init: &Definition) -> bool {
         let inits = self.spec.init_containers.iter().flatten();
         let later = inits.skip_while(|c| c.name != init.name).skip(1).chain(&self.spec.containers);
-        let reached =
-            later.filter_map(|c| self.observed.latest(&c.name)).any(|c| c.sandbox() == self.sandbox);
-        reached
+        later.filter_map(|c| self.observed.latest(&c.name)).any(|c| c.sandbox() == self.sandbox)
+    }
+
+    /// Whether a sidecar is so far that what comes after it may start.
+    fn has_started(&self, sidecar: &Definition) -> bool {
+        self.observed.latest(&sidecar.name).is_some_and(|c| {
+            c.sandbox() == self.sandbox
+                && c.is_running()
+                && !self.memory.post_starting.contains(&c.id)
+                && self.memory.probes.get(&c.id).is_some_and(|probed| probed.started)
+        })
+    }
+
+    /// Whether the container runs whose processes one that is added wants to see.
+    fn has_target(&self, added: &EphemeralContainer) -> bool {
+        let target = added.target_container_name.as_deref().filter(|name| !name.is_empty());
+        target.is_none_or(|name| self.observed.latest(name).is_some_and(Container::is_running))
+    }
+
+    /// An init container is done when it succeeded in this sandbox, or when a container after it was started in it.
+    fn init_is_done(&self, init: &Definition) -> bool {
+        self.is_passed(init)
             || self.observed.latest(&init.name).is_some_and(|c| {
                 c.sandbox() == self.sandbox && matches!(c.state, State::Exited { code: 0, .. })
             })
     }
 
-    fn advance(&self, definition: &Definition, is_init: bool, plan: &mut Plan) {
+    fn advance(&self, definition: &Definition, kind: Kind, plan: &mut Plan) {
         let Some(latest) = self.observed.latest(&definition.name) else {
             self.start(definition, 0, Duration::ZERO, plan);
             return;
         };
         match &latest.state {
             State::Created => plan.push(Step::Resume { id: latest.id.clone() }),
-            State::Running { .. } => self.watch(definition, latest, is_init, plan),
+            State::Running { .. } => self.watch(definition, latest, kind, plan),
             State::Exited { started, finished, code, .. } => {
                 let elsewhere = latest.sandbox() != self.sandbox;
                 let policy = self.spec.restart_policy.as_deref().unwrap_or("Always");
-                let again = restarts(policy, *code) || (is_init && (*code != 0 || elsewhere));
+                let again = restarts(policy, *code)
+                    || kind == Kind::Sidecar
+                    || (kind == Kind::Init && (*code != 0 || elsewhere));
                 if again {
                     let ran = finished.duration_since(*started);
                     self.restart(definition, latest, *finished, ran, plan);
@@ -127,14 +168,14 @@ impl Context<'_> {
         }
     }
 
-    fn watch(&self, definition: &Definition, latest: &Container, is_init: bool, plan: &mut Plan) {
+    fn watch(&self, definition: &Definition, latest: &Container, kind: Kind, plan: &mut Plan) {
         let memory = self.memory;
         if let Some((why, grace)) = memory.condemned.get(&latest.id) {
             kill::stop(self.spec, latest, memory, self.now, &kill::Reason { why, grace: *grace }, plan);
         } else if latest.sandbox() != self.sandbox {
             let why = "Pod sandbox changed, it will be killed and re-created.";
             kill::stop(self.spec, latest, memory, self.now, &kill::Reason { why, grace: None }, plan);
-        } else if !is_init && latest.hash() != spec_hash(definition) {
+        } else if kind != Kind::Init && latest.hash() != spec_hash(definition) {
             let why = format!("Container {} definition changed, will be restarted", definition.name);
             kill::stop(self.spec, latest, memory, self.now, &kill::Reason { why: &why, grace: None }, plan);
         }

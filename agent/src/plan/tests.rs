@@ -82,6 +82,71 @@ fn a_failed_init_container_ends_a_pod_that_never_restarts() {
     assert_eq!(course(world.spec(), world.observed(), world.memory()), Course::Over { failed: true });
 }
 
+fn with_sidecars(policy: &str) -> serde_json::Value {
+    let beside = |name: &str| json!({"name": name, "image": "i", "restartPolicy": "Always"});
+    json!({"restartPolicy": policy, "terminationGracePeriodSeconds": 10,
+        "initContainers": [beside("s1"), {"name": "init", "image": "i"}, beside("s2")],
+        "containers": [{"name": "a", "image": "i"}]})
+}
+
+#[test]
+fn sidecars_start_in_order_run_on_and_end_last_in_reverse() {
+    let mut world = World::new(with_sidecars("Never"));
+    world.settle();
+    assert_eq!(world.history(), "volumes; sandbox 0; attach; image s1; start s1 0; image init; start init 0");
+    world.exits("init", 0);
+    world.settle();
+    assert!(world.history().ends_with("image s2; start s2 0; image a; start a 0"), "{}", world.history());
+    world.exits("s1", 1);
+    world.run(30);
+    assert_eq!((world.starts_of("s1"), world.starts_of("a")), (2, 1), "whatever the pod's policy says");
+    world.forget_history();
+    world.exits("a", 0);
+    world.run(30);
+    assert_eq!(world.history(), "stop s2; term s2; stop s1; term s1; detach; kill POD");
+    assert_eq!(course(world.spec(), world.observed(), world.memory()), Course::Over { failed: false });
+}
+
+#[test]
+fn what_comes_after_a_sidecar_waits_until_that_has_started() {
+    let mut world = World::new(with_sidecars("Always"));
+    world.starts_slowly("s1");
+    world.run(30);
+    assert_eq!((world.starts_of("s1"), world.starts_of("init")), (1, 0));
+    world.has_started("s1");
+    world.settle();
+    assert_eq!(world.starts_of("init"), 1);
+    world.forget_history();
+    world.exits("init", 0);
+    world.settle();
+    world.delete(7);
+    world.forget_history();
+    world.settle();
+    assert!(
+        world.history().starts_with("stop a; term a; stop s2; term s2; stop s1; term s1; detach"),
+        "{}",
+        world.history()
+    );
+}
+
+#[test]
+fn what_is_added_for_debugging_runs_once_and_waits_for_its_target() {
+    let mut world = World::new(two_containers());
+    let mut spec = two_containers();
+    spec["ephemeralContainers"] = json!([{"name": "d", "image": "i", "targetContainerName": "a"},
+        {"name": "e", "image": "i"}]);
+    world.change(spec);
+    world.settle();
+    assert_eq!((world.starts_of("d"), world.starts_of("e")), (0, 1), "before init containers are done");
+    world.exits("init", 0);
+    world.settle();
+    assert_eq!((world.starts_of("d"), world.starts_of("a")), (1, 1));
+    world.exits("d", 1);
+    world.run(60);
+    assert_eq!(world.starts_of("d"), 1);
+    assert!(world.runs("a") && world.runs("b"));
+}
+
 #[test]
 fn a_dead_sandbox_takes_everything_with_it_and_all_starts_again() {
     let mut world = World::new(two_containers());
@@ -163,11 +228,11 @@ enum Fault {
 
 fn fault() -> impl Strategy<Value = Fault> {
     prop_oneof![
-        (0..3usize, 0..2i32).prop_map(|(which, code)| Fault::Exit { which, code }),
+        (0..4usize, 0..2i32).prop_map(|(which, code)| Fault::Exit { which, code }),
         Just(Fault::SandboxDies),
         Just(Fault::AgentRestarts),
         Just(Fault::StepFails),
-        (1..3usize).prop_map(|which| Fault::Condemn { which }),
+        (1..4usize).prop_map(|which| Fault::Condemn { which }),
         (1..400i64).prop_map(|seconds| Fault::Pass { seconds }),
     ]
 }
@@ -181,13 +246,19 @@ proptest! {
         faults in prop::collection::vec((fault(), 0..12u32), 0..25),
         delete in any::<bool>(),
         stubborn in any::<bool>(),
+        sidecars in any::<bool>(),
     ) {
-        let mut world = World::new(two_containers());
+        let mut spec = two_containers();
+        if sidecars {
+            let beside = json!({"name": "s", "image": "i", "restartPolicy": "Always"});
+            spec["initContainers"] = json!([beside, {"name": "init", "image": "i"}]);
+        }
+        let mut world = World::new(spec);
         if stubborn {
             world.stubborn();
         }
         for (fault, turns) in faults {
-            let name = |which| ["init", "a", "b"][which];
+            let name = |which| ["init", "a", "b", "s"][which];
             match fault {
                 Fault::Exit { which, code } => world.exits(name(which), code),
                 Fault::SandboxDies => world.sandbox_dies(),
@@ -213,6 +284,7 @@ proptest! {
                 }
             }
             prop_assert!(world.runs("a") && world.runs("b"), "{}", world.history());
+            prop_assert_eq!(world.runs("s"), sidecars);
             prop_assert!(world.observed().containers.iter().filter(|c| c.name() == "a").count() <= 2);
         }
     }

@@ -1,5 +1,6 @@
 //! Dials pods from the node: TCP connections and HTTP requests of probes and hooks.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,13 @@ use oarlock_api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use oarlock_daemon::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::report::chain;
 
 mod trust;
 
@@ -77,6 +85,37 @@ pub(super) async fn http(
         Ok(())
     } else {
         Err(format!("HTTP probe failed with statuscode: {status}"))
+    }
+}
+
+/// Asks by the gRPC health checking protocol (grpc.health.v1), in kubelet's words.
+pub(super) async fn grpc(ip: &str, port: i32, service: &str, timeout: Duration) -> Result<(), String> {
+    let ip: IpAddr = ip.parse().map_err(|e| format!("error: {ip:?}: {e}"))?;
+    let port = u16::try_from(port).map_err(|_| format!("invalid port number: {port}"))?;
+    let address = SocketAddr::new(ip, port);
+    let seconds = timeout.as_secs();
+    let ask = async {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .and_then(|endpoint| endpoint.user_agent("kube-probe/1.33"))
+            .map_err(|e| format!("error: {e}"))?;
+        let failed = |e| format!("error: failed to connect service {address:?}: {}", chain(&e));
+        let channel = endpoint.connect().await.map_err(failed)?;
+        let request = HealthCheckRequest { service: service.to_owned() };
+        HealthClient::new(channel).check(request).await.map_err(|status| match status.code() {
+            Code::Unimplemented => format!(
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
+                status.message()
+            ),
+            _ => format!("error: health rpc probe failed: {}", status.message()),
+        })
+    };
+    let answer = tokio::time::timeout(timeout, ask)
+        .await
+        .map_err(|_| format!("timeout: health rpc did not complete within {seconds}s"))??;
+    let status = answer.into_inner().status();
+    match status {
+        ServingStatus::Serving => Ok(()),
+        other => Err(format!("service unhealthy (responded with {:?})", other.as_str_name())),
     }
 }
 
@@ -162,6 +201,38 @@ mod tests {
         assert_eq!(answer, Err("HTTP probe failed with statuscode: 503".to_owned()));
         let (answer, _) = ask("", "/").await;
         assert!(answer.unwrap_err().contains("context deadline exceeded"));
+    }
+
+    #[tokio::test]
+    async fn health_is_asked_by_grpc() {
+        use tonic_health::server::health_reporter;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = i32::from(listener.local_addr().unwrap().port());
+        let (reporter, service) = health_reporter();
+        reporter.set_service_status("good", tonic_health::ServingStatus::Serving).await;
+        reporter.set_service_status("bad", tonic_health::ServingStatus::NotServing).await;
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+        let ask = async {
+            let of = |service| grpc("127.0.0.1", port, service, SECOND);
+            assert_eq!((of("").await, of("good").await), (Ok(()), Ok(())));
+            assert_eq!(of("bad").await.unwrap_err(), "service unhealthy (responded with \"NOT_SERVING\")");
+            assert!(of("nobody").await.unwrap_err().starts_with("error: health rpc probe failed"));
+        };
+        tokio::select! {
+            served = server => panic!("{served:?}"),
+            () = ask => {}
+        }
+        assert!(grpc("127.0.0.1", port, "", SECOND).await.unwrap_err().contains("failed to connect"));
+        let (answer, _) = ask_silent().await;
+        assert_eq!(answer, Err("timeout: health rpc did not complete within 1s".to_owned()));
+    }
+
+    /// A server that says nothing.
+    async fn ask_silent() -> (Result<(), String>, TcpListener) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = i32::from(listener.local_addr().unwrap().port());
+        (grpc("127.0.0.1", port, "", SECOND).await, listener)
     }
 
     #[tokio::test]

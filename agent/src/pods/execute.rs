@@ -1,17 +1,21 @@
 //! Executes the steps of a plan: each does one thing and notes in the memory how it went.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use oarlock_api::k8s::api::core::v1::Container as Definition;
+use oarlock_api::k8s::api::core::v1::{self, Container as Definition};
 
 use super::worker::{Message, Worker};
 use super::{hooks, images, report};
 use crate::net::{Bandwidth, PodNetRequest};
 use crate::plan::memory::Probed;
+use crate::plan::security::{self, Profile};
 use crate::plan::spec::{self, Setting};
-use crate::plan::{PodEnd, Pull, Retry, Step, Stop, StopPhase, definition};
-use crate::runtime::{ContainerSpec, Image, RuntimeError};
+use crate::plan::{EndKind, PodEnd, Pull, Retry, Step, Stop, StopPhase, definition, mounts};
+use crate::runtime::{ContainerSpec, Image, RuntimeError, Seccomp};
+use crate::volumes::sub_path::Whose;
 
 /// How a step went.
 pub(super) enum Done {
@@ -94,7 +98,11 @@ impl Worker {
         }
         let image = &self.shared.node.pause_image;
         let lower = self.shared.may_lower_oom_score;
-        let spec = spec::sandbox(&self.pod, image, attempt, self.cgroup(), lower);
+        let spec = spec::sandbox(&self.pod, image, attempt, self.cgroup(), lower, &self.shared.dns());
+        let spec = match spec {
+            Ok(spec) => spec,
+            Err(message) => return Ok(self.failed("sandbox", "FailedCreatePodSandBox", message)),
+        };
         match self.create_and_start(&spec).await {
             Ok(_) => {
                 self.memory.retries.remove("sandbox");
@@ -201,7 +209,7 @@ impl Worker {
     }
 
     pub(super) fn definition(&self, container: &str) -> Option<Definition> {
-        self.pod.spec.as_ref().and_then(|s| definition(s, container)).cloned()
+        self.pod.spec.as_ref().and_then(|s| definition(s, container)).map(Cow::into_owned)
     }
 
     async fn start_container(
@@ -300,6 +308,8 @@ impl Worker {
         let file = |name: &str, text: &str| {
             volumes.managed_file(&self.uid, name, text).map_err(|e| report::chain(&e))
         };
+        let seccomp = self.seccomp(definition)?;
+        let sub_paths = self.sub_paths(definition, &env)?;
         let setting = Setting {
             attempt,
             backoff,
@@ -307,6 +317,9 @@ impl Worker {
             env,
             image,
             volumes: &self.paths,
+            sub_paths,
+            seccomp,
+            processes_of: self.target_of(&definition.name),
             hosts_file: file("etc-hosts", &crate::plan::files::hosts(&self.pod, &place.pod_ips, &dns))?,
             resolv_file: file("resolv.conf", &crate::plan::files::resolv_conf(&self.pod, &dns, &of_host))?,
             termination_file: volumes
@@ -317,6 +330,45 @@ impl Worker {
             memory: self.shared.node.memory,
         };
         spec::container(&self.pod, definition, setting)
+    }
+
+    /// The container whose processes one that was added for debugging sees.
+    fn target_of(&self, name: &str) -> Option<String> {
+        let added = self.pod.spec.as_ref()?.ephemeral_containers.iter().flatten();
+        let target = added.filter(|c| c.name == name).find_map(|c| c.target_container_name.as_deref())?;
+        self.observed.latest(target).filter(|c| c.is_running()).map(|c| c.id.clone())
+    }
+
+    fn seccomp(&self, definition: &Definition) -> Result<Seccomp, String> {
+        let empty = v1::PodSpec::default();
+        let file = match security::seccomp(self.pod.spec.as_ref().unwrap_or(&empty), definition)? {
+            Profile::Known(seccomp) => return Ok(seccomp),
+            Profile::File(file) => self.shared.node.data_dir.join("seccomp").join(file),
+        };
+        let text = std::fs::read_to_string(&file);
+        text.map(Seccomp::Profile).map_err(|e| format!("cannot read seccomp profile {}: {e}", file.display()))
+    }
+
+    /// Parts of volumes that the container's mounts show.
+    fn sub_paths(
+        &self,
+        definition: &Definition,
+        env: &[(String, String)],
+    ) -> Result<BTreeMap<usize, String>, String> {
+        let mut bound = BTreeMap::new();
+        for (index, mount) in definition.volume_mounts.iter().flatten().enumerate() {
+            let Some(part) = mounts::part(mount, env)? else { continue };
+            let Some(root) = self.paths.get(&mount.name) else { continue };
+            let whose = Whose { volume: &mount.name, container: &definition.name, index };
+            let place = self.shared.volumes.sub_path(&self.uid, &whose, root, &part).map_err(|error| {
+                format!(
+                    "failed to prepare subPath for volumeMount {:?} of container {:?}: {error}",
+                    mount.name, definition.name
+                )
+            })?;
+            bound.insert(index, place);
+        }
+        Ok(bound)
     }
 
     fn begin_stop(&mut self, id: String, container: &str, why: &str, grace: u64) -> Done {
@@ -337,8 +389,9 @@ impl Worker {
         Done::Changed
     }
 
-    fn end(&mut self, end: PodEnd) {
-        self.event(None, "Normal", &end.reason, &end.message);
+    pub(super) fn end(&mut self, end: PodEnd) {
+        let kind = if end.kind == EndKind::Deadline { "Normal" } else { "Warning" };
+        self.event(None, kind, &end.reason, &end.message);
         self.memory.end = Some(end);
     }
 

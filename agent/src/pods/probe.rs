@@ -73,7 +73,7 @@ pub(super) fn arrange(worker: &mut Worker) {
         ];
         for (kind, probe, now) in kinds {
             if let (Some(probe), true) = (probe, now) {
-                wanted.push((id.clone(), kind, probe.clone(), of.clone(), started));
+                wanted.push((id.clone(), kind, probe.clone(), Container::clone(&of), started));
             }
         }
     }
@@ -181,6 +181,10 @@ impl Prober {
         }
         if let Some(action) = &self.probe.http_get {
             return dial::http(&self.shared.tasks, &self.definition, action, &self.ip, timeout).await;
+        }
+        if let Some(action) = &self.probe.grpc {
+            let service = action.service.as_deref().unwrap_or_default();
+            return dial::grpc(&self.ip, action.port, service, timeout).await;
         }
         if let Some(action) = &self.probe.tcp_socket {
             let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(&self.ip);

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::Pods;
 use super::logs::{broken, refused};
 use crate::net::dial_loopback;
-use crate::plan::Observed;
+use crate::plan::{Observed, definition};
 use crate::runtime::{Runtime, Session, Talk, Wanted, Written};
 use crate::session::streams::{StreamError, StreamSource};
 
@@ -60,9 +60,8 @@ impl Pods {
     fn input_ends(&self, uid: &str, container: &str) -> bool {
         let snapshot = self.shared.snapshot();
         let pod = snapshot.pods.values().find(|pod| pod.metadata.uid.as_deref() == Some(uid));
-        let mut containers =
-            pod.and_then(|pod| pod.spec.as_ref()).into_iter().flat_map(|spec| &spec.containers);
-        let definition = containers.find(|definition| definition.name == container);
+        let spec = pod.and_then(|pod| pod.spec.as_ref());
+        let definition = spec.and_then(|spec| definition(spec, container));
         definition.is_some_and(|d| d.stdin_once == Some(true) && d.tty != Some(true))
     }
 

@@ -14,11 +14,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::probe::{self, Verdict};
-use super::report;
-use super::{Shared, Slot, Wish};
+use super::{Shared, Slot, Wish, report, storage};
 use crate::dual_ip::DualIp;
 use crate::plan::memory::Probed;
-use crate::plan::{self, Deletion, Memory, Observed, Pull, Retry, Stop, StopPhase, definition};
+use crate::plan::{self, Deletion, Memory, Observed, Pull, Retry, Stop, StopPhase, definition, security};
 use crate::runtime::{Container, Image, RuntimeError, State, label};
 use crate::volumes::HostPaths;
 
@@ -38,6 +37,7 @@ pub(super) enum Message {
     PreStopDone { id: String },
     PostStartDone { id: String, failure: Option<String> },
     Probe { id: String, verdict: Verdict },
+    End(plan::PodEnd),
 }
 
 pub(super) struct Worker {
@@ -51,6 +51,8 @@ pub(super) struct Worker {
     /// Ends every job of this worker.
     pub(super) jobs: CancellationToken,
     pub(super) probes: BTreeMap<(String, &'static str), CancellationToken>,
+    /// Somebody looks at how much of the disk it uses.
+    pub(super) measured: bool,
     said: Option<PodStatus>,
     /// The objects with which the volumes were written.
     written: Option<Arc<crate::desired::Snapshot>>,
@@ -75,8 +77,10 @@ pub(super) async fn run(shared: Arc<Shared>, uid: &str, slot: Arc<Slot>) -> bool
         sender,
         jobs,
         probes: BTreeMap::new(),
+        measured: false,
         written: None,
     };
+    worker.admit();
     loop {
         let wish = {
             let mut wish = slot.wish.lock();
@@ -125,6 +129,15 @@ impl Worker {
         format!("{}/{}", text(&self.pod.metadata.namespace), text(&self.pod.metadata.name))
     }
 
+    /// A pod that was never looked at before: whether this node takes it.
+    fn admit(&mut self) {
+        let begun = self.pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        let Some(spec) = self.pod.spec.as_ref().filter(|_| !begun) else { return };
+        if let Some(end) = security::refusal(spec, self.shared.has_apparmor) {
+            self.end(end);
+        }
+    }
+
     async fn turn(&mut self, wish: Wish) -> Result<Next, RuntimeError> {
         let now = Timestamp::now();
         self.take(&wish, now);
@@ -136,6 +149,7 @@ impl Worker {
         self.refresh_volumes().await;
         self.age_pull_failures(now);
         probe::arrange(self);
+        storage::arrange(self);
         let now = Timestamp::now();
         let plan = plan::plan(&self.pod, &self.observed, &self.memory, now);
         self.say(now);
@@ -217,8 +231,8 @@ impl Worker {
             }
             let of = spec.and_then(|s| definition(s, container.name()));
             let probed = Probed {
-                started: of.is_none_or(|d| d.startup_probe.is_none()),
-                ready: of.is_none_or(|d| d.readiness_probe.is_none()),
+                started: of.as_ref().is_none_or(|d| d.startup_probe.is_none()),
+                ready: of.as_ref().is_none_or(|d| d.readiness_probe.is_none()),
             };
             memory.probes.insert(container.id.clone(), probed);
         }
@@ -234,7 +248,7 @@ impl Worker {
             let (volumes, name) = (&self.shared.volumes, container.name());
             let mut text = volumes.termination_message(&self.uid, name, container.attempt());
             let of = self.pod.spec.as_ref().and_then(|s| definition(s, name));
-            let policy = of.and_then(|d| d.termination_message_policy.as_deref());
+            let policy = of.as_ref().and_then(|d| d.termination_message_policy.as_deref());
             if text.is_empty() && code != 0 && policy == Some("FallbackToLogsOnError") {
                 text = super::logs::tail(self.shared.runtime.as_ref(), &container.id).await;
             }
@@ -330,6 +344,8 @@ impl Worker {
                 }
             }
             Message::Probe { id, verdict } => self.hear_probe(&id, verdict),
+            Message::End(end) if self.memory.end.is_none() && self.memory.deletion.is_none() => self.end(end),
+            Message::End(_) => {}
         }
     }
 

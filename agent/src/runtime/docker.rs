@@ -12,7 +12,7 @@ use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, EventMessage, HostConfig, HostConfigLogConfig, Mount,
-    MountType,
+    MountBindOptions, MountBindOptionsPropagationEnum, MountType,
 };
 use bollard::query_parameters::{
     AttachContainerOptions, CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
@@ -27,8 +27,8 @@ use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use super::{
-    Container, ContainerSpec, ExecOutcome, Image, LogOptions, LogStream, Runtime, RuntimeError, Session,
-    State, Talk, Version, Wanted, Written, label,
+    Container, ContainerSpec, ExecOutcome, Image, LogOptions, LogStream, Processes, Propagation, Runtime,
+    RuntimeError, Seccomp, Session, State, Talk, Version, Wanted, Written, label,
 };
 
 /// Seconds that a request may take to be answered.
@@ -264,6 +264,15 @@ impl Runtime for Docker {
         }
     }
 
+    async fn disk_usage(&self, id: &str) -> Result<i64, RuntimeError> {
+        let options = InspectContainerOptions { size: true };
+        let found = self.client().await?.inspect_container(id, Some(options)).await;
+        let found = found.map_err(|e| failure(&format!("measure container {id}"), e))?;
+        let log = found.log_path.as_deref().and_then(|path| std::fs::metadata(path).ok());
+        let log = log.map_or(0, |log| i64::try_from(log.len()).unwrap_or(i64::MAX));
+        Ok(found.size_rw.unwrap_or(0).saturating_add(log))
+    }
+
     async fn logs(&self, id: &str, options: &LogOptions) -> Result<LogStream, RuntimeError> {
         let since = options.since.map_or(0, |t| i32::try_from(t.as_second()).unwrap_or(i32::MAX));
         let mut query = LogsOptionsBuilder::new()
@@ -339,12 +348,31 @@ fn body(spec: &ContainerSpec, node: &str) -> ContainerCreateBody {
         source: Some(bind.source.clone()),
         target: Some(bind.target.clone()),
         read_only: Some(bind.read_only),
+        bind_options: Some(MountBindOptions {
+            propagation: Some(match bind.propagation {
+                Propagation::None => MountBindOptionsPropagationEnum::RPRIVATE,
+                Propagation::HostToContainer => MountBindOptionsPropagationEnum::RSLAVE,
+                Propagation::Bidirectional => MountBindOptionsPropagationEnum::RSHARED,
+            }),
+            ..MountBindOptions::default()
+        }),
         ..Mount::default()
     });
     let log_options = [("max-size", "10m"), ("max-file", "5")];
     let host = HostConfig {
         network_mode: Some(joined.clone().unwrap_or_else(|| "none".to_owned())),
-        ipc_mode: Some(joined.unwrap_or_else(|| "shareable".to_owned())),
+        pid_mode: match &spec.pid {
+            Processes::Own => None,
+            Processes::Container(id) => Some(format!("container:{id}")),
+            Processes::Pod => joined.clone(),
+            Processes::Host => Some("host".to_owned()),
+        },
+        ipc_mode: Some(match joined {
+            _ if spec.host_ipc => "host".to_owned(),
+            Some(joined) => joined,
+            None => "shareable".to_owned(),
+        }),
+        sysctls: Some(spec.sysctls.clone().into_iter().collect()),
         cgroup_parent: Some(spec.cgroup_parent.clone()),
         mounts: Some(mounts.collect()),
         cpu_shares: spec.resources.cpu_shares,
@@ -359,7 +387,7 @@ fn body(spec: &ContainerSpec, node: &str) -> ContainerCreateBody {
         cap_drop: Some(spec.cap_drop.clone()),
         group_add: Some(spec.groups.clone()),
         readonly_rootfs: Some(spec.read_only_root),
-        security_opt: security_options(spec),
+        security_opt: Some(security_options(spec)),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
             config: Some(log_options.map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
@@ -383,11 +411,17 @@ fn body(spec: &ContainerSpec, node: &str) -> ContainerCreateBody {
     }
 }
 
-fn security_options(spec: &ContainerSpec) -> Option<Vec<String>> {
-    let options = [(spec.no_new_privileges, "no-new-privileges"), (spec.unconfined, "seccomp=unconfined")];
-    let chosen: Vec<String> =
-        options.into_iter().filter(|(set, _)| *set).map(|(_, option)| option.to_owned()).collect();
-    (!chosen.is_empty()).then_some(chosen)
+/// In the words of `docker run --security-opt`.
+fn security_options(spec: &ContainerSpec) -> Vec<String> {
+    let seccomp = match &spec.seccomp {
+        Seccomp::RuntimeDefault => None,
+        Seccomp::Unconfined => Some("seccomp=unconfined".to_owned()),
+        Seccomp::Profile(json) => Some(format!("seccomp={json}")),
+    };
+    let privileges = spec.no_new_privileges.then(|| "no-new-privileges".to_owned());
+    let apparmor = spec.apparmor.as_ref().map(|profile| format!("apparmor={profile}"));
+    let selinux = spec.selinux.iter().map(|part| format!("label={part}"));
+    privileges.into_iter().chain(seccomp).chain(apparmor).chain(selinux).collect()
 }
 
 fn written(

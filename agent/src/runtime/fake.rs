@@ -185,6 +185,10 @@ impl Runtime for Fake {
         })
     }
 
+    async fn disk_usage(&self, _id: &str) -> Result<i64, RuntimeError> {
+        self.call("disk_usage", |_| 0)
+    }
+
     async fn logs(&self, id: &str, _options: &LogOptions) -> Result<LogStream, RuntimeError> {
         let text = Bytes::from(format!("log of {id}\n"));
         self.call("logs", |_| stream::iter([Ok(text)]).boxed())

@@ -8,7 +8,7 @@ use oarlock_api::k8s::api::core::v1::{
 
 use super::time;
 use crate::plan::memory::next_backoff;
-use crate::plan::{Memory, Observed, Pull, restarts};
+use crate::plan::{Course, Memory, Observed, Pull, course, restarts};
 use crate::runtime::{Container, State};
 
 pub(super) struct Look<'a> {
@@ -19,8 +19,18 @@ pub(super) struct Look<'a> {
     pub(super) now: Timestamp,
 }
 
+/// What kind of container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Init,
+    Sidecar,
+    Usual,
+    /// Added for debugging: runs once.
+    Added,
+}
+
 impl Look<'_> {
-    pub(super) fn status(&self, definition: &Definition, is_init: bool) -> ContainerStatus {
+    pub(super) fn status(&self, definition: &Definition, kind: Kind) -> ContainerStatus {
         let latest = self.observed.latest(&definition.name);
         let mut status = ContainerStatus {
             name: definition.name.clone(),
@@ -30,7 +40,7 @@ impl Look<'_> {
             ..ContainerStatus::default()
         };
         let Some(latest) = latest else {
-            let (reason, message) = self.obstacle(&definition.name).unwrap_or_else(|| self.not_yet(is_init));
+            let (reason, message) = self.obstacle(&definition.name).unwrap_or_else(|| self.not_yet(kind));
             status.state = Some(waiting(reason, message));
             return status;
         };
@@ -50,17 +60,23 @@ impl Look<'_> {
                 let probed = self.memory.probes.get(&latest.id).copied().unwrap_or_default();
                 let settled = !self.memory.post_starting.contains(&latest.id);
                 status.started = Some(probed.started && settled);
-                status.ready = !is_init && settled && probed.started && probed.ready;
+                let counts = matches!(kind, Kind::Sidecar | Kind::Usual);
+                status.ready = counts && settled && probed.started && probed.ready;
             }
             State::Exited { started, finished, code, .. } => {
                 let policy = self.spec.restart_policy.as_deref().unwrap_or("Always");
-                let again = if is_init { *code != 0 && policy != "Never" } else { restarts(policy, *code) };
-                status.ready = is_init && *code == 0;
+                let again = match kind {
+                    Kind::Init => *code != 0 && policy != "Never",
+                    Kind::Sidecar => true,
+                    Kind::Usual => restarts(policy, *code),
+                    Kind::Added => false,
+                };
+                status.ready = kind == Kind::Init && *code == 0;
                 let end = self.terminated(latest);
                 let ran = finished.duration_since(*started);
                 match self
                     .reason_to_wait(definition, latest, *finished, ran)
-                    .filter(|_| again && self.goes_on())
+                    .filter(|_| again && self.goes_on(kind))
                 {
                     Some((reason, message)) => {
                         status.state = Some(waiting(reason, message));
@@ -74,12 +90,14 @@ impl Look<'_> {
     }
 
     /// Whether anything is going to be started still.
-    fn goes_on(&self) -> bool {
-        self.memory.deletion.is_none() && self.memory.end.is_none()
+    fn goes_on(&self, kind: Kind) -> bool {
+        let over = || course(self.spec, self.observed, self.memory) != Course::Going;
+        self.memory.deletion.is_none() && self.memory.end.is_none() && (kind != Kind::Sidecar || !over())
     }
 
-    fn not_yet(&self, is_init: bool) -> (String, Option<String>) {
+    fn not_yet(&self, kind: Kind) -> (String, Option<String>) {
         let has_init = self.spec.init_containers.as_ref().is_some_and(|i| !i.is_empty());
+        let is_init = matches!(kind, Kind::Init | Kind::Sidecar | Kind::Added);
         let reason = if has_init && !is_init { "PodInitializing" } else { "ContainerCreating" };
         (reason.to_owned(), None)
     }

@@ -203,3 +203,60 @@ fn long_waits_are_written_as_go_writes_them() {
     let definition = oarlock_api::k8s::api::core::v1::Container::default();
     assert_eq!(spec_hash(&definition).len(), 16);
 }
+
+#[test]
+fn sidecars_count_for_readiness_and_hold_the_end_back() {
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "i"}],
+        "initContainers": [{"name": "s", "image": "i", "restartPolicy": "Always"}]});
+    let mut case = Case::new(spec.clone(), vec![container("s", 0, running())]);
+    let initialized = |case: &Case| conditions(&case.status(None)).contains("Initialized=True");
+    assert!(initialized(&case));
+    case.memory.probes.insert("s0".into(), Probed { started: false, ready: false });
+    assert!(!initialized(&case));
+    let mut case = Case::new(spec.clone(), vec![container("s", 0, running()), container("a", 0, running())]);
+    case.memory.probes.insert("s0".into(), Probed { started: true, ready: false });
+    let status = case.status(None);
+    let unready = status.conditions.as_ref().unwrap().iter().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!(unready.message.as_deref(), Some("containers with unready status: [s]"));
+    let over = |sidecar| {
+        let found = vec![container("s", 0, sidecar), container("a", 0, exited(3, 0, false))];
+        Case::new(spec.clone(), found).status(None).phase
+    };
+    assert_eq!(over(running()).as_deref(), Some("Running"));
+    assert_eq!(over(exited(1, 137, false)).as_deref(), Some("Succeeded"), "however it ended");
+}
+
+#[test]
+fn a_pod_is_ready_when_its_gates_are_open() {
+    let mut spec = plain("Always");
+    spec["readinessGates"] = json!([{"conditionType": "example.com/lb"}]);
+    let mut case = Case::new(spec, vec![container("a", 0, running())]);
+    let ready = |case: &Case| {
+        let status = case.status(None);
+        let of = status.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
+        (of.status, of.reason.unwrap_or_default(), of.message.unwrap_or_default())
+    };
+    let closed =
+        |message: &str| ("False".to_owned(), "ReadinessGatesNotReady".to_owned(), message.to_owned());
+    let message = "corresponding condition of pod readiness gate \"example.com/lb\" does not exist.";
+    assert_eq!(ready(&case), closed(message));
+    let mut say = |state: &str| {
+        case.pod.status =
+            serde_json::from_value(json!({"conditions": [{"type": "example.com/lb", "status": state}]})).ok();
+        ready(&case)
+    };
+    let message = "the status of pod readiness gate \"example.com/lb\" is not \"True\", but False";
+    assert_eq!(say("False"), closed(message));
+    assert_eq!(say("True").0, "True");
+}
+
+#[test]
+fn what_was_added_for_debugging_is_shown_apart_and_holds_nothing_back() {
+    let mut spec = plain("Always");
+    spec["ephemeralContainers"] = json!([{"name": "d", "image": "i"}]);
+    let status = Case::new(spec, vec![container("a", 0, running()), container("d", 0, exited(3, 1, false))]);
+    let status = status.status(None);
+    let added = &status.ephemeral_container_statuses.as_ref().unwrap()[0];
+    assert_eq!(added.state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 1);
+    assert!(conditions(&status).contains(" Ready=True"));
+}

@@ -9,7 +9,8 @@ use oarlock_api::k8s::api::core::v1::{PersistentVolume, PersistentVolumeClaim, P
 use oarlock_api::node_selector::NodeSelector;
 use oarlock_api::storage::{LOCAL_PROVISIONER, PROVISIONED_BY};
 
-use super::{directories, host_path, ownership};
+use super::ownership::Heir;
+use super::{directories, host_path};
 use crate::desired::Snapshot;
 
 /// Finds and prepares the directory. The text is kubelet's where it has one.
@@ -18,7 +19,7 @@ pub(super) fn path(
     pod: &Pod,
     snapshot: &Snapshot,
     root: &Path,
-    group: Option<u32>,
+    heir: Option<&Heir>,
 ) -> Result<String, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let volume = bound(claim, namespace, snapshot)
@@ -40,9 +41,8 @@ pub(super) fn path(
     } else if !at.exists() {
         return Err(format!("path {:?} does not exist", source.path));
     }
-    if let Some(group) = group {
-        ownership::give(at, group)
-            .map_err(|e| format!("cannot give {} to group {group}: {e}", source.path))?;
+    if let Some(heir) = heir {
+        heir.take(at).map_err(|e| format!("cannot give {} to group {}: {e}", source.path, heir.group))?;
     }
     Ok(source.path.clone())
 }

@@ -1,20 +1,41 @@
 //! `fsGroup` on volumes that outlive their pods: everything in them becomes the group's.
 //!
-//! Source: `SetVolumeOwnership` of k8s.io/kubernetes/pkg/volume, with OnRootMismatch: what was given is not walked again.
+//! Source: `SetVolumeOwnership` of k8s.io/kubernetes/pkg/volume.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Directories: all for the group, which new files inherit. Files: read and write.
 const DIRECTORY: u32 = 0o2770;
 const FILE: u32 = 0o660;
 
-/// Gives a directory and all that is in it to a group.
-pub(super) fn give(root: &Path, group: u32) -> io::Result<()> {
+/// To whom volumes are given.
+#[derive(Debug, Clone)]
+pub(super) struct Heir {
+    /// `fsGroup`.
+    pub(super) group: u32,
+    /// `fsGroupChangePolicy: Always`: all is looked at, once a pod, though the root is the group's already.
+    pub(super) always: bool,
+    /// There once that is done.
+    pub(super) done: PathBuf,
+}
+
+impl Heir {
+    /// Gives a directory and all that is in it to the group.
+    pub(super) fn take(&self, root: &Path) -> io::Result<()> {
+        if self.done.exists() {
+            return Ok(());
+        }
+        give(root, self.group, self.always)?;
+        fs::write(&self.done, "")
+    }
+}
+
+fn give(root: &Path, group: u32, always: bool) -> io::Result<()> {
     let held = fs::metadata(root)?;
-    if held.gid() == group && held.mode() & DIRECTORY == DIRECTORY {
+    if !always && held.gid() == group && held.mode() & DIRECTORY == DIRECTORY {
         return Ok(());
     }
     let mut folders = vec![root.to_path_buf()];
@@ -45,4 +66,30 @@ pub(super) fn give(root: &Path, group: u32) -> io::Result<()> {
 fn widen(path: &Path, mask: u32) -> io::Result<()> {
     let mode = fs::metadata(path)?.mode() & 0o7777;
     fs::set_permissions(path, fs::Permissions::from_mode(mode | mask))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root.
+    #[test]
+    fn all_is_given_once_a_pod_and_what_is_held_is_walked_only_if_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, file) = (dir.path().join("v"), dir.path().join("v/file"));
+        fs::create_dir(&root).unwrap();
+        fs::write(&file, "").unwrap();
+        let group = || fs::metadata(&file).unwrap().gid();
+        let heir = |always, pod: &str| Heir { group: 7, always, done: dir.path().join(pod) };
+        heir(false, "a").take(&root).unwrap();
+        assert_eq!(group(), 7);
+        lchown(&file, None, Some(8)).unwrap();
+        heir(false, "b").take(&root).unwrap();
+        assert_eq!(group(), 8, "the root is the group's: OnRootMismatch looks no further");
+        heir(true, "c").take(&root).unwrap();
+        assert_eq!(group(), 7);
+        lchown(&file, None, Some(8)).unwrap();
+        heir(true, "c").take(&root).unwrap();
+        assert_eq!(group(), 8, "once a pod");
+    }
 }

@@ -216,6 +216,12 @@ pub static PODS: Kind = Kind {
     subresources: &[
         connect("attach", "PodAttachOptions"),
         Subresource { name: "binding", kind: "Binding", group_version: None, verbs: &["create"] },
+        Subresource {
+            name: "ephemeralcontainers",
+            kind: "Pod",
+            group_version: None,
+            verbs: &["get", "patch", "update"],
+        },
         EVICTION,
         connect("exec", "PodExecOptions"),
         Subresource { name: "log", kind: "Pod", group_version: None, verbs: &["get"] },

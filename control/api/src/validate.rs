@@ -8,6 +8,7 @@ mod bounds;
 mod classes;
 mod config;
 mod discovery;
+mod ephemeral;
 mod handlers;
 mod ingress;
 mod job;
@@ -15,6 +16,7 @@ mod meta;
 mod network_policy;
 mod pod;
 mod pod_context;
+mod pod_rights;
 mod pod_support;
 mod policy;
 mod rbac;
@@ -50,6 +52,9 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<Cause> {
     checks(&mut errors, kind, object);
     if *kind == NAMESPACES {
         pod_security_labels(&mut errors, &Value::Null, object);
+    }
+    if *kind == PODS && !list(&object["spec"], "ephemeralContainers").is_empty() {
+        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
     }
     errors.causes
 }
@@ -128,6 +133,14 @@ fn pod_security_labels(errors: &mut Errors, old: &Value, new: &Value) {
         let field = format!("metadata.labels[{}]", label.label);
         errors.invalid(field, format_args!("{:?}", label.value), label.why);
     }
+}
+
+/// Checks a pod to which containers are to be added for debugging (`/ephemeralcontainers`).
+#[must_use]
+pub fn debug(old: &Value, new: &Value) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    ephemeral::check_update(&mut errors, old, new);
+    errors.causes
 }
 
 /// Whether a Service's addresses and families fit each other: asked before the registry completes them.

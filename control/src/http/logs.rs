@@ -75,9 +75,10 @@ fn names(pod: &Value, field: &str) -> Vec<String> {
 /// The container that is asked for; the only one when none is.
 pub(super) fn container(pod: &Value, asked: Option<&str>) -> Result<String, Status> {
     let (init, main) = (names(pod, "initContainers"), names(pod, "containers"));
+    let added = names(pod, "ephemeralContainers");
     let name = meta::name(pod);
     match asked {
-        Some(asked) if main.iter().chain(&init).any(|n| n == asked) => Ok(asked.to_owned()),
+        Some(asked) if main.iter().chain(&init).chain(&added).any(|n| n == asked) => Ok(asked.to_owned()),
         Some(asked) => Err(Status::bad_request(format!("container {asked} is not valid for pod {name}"))),
         None => match main.as_slice() {
             [only] if init.is_empty() => Ok(only.clone()),
@@ -98,7 +99,7 @@ pub(super) fn container(pod: &Value, asked: Option<&str>) -> Result<String, Stat
 
 fn check_started(pod: &Value, container: &str, previous: bool) -> Result<(), Status> {
     let name = meta::name(pod);
-    let statuses = ["containerStatuses", "initContainerStatuses"].into_iter();
+    let statuses = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"].into_iter();
     let status = statuses
         .flat_map(|f| pod["status"][f].as_array().into_iter().flatten())
         .find(|s| s["name"] == container);

@@ -168,6 +168,12 @@ impl Request<'_> {
             }
             ("status", &Method::PUT) => self.update(kind, name, Sub::Status).await,
             ("status", &Method::PATCH) => self.patch(kind, name, Sub::Status).await,
+            ("ephemeralcontainers", &Method::GET) => {
+                let value = self.registry.get(kind, namespace, name).await?;
+                self.answer_object(StatusCode::OK, &value, &[])
+            }
+            ("ephemeralcontainers", &Method::PUT) => self.update(kind, name, Sub::Ephemeral).await,
+            ("ephemeralcontainers", &Method::PATCH) => self.patch(kind, name, Sub::Ephemeral).await,
             ("finalize", &Method::PUT) => self.update(kind, name, Sub::Finalize).await,
             ("scale", &Method::GET) => {
                 let view = self.registry.scale(kind, namespace, name).await?;

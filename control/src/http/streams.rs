@@ -163,7 +163,7 @@ fn spawn<F: Future<Output = ()> + Send>(
 
 /// Whether a container runs, as far as its node has said.
 fn runs(pod: &Value, container: &str) -> bool {
-    let statuses = ["containerStatuses", "initContainerStatuses"].into_iter();
+    let statuses = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"].into_iter();
     let mut statuses = statuses.flat_map(|f| pod["status"][f].as_array().into_iter().flatten());
     statuses.any(|s| s["name"] == container && !s["state"]["running"].is_null())
 }

@@ -343,6 +343,29 @@ async fn subresources_have_verbs_of_their_own() {
     assert_eq!(api.patch(&one("status"), "merge", started).await.code, 200);
     let log = api.get(&one("log?tailLines=3")).await;
     assert_eq!((log.code, &*log.body), (200, &b"c 3\n"[..]));
+    // As kubectl debug asks for it: nothing else of the pod changes by it.
+    let added = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"ephemeralContainers": [{"name": "d", "image": "i"}]}});
+    let patched = api.patch(&one("ephemeralcontainers"), "strategic-merge", added.clone()).await;
+    assert_eq!(patched.code, 200, "{}", patched.message());
+    let pod = patched.json();
+    assert_eq!(
+        pod["spec"]["ephemeralContainers"][0]["terminationMessagePolicy"], "File",
+        "defaults are shown"
+    );
+    assert_eq!((pod["metadata"].get("labels"), &pod["metadata"]["generation"]), (None, &json!(2)));
+    assert_eq!(api.get(&one("ephemeralcontainers")).await.json(), pod);
+    let other = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "j"}]}});
+    let refused = api.patch(&one("ephemeralcontainers"), "strategic-merge", other).await;
+    assert!(refused.code == 422 && refused.message().contains("may not be changed"), "{}", refused.message());
+    let around = api
+        .patch(
+            &format!("{PODS}/p"),
+            "strategic-merge",
+            json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i"}]}}),
+        )
+        .await;
+    assert_eq!(around.code, 422, "{}", around.message());
+    assert_eq!(api.get(&one("log?container=d")).await.code, 400, "it has not started");
     assert_eq!(api.get(&one("scale")).await.code, 404);
     assert_eq!(api.get("/api/v1/nodes/none/status").await.code, 404);
 }

@@ -41,7 +41,8 @@ pub(super) fn of(namespace: &str, pod: &Value) -> BTreeSet<Reference> {
     };
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let spec = &pod["spec"];
-    for container in list(&spec["containers"]).iter().chain(&list(&spec["initContainers"])) {
+    let lists = ["containers", "initContainers", "ephemeralContainers"];
+    for container in lists.iter().flat_map(|containers| list(&spec[*containers])) {
         for variable in list(&container["env"]) {
             add(Named::ConfigMap, &variable["valueFrom"]["configMapKeyRef"]["name"]);
             add(Named::Secret, &variable["valueFrom"]["secretKeyRef"]["name"]);

@@ -153,6 +153,17 @@ pub(super) fn finalize(present: &Value, wanted: &Value) -> Value {
     next
 }
 
+/// The present pod with other `spec.ephemeralContainers`.
+pub(super) fn debug(present: &Value, wanted: &Value) -> Value {
+    let mut next = present.clone();
+    let spec = meta::map_at(meta::map_of(&mut next), "spec");
+    match wanted["spec"].get("ephemeralContainers") {
+        Some(added) => drop(spec.insert("ephemeralContainers".to_owned(), added.clone())),
+        None => drop(spec.shift_remove("ephemeralContainers")),
+    }
+    next
+}
+
 /// apiVersion, kind and metadata first: the order that the cache counts on.
 fn assemble(kind: &Kind, metadata: Map<String, Value>, rest: Map<String, Value>) -> Value {
     let mut object = Map::with_capacity(rest.len() + 3);

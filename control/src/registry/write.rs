@@ -121,6 +121,7 @@ impl Registry {
             Sub::Status => prepare::update_status(&present.value, wanted),
             Sub::Scale => scale::apply(kind, &present.value, &wanted)?,
             Sub::Finalize => prepare::finalize(&present.value, &wanted),
+            Sub::Ephemeral => prepare::debug(&present.value, &wanted),
         };
         if *kind == PODS {
             admit::keep_priority(&present.value, &mut next);
@@ -131,7 +132,10 @@ impl Registry {
         }
         owners::changed(kind, sub, options, &present.value, &mut next, owners);
         let claims = self.allocate(kind, Some(&present.value), &mut next, attempt)?;
-        let causes = validate::update(kind, &present.value, &next);
+        let causes = match sub {
+            Sub::Ephemeral => validate::debug(&present.value, &next),
+            _ => validate::update(kind, &present.value, &next),
+        };
         if !causes.is_empty() {
             return Err(Status::invalid(kind, &name, causes));
         }

@@ -19,6 +19,7 @@ pub(super) struct World {
     started: BTreeMap<String, u32>,
     fails: bool,
     stubborn: bool,
+    slow: Option<String>,
     gone: bool,
     ids: u32,
     deletion: Option<Deletion>,
@@ -37,6 +38,7 @@ impl World {
             started: BTreeMap::new(),
             fails: false,
             stubborn: false,
+            slow: None,
             gone: false,
             ids: 0,
             deletion: None,
@@ -92,6 +94,16 @@ impl World {
         self.stubborn = true;
     }
 
+    /// The startup probe of this container has not succeeded yet.
+    pub(super) fn starts_slowly(&mut self, name: &str) {
+        self.slow = Some(name.to_owned());
+    }
+
+    pub(super) fn has_started(&mut self, name: &str) {
+        let id = self.observed.latest(name).unwrap().id.clone();
+        self.memory.probes.insert(id, Probed { started: true, ready: true });
+    }
+
     pub(super) fn next_step_fails(&mut self) {
         self.fails = true;
     }
@@ -99,6 +111,10 @@ impl World {
     pub(super) fn agent_restarts(&mut self) {
         self.memory =
             Memory { start_time: Some(self.now), deletion: self.deletion.clone(), ..Memory::default() };
+        // As a worker has it of containers that it finds.
+        for container in self.observed.containers.iter().filter(|c| c.is_running()) {
+            self.memory.probes.insert(container.id.clone(), Probed { started: true, ready: true });
+        }
     }
 
     pub(super) fn condemn(&mut self, name: &str, why: &str, grace: Option<u64>) {
@@ -246,13 +262,14 @@ impl World {
                 self.note(format!("start {container} {attempt}"));
                 let current = self.observed.sandbox().map(|(s, _)| s.id.clone());
                 assert_eq!(current.as_deref(), Some(sandbox.as_str()), "joins a sandbox that runs");
-                let hash = spec_hash(definition(self.spec(), &container).unwrap());
+                let hash = spec_hash(&definition(self.spec(), &container).unwrap());
                 let more =
                     [(label::SANDBOX, sandbox), (label::BACKOFF, backoff.to_string()), (label::HASH, hash)];
                 self.make(&container, attempt, &more);
                 self.memory.pulls.remove(&container);
                 let id = self.observed.latest(&container).unwrap().id.clone();
-                self.memory.probes.insert(id, Probed { started: true, ready: true });
+                let started = self.slow.as_ref() != Some(&container);
+                self.memory.probes.insert(id, Probed { started, ready: started });
             }
             Step::BeginStop { id, container, grace, .. } => {
                 self.note(format!("stop {container}"));

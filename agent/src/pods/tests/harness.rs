@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::desired::Snapshot;
 use crate::net::{NetError, PodNetRequest, PodNetResult, PodNetwork};
 use crate::outbox::Outbox;
-use crate::pods::{NodeFacts, Pods};
+use crate::pods::{ClusterDns, NodeFacts, Pods};
 use crate::runtime::{Container, Docker, Runtime};
 
 pub(super) const IMAGE: &str = "oarlock-test/busybox:1";
@@ -97,6 +97,7 @@ impl Node {
             memory: 1 << 30,
         };
         let pods = Pods::start(&tasks, facts, Arc::clone(&docker), network.clone(), Arc::clone(&outbox));
+        pods.set_dns(ClusterDns { domain: "cluster.local".to_owned(), address: String::new() });
         let heard = Arc::new(Mutex::new(Heard::default()));
         tasks.job("test/outbox", {
             let (heard, token) = (Arc::clone(&heard), tasks.token());
@@ -152,6 +153,13 @@ impl Node {
         let dir = self.dir.path().join("scratch");
         std::fs::create_dir_all(&dir).unwrap();
         dir.to_string_lossy().into_owned()
+    }
+
+    /// A file in the agent's own folder.
+    pub(super) fn data_file(&self, name: &str) -> std::path::PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
     }
 
     pub(super) fn secret(&self, name: &str, key: &str, value: &str) {

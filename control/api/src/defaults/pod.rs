@@ -45,7 +45,7 @@ pub(super) fn spec(spec: &mut Map<String, Value>) {
     set(spec, "dnsPolicy", json!("ClusterFirst"));
     set(spec, "securityContext", json!({}));
     set(spec, "schedulerName", json!("default-scheduler"));
-    for list in ["initContainers", "containers"] {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
         for one in items(spec, list) {
             container(one);
         }
@@ -67,6 +67,9 @@ fn container(container: &mut Map<String, Value>) {
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(probe).and_then(Value::as_object_mut) {
+            if let Some(grpc) = probe.get_mut("grpc").and_then(Value::as_object_mut) {
+                set(grpc, "service", json!(""));
+            }
             set(probe, "timeoutSeconds", json!(1));
             set(probe, "periodSeconds", json!(10));
             set(probe, "successThreshold", json!(1));

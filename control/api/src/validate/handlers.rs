@@ -17,6 +17,20 @@ pub(super) fn check(errors: &mut Errors, path: &str, container: &Value, is_init:
             lifecycle(errors, &path, value, grace);
         } else {
             probe(errors, &path, value);
+            let own = &value["terminationGracePeriodSeconds"];
+            if field == "readinessProbe" && !own.is_null() {
+                errors.invalid(
+                    format!("{path}.terminationGracePeriodSeconds"),
+                    own,
+                    "must not be set for readinessProbes",
+                );
+            } else if own.as_i64().is_some_and(|seconds| seconds < 1) {
+                errors.invalid(
+                    format!("{path}.terminationGracePeriodSeconds"),
+                    own,
+                    "must be greater than 0",
+                );
+            }
             if field != "readinessProbe" && value["successThreshold"].as_i64().is_some_and(|t| t != 1) {
                 let threshold = &value["successThreshold"];
                 errors.invalid(format!("{path}.successThreshold"), threshold, "must be 1");
@@ -71,6 +85,9 @@ fn handler(errors: &mut Errors, path: &str, value: &Value, known: &[&str]) {
             Value::String(name) => port_name(errors, &format!("{path}.{handler}.port"), name),
             port => errors.port(format!("{path}.{handler}.port"), port),
         }
+    }
+    if handlers.contains(&"grpc") {
+        errors.port(format!("{path}.grpc.port"), &value["grpc"]["port"]);
     }
     if handlers.contains(&"httpGet") {
         http_get(errors, &format!("{path}.httpGet"), &value["httpGet"]);

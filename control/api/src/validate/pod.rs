@@ -21,6 +21,7 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
     }
     errors.unique(volumes.iter().enumerate().map(|(i, v)| (format!("{path}.volumes[{i}].name"), *v)));
     super::pod_context::check(errors, path, spec);
+    super::pod_rights::check(errors, path, spec);
     let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
     let all = ["initContainers", "containers"].into_iter().flat_map(|field| {
         list(spec, field).iter().enumerate().map(move |(i, c)| (format!("{path}.{field}[{i}]"), c))
@@ -29,7 +30,18 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
     errors.unique(all.iter().map(|(path, c)| (format!("{path}.name"), text(c, "name"))));
     for (path, container) in &all {
         check_container(errors, path, container, &volumes);
-        super::handlers::check(errors, path, container, path.contains(".initContainers["), grace);
+        let is_init = path.contains(".initContainers[");
+        let policy = &container["restartPolicy"];
+        if !policy.is_null() {
+            let path = format!("{path}.restartPolicy");
+            if is_init {
+                errors.one_of(&path, policy, &["Always"]);
+            } else {
+                errors.forbidden(path, "may not be set for non-init containers");
+            }
+        }
+        // A sidecar runs as long as the others, and has all that they may have (KEP-753).
+        super::handlers::check(errors, path, container, is_init && policy != "Always", grace);
     }
     host_ports(errors, path, containers);
     errors.one_of(
@@ -65,7 +77,7 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
     super::scheduling::check(errors, path, spec);
 }
 
-fn name(errors: &mut Errors, field: &str, name: &str) {
+pub(super) fn name(errors: &mut Errors, field: &str, name: &str) {
     if name.is_empty() {
         errors.required(field, "");
     } else if let Err(why) = rules::check_dns1123_label(name) {
@@ -73,7 +85,7 @@ fn name(errors: &mut Errors, field: &str, name: &str) {
     }
 }
 
-fn check_container(errors: &mut Errors, path: &str, container: &Value, volumes: &[&str]) {
+pub(super) fn check_container(errors: &mut Errors, path: &str, container: &Value, volumes: &[&str]) {
     name(errors, &format!("{path}.name"), text(container, "name"));
     let image = text(container, "image");
     if image.is_empty() {
@@ -92,6 +104,7 @@ fn check_container(errors: &mut Errors, path: &str, container: &Value, volumes: 
     check_mounts(errors, path, container, volumes);
     check_resources(errors, &format!("{path}.resources"), &container["resources"]);
     super::pod_context::ids(errors, &format!("{path}.securityContext"), &container["securityContext"]);
+    super::pod_rights::container(errors, &format!("{path}.securityContext"), &container["securityContext"]);
     let policies = ["FallbackToLogsOnError", "File"];
     let policy = &container["terminationMessagePolicy"];
     errors.one_of(&format!("{path}.terminationMessagePolicy"), policy, &policies);
@@ -245,6 +258,8 @@ fn check_mounts(errors: &mut Errors, path: &str, container: &Value, volumes: &[&
                 "must not contain ':'",
             );
         }
+        let privileged = container["securityContext"]["privileged"] == true;
+        super::pod_rights::mount(errors, &format!("{path}.volumeMounts[{i}]"), mount, privileged);
     }
     for (i, mount) in mounts.iter().enumerate() {
         let at = text(mount, "mountPath");

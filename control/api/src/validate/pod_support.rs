@@ -5,21 +5,8 @@ use serde_json::Value;
 use super::{Errors, list};
 
 /// Fields of the spec that change behaviour and are not built.
-const SPEC: &[&str] = &[
-    "ephemeralContainers",
-    "runtimeClassName",
-    "overhead",
-    "readinessGates",
-    "resourceClaims",
-    "hostUsers",
-    "setHostnameAsFQDN",
-    "shareProcessNamespace",
-    "imagePullSecrets",
-    "os",
-    "resources",
-];
-const HOST: &[&str] = &["hostNetwork", "hostPID", "hostIPC"];
-const CONTAINER: &[&str] = &["restartPolicy", "resizePolicy", "volumeDevices"];
+const SPEC: &[&str] = &["runtimeClassName", "overhead", "resourceClaims", "imagePullSecrets", "resources"];
+const CONTAINER: &[&str] = &["volumeDevices"];
 const VOLUMES: &[&str] = &[
     "name",
     "emptyDir",
@@ -32,31 +19,28 @@ const VOLUMES: &[&str] = &[
     "ephemeral",
 ];
 const PROJECTED: &[&str] = &["configMap", "secret", "downwardAPI", "serviceAccountToken"];
-const MOUNT: &[&str] = &["subPath", "subPathExpr", "mountPropagation", "recursiveReadOnly"];
-const POD_SECURITY: &[&str] = &[
-    "seLinuxOptions",
-    "appArmorProfile",
-    "sysctls",
-    "windowsOptions",
-    "fsGroupChangePolicy",
-    "supplementalGroupsPolicy",
-    "seLinuxChangePolicy",
-];
-const CONTAINER_SECURITY: &[&str] = &["seLinuxOptions", "appArmorProfile", "procMount", "windowsOptions"];
 const RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 
 /// Adds an error per field that is set and not honoured.
 pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
     refuse(errors, path, spec, SPEC);
-    for field in HOST {
-        if spec.get(field) == Some(&Value::Bool(true)) {
-            errors.unsupported(format!("{path}.{field}"));
-        }
+    if path != "spec" && !list(spec, "ephemeralContainers").is_empty() {
+        let why = "ephemeral containers not allowed in pod template";
+        errors.forbidden(format!("{path}.ephemeralContainers"), why);
     }
-    let context = format!("{path}.securityContext");
-    refuse(errors, &context, &spec["securityContext"], POD_SECURITY);
-    seccomp(errors, &context, &spec["securityContext"]);
-    for field in ["initContainers", "containers"] {
+    if spec["hostNetwork"] == true {
+        errors.unsupported(format!("{path}.hostNetwork"));
+    }
+    if spec["hostUsers"] == false {
+        errors.unsupported(format!("{path}.hostUsers"));
+    }
+    let security = &spec["securityContext"];
+    refuse(errors, &format!("{path}.securityContext"), security, &["windowsOptions", "seLinuxChangePolicy"]);
+    if security["supplementalGroupsPolicy"] == "Strict" {
+        // Docker always adds the groups that the image gives its user.
+        errors.unsupported(format!("{path}.securityContext.supplementalGroupsPolicy"));
+    }
+    for field in ["initContainers", "containers", "ephemeralContainers"] {
         for (i, container) in list(spec, field).iter().enumerate() {
             check_container(errors, &format!("{path}.{field}[{i}]"), container);
         }
@@ -65,10 +49,6 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
         let path = format!("{path}.volumes[{i}]");
         for source in set_fields(volume).filter(|source| !VOLUMES.contains(source)) {
             errors.unsupported(format!("{path}.{source}"));
-        }
-        // Only a tmpfs is held to its size here.
-        if is_set(&volume["emptyDir"]["sizeLimit"]) && volume["emptyDir"]["medium"] != "Memory" {
-            errors.unsupported(format!("{path}.emptyDir.sizeLimit"));
         }
         for (j, source) in list(&volume["projected"], "sources").iter().enumerate() {
             for kind in set_fields(source).filter(|kind| !PROJECTED.contains(kind)) {
@@ -80,24 +60,20 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
 
 fn check_container(errors: &mut Errors, path: &str, container: &Value) {
     refuse(errors, path, container, CONTAINER);
-    let context = format!("{path}.securityContext");
-    refuse(errors, &context, &container["securityContext"], CONTAINER_SECURITY);
-    seccomp(errors, &context, &container["securityContext"]);
+    let security = &container["securityContext"];
+    refuse(errors, &format!("{path}.securityContext"), security, &["windowsOptions"]);
+    if security["procMount"] == "Unmasked" {
+        errors.unsupported(format!("{path}.securityContext.procMount"));
+    }
     for (i, port) in list(container, "ports").iter().enumerate() {
         if port["protocol"] == "SCTP" {
             errors.unsupported(format!("{path}.ports[{i}].protocol"));
         }
     }
     for (i, mount) in list(container, "volumeMounts").iter().enumerate() {
-        refuse(errors, &format!("{path}.volumeMounts[{i}]"), mount, MOUNT);
-    }
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        refuse(
-            errors,
-            &format!("{path}.{probe}"),
-            &container[probe],
-            &["grpc", "terminationGracePeriodSeconds"],
-        );
+        if mount["recursiveReadOnly"] == "Enabled" {
+            errors.unsupported(format!("{path}.volumeMounts[{i}].recursiveReadOnly"));
+        }
     }
     refuse(errors, &format!("{path}.resources"), &container["resources"], &["claims"]);
     refuse(errors, &format!("{path}.lifecycle"), &container["lifecycle"], &["stopSignal"]);
@@ -109,28 +85,6 @@ fn check_container(errors: &mut Errors, path: &str, container: &Value) {
                 errors.unsupported(format!("{path}.resources.{field}[{name}]"));
             }
         }
-    }
-}
-
-/// Docker has one profile, and may go without; there is no place for others.
-fn seccomp(errors: &mut Errors, path: &str, context: &Value) {
-    let profile = &context["seccompProfile"];
-    if !profile.is_object() {
-        return;
-    }
-    let path = format!("{path}.seccompProfile");
-    match profile["type"].as_str().unwrap_or("") {
-        "" => errors.required(format!("{path}.type"), "type is required when seccompProfile is set"),
-        "Localhost" => errors.unsupported(format!("{path}.localhostProfile")),
-        _ => errors.one_of(
-            &format!("{path}.type"),
-            &profile["type"],
-            &["Localhost", "RuntimeDefault", "Unconfined"],
-        ),
-    }
-    if profile["type"] != "Localhost" && !profile["localhostProfile"].is_null() {
-        let why = "can only be set when seccomp type is Localhost";
-        errors.invalid(format!("{path}.localhostProfile"), &profile["localhostProfile"], why);
     }
 }
 

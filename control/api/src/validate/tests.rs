@@ -1,6 +1,7 @@
 //! A table of what is refused, with upstream's words.
 
 mod classes;
+mod rights;
 mod scheduling;
 mod services;
 mod stateful_sets;
@@ -110,37 +111,6 @@ fn what_is_not_built_is_refused_by_name() {
         assert!(refused.contains(&line), "{field} in {refused:?}");
     }
     assert_eq!(refused.len(), 4);
-}
-
-#[test]
-fn a_filter_of_system_calls_is_dockers_or_none() {
-    let of = |profile: Value| {
-        of_spec(json!({"securityContext": {"runAsNonRoot": true, "seccompProfile": profile}}))
-    };
-    for known in ["RuntimeDefault", "Unconfined"] {
-        assert_eq!(of(json!({"type": known})), [""; 0]);
-    }
-    let at = "spec.securityContext.seccompProfile";
-    assert_eq!(
-        of(json!({})),
-        [format!("{at}.type: Required value: type is required when seccompProfile is set")]
-    );
-    assert_eq!(
-        of(json!({"type": "x"})),
-        [format!(
-            "{at}.type: Unsupported value: \"x\": supported values: \"Localhost\", \"RuntimeDefault\", \"Unconfined\""
-        )]
-    );
-    assert_eq!(
-        of(json!({"type": "Localhost", "localhostProfile": "a.json"})),
-        [format!("{at}.localhostProfile: Forbidden: is not supported by this version of Oarlock")]
-    );
-    assert_eq!(
-        of(json!({"type": "Unconfined", "localhostProfile": "a"})),
-        [format!(
-            "{at}.localhostProfile: Invalid value: \"a\": can only be set when seccomp type is Localhost"
-        )]
-    );
 }
 
 #[test]
@@ -316,8 +286,6 @@ fn volumes_have_one_whole_source() {
     let mode = json!({"configMap": {"name": "m", "defaultMode": 512}});
     let why = "Invalid value: 512: must be a number between 0 and 0777 (octal), both inclusive";
     assert_eq!(of(mode), [format!("{v}.configMap.defaultMode: {why}")]);
-    let why = "Forbidden: is not supported by this version of Oarlock";
-    assert_eq!(of(json!({"emptyDir": {"sizeLimit": "1Mi"}})), [format!("{v}.emptyDir.sizeLimit: {why}")]);
 }
 
 #[test]
