@@ -350,7 +350,14 @@ impl Registry {
     ///
     /// # Errors
     /// `Conflict` when it is bound already or is being deleted.
-    pub async fn bind(&self, namespace: &str, name: &str, uid: &str, node: &str) -> Result<Value, Status> {
+    pub async fn bind(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        node: &str,
+        dry_run: bool,
+    ) -> Result<Value, Status> {
         let kind = &oarlock_api::catalogue::PODS;
         for _ in 0..ATTEMPTS {
             let mut present = self.read(kind, namespace, name).await?;
@@ -375,7 +382,7 @@ impl Registry {
             let wanted = std::mem::take(&mut present.value);
             let bound = bound(wanted, node, Timestamp::now());
             if let Some(written) =
-                self.commit_update(kind, &present.record, bound, (Vec::new(), &[]), false).await?
+                self.commit_update(kind, &present.record, bound, (Vec::new(), &[]), dry_run).await?
             {
                 return Ok(written);
             }

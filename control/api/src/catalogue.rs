@@ -490,8 +490,12 @@ pub static SELF_SUBJECT_RULES_REVIEWS: Kind =
 pub static SUBJECT_ACCESS_REVIEWS: Kind =
     review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews");
 
+/// core/v1 Binding: puts a pod on a node; the same as its subresource.
+pub static BINDINGS: Kind = Kind { verbs: &["create"], ..core("Binding", "bindings", &[]) };
+
 /// The kinds that are asked and never kept.
 pub static REVIEWS: &[&Kind] = &[
+    &BINDINGS,
     &SELF_SUBJECT_REVIEWS,
     &TOKEN_REVIEWS,
     &LOCAL_SUBJECT_ACCESS_REVIEWS,

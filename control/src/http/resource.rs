@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
-use oarlock_api::catalogue::{COMPONENT_STATUSES, COMPUTED, Kind, NODES, PODS};
+use oarlock_api::catalogue::{BINDINGS, COMPONENT_STATUSES, COMPUTED, Kind, NODES, PODS};
 use oarlock_api::status::Status;
 use oarlock_api::{convert, meta, validate};
 use oarlock_daemon::Tasks;
@@ -66,6 +66,12 @@ impl Request<'_> {
         {
             // Before anything is written: an answer that cannot be given must not hide that it was.
             self.form()?;
+        }
+        if *kind == BINDINGS {
+            return match (self.path.namespace, self.path.name, self.method) {
+                (Some(namespace), None, &Method::POST) => self.bind(namespace, None).await,
+                _ => Err(Status::method_not_allowed()),
+            };
         }
         if kind.is_review() {
             return reviews::answer(self).await;
@@ -160,7 +166,7 @@ impl Request<'_> {
             }
             ("proxy", _) => proxy::pods::answer(self, kind, namespace, name).await,
             ("token", &Method::POST) => self.token(namespace, name).await,
-            ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, name).await,
+            ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, Some(name)).await,
             ("eviction", &Method::POST) if *kind == PODS => self.evict(namespace, name).await,
             ("status", &Method::GET) => {
                 let value = self.registry.get(kind, namespace, name).await?;
@@ -322,15 +328,30 @@ impl Request<'_> {
         Ok(response)
     }
 
-    async fn bind(&self, namespace: &str, name: &str) -> Result<Response<Body>, Status> {
+    /// A Binding by itself, or as a subresource of its pod.
+    async fn bind(&self, namespace: &str, pod: Option<&str>) -> Result<Response<Body>, Status> {
         let expected = Expected { group: "", version: "v1", kind: "Binding" };
         let validation = self.query.field_validation()?;
         let binding = body::decode(self.content_type, &self.body, expected, validation)?.object;
-        let node = binding["target"]["name"].as_str().unwrap_or("");
-        if node.is_empty() {
-            return Err(Status::bad_request("Binding \"\" is invalid: target.name: Required value"));
+        let (stated, target) = (meta::name(&binding), &binding["target"]);
+        let name = pod.unwrap_or(stated);
+        if !stated.is_empty() && stated != name {
+            return Err(Status::bad_request("name in URL does not match name in Binding object"));
         }
-        self.registry.bind(namespace, name, meta::uid(&binding), node).await?;
+        let (kind, node) = (target["kind"].as_str().unwrap_or(""), target["name"].as_str().unwrap_or(""));
+        let bad = |why: &str| Err(Status::bad_request(format!("Binding {name:?} is invalid: {why}")));
+        if name.is_empty() {
+            return bad("metadata.name: Required value: name is required");
+        }
+        if !matches!(kind, "" | "Node") {
+            return bad(&format!(
+                "target.kind: Unsupported value: {kind:?}: supported values: \"Node\", \"<empty>\""
+            ));
+        }
+        if node.is_empty() {
+            return bad("target.name: Required value");
+        }
+        self.registry.bind(namespace, name, meta::uid(&binding), node, self.query.dry_run()?).await?;
         let success =
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(respond::json(StatusCode::CREATED, &success))

@@ -7,13 +7,15 @@ use oarlock_api::node::agent_message::Message;
 use oarlock_api::node::{NodeStatus, PodGone, PodStatus, VolumeGone};
 use oarlock_api::status::Status;
 use oarlock_api::storage::{LOCAL_FINALIZER, local_node};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Nodes;
 use crate::registry::{DeleteOptions, Sub, WriteOptions};
 
 /// The namespace of the nodes' Leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// The domain of labels that isolate nodes.
+const RESERVED: &str = "node-restriction.kubernetes.io";
 /// Matches upstream's node lease.
 const LEASE_SECONDS: i64 = 40;
 
@@ -52,6 +54,7 @@ impl Nodes {
         let mut object: Value = serde_json::from_slice(object).map_err(parse)?;
         let metadata = meta::metadata_mut(&mut object);
         metadata.insert("name".to_owned(), json!(node));
+        drop_reserved(metadata);
         let (labels, annotations) = (metadata.get("labels").cloned(), metadata.get("annotations").cloned());
         match self.registry.create(&NODES, "", object, &WriteOptions::default()).await {
             Err(status) if status.is("AlreadyExists") => {}
@@ -231,9 +234,28 @@ fn keep_transitions(present: &Value, next: &mut Value) {
     }
 }
 
+/// Takes away labels by which whoever runs the cluster isolates nodes: no node gives them to itself.
+fn drop_reserved(metadata: &mut Map<String, Value>) {
+    let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) else { return };
+    labels.retain(|name, _| {
+        let domain = name.split_once('/').map_or("", |(domain, _)| domain);
+        domain != RESERVED && !domain.ends_with(&format!(".{RESERVED}"))
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_node_gives_itself_the_labels_that_isolate_nodes() {
+        let mut metadata = json!({"labels": {
+            "node-restriction.kubernetes.io/pci": "1", "example.com.node-restriction.kubernetes.io/pci": "1",
+            "kubernetes.io/hostname": "n1", "my-node-restriction.kubernetes.io/a": "1"}});
+        drop_reserved(metadata.as_object_mut().unwrap());
+        let kept: Vec<&String> = metadata["labels"].as_object().unwrap().keys().collect();
+        assert_eq!(kept, ["kubernetes.io/hostname", "my-node-restriction.kubernetes.io/a"]);
+    }
 
     #[test]
     fn resources_that_others_added_stay() {

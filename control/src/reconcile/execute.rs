@@ -115,7 +115,7 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
             }
         }
         Change::Bind { namespace, name, uid, node } => {
-            registry.bind(&namespace, &name, &uid, &node).await.map(|pod| version(&pod))
+            registry.bind(&namespace, &name, &uid, &node, false).await.map(|pod| version(&pod))
         }
         Change::Condition { namespace, name, condition } => {
             let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));

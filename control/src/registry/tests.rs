@@ -180,8 +180,8 @@ async fn a_scheduled_pod_ends_gracefully_and_others_at_once() {
     assert!(matches!(f.delete(&PODS, "free").await.unwrap(), Deleted::Gone(_)));
     let made = f.create(&PODS, "d", pod("bound")).await.unwrap();
     let uid = made["metadata"]["uid"].as_str().unwrap();
-    f.registry.bind("d", "bound", uid, "n1").await.unwrap();
-    assert_eq!(f.registry.bind("d", "bound", uid, "n2").await.unwrap_err().code, 409);
+    f.registry.bind("d", "bound", uid, "n1", false).await.unwrap();
+    assert_eq!(f.registry.bind("d", "bound", uid, "n2", false).await.unwrap_err().code, 409);
     let Deleted::Terminating(ending) = f.delete(&PODS, "bound").await.unwrap() else { panic!("graceful") };
     assert_eq!(ending["metadata"]["deletionGracePeriodSeconds"], 30);
     let again = f.delete(&PODS, "bound").await.unwrap();

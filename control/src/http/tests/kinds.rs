@@ -138,3 +138,38 @@ async fn a_page_takes_its_version_from_its_token_alone() {
     let jobs = api.get("/apis/batch/v1/jobs?fieldSelector=status.successful%3D1").await;
     assert_eq!((jobs.code, jobs.json()["items"].as_array().map(Vec::len)), (200, Some(0)));
 }
+
+#[tokio::test]
+async fn a_binding_puts_a_pod_on_a_node() {
+    let api = api().await;
+    let (pods, bindings) = ("/api/v1/namespaces/d/pods", "/api/v1/namespaces/d/bindings");
+    for name in ["a", "b"] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        assert_eq!(api.post(pods, pod).await.code, 201);
+    }
+    let binding = |name: &str, kind: &str, node: &str| json!({"metadata": {"name": name}, "target": {"kind": kind, "name": node}});
+    let node = |pod: &'static str| {
+        let api = &api;
+        async move { api.get(&format!("{pods}/{pod}")).await.json()["spec"]["nodeName"].clone() }
+    };
+    for (path, body, code, said) in [
+        (bindings.to_owned(), binding("", "Node", "n1"), 400, "metadata.name: Required value"),
+        (bindings.to_owned(), binding("a", "Pod", "n1"), 400, "target.kind: Unsupported value: \"Pod\""),
+        (bindings.to_owned(), binding("a", "Node", ""), 400, "target.name: Required value"),
+        (bindings.to_owned(), binding("none", "Node", "n1"), 404, "pods \"none\" not found"),
+        (format!("{pods}/b/binding"), binding("a", "", "n1"), 400, "does not match name in Binding object"),
+        (format!("{bindings}?dryRun=All"), binding("a", "Node", "n1"), 201, ""),
+    ] {
+        let answer = api.post(&path, body).await;
+        assert!(answer.code == code && answer.message().contains(said), "{path}: {}", answer.message());
+    }
+    assert_eq!(node("a").await, Value::Null, "nothing is done by a dry run");
+    assert_eq!(api.post(bindings, binding("a", "Node", "n1")).await.code, 201);
+    assert_eq!(api.post(&format!("{pods}/b/binding"), binding("b", "", "n2")).await.code, 201);
+    assert_eq!((node("a").await, node("b").await), (json!("n1"), json!("n2")));
+    let again = api.post(bindings, binding("a", "Node", "n2")).await;
+    assert_eq!((again.code, again.message().contains("is already assigned to node")), (409, true));
+    for method in ["GET", "DELETE"] {
+        assert_eq!(api.send(method, bindings, &[], "").await.code, 405);
+    }
+}
