@@ -91,26 +91,42 @@ pub fn check_pod(range: &Value, pod: &Value) -> Vec<String> {
     found
 }
 
-/// The requests and limits of a pod as a whole: the sum of its containers, or what one of those before them needs.
+/// The requests and limits of a pod as a whole: the sum of its containers and sidecars, or what one of those before them needs
+/// beside the sidecars that have been started by then.
 #[must_use]
 pub fn whole(pod: &Value) -> (Amounts, Amounts) {
     let of = |field: &str| {
-        let mut sum = Amounts::new();
-        for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
-            for (name, amount) in amounts(&container["resources"][field]) {
-                let total = sum.get(&name).map_or(amount, |before| before.plus(&amount));
-                sum.insert(name, total);
+        let list = |list: &str| pod["spec"][list].as_array().into_iter().flatten();
+        let (mut sidecars, mut most) = (Amounts::new(), Amounts::new());
+        for container in list("initContainers") {
+            let mut needed = sidecars.clone();
+            add(&mut needed, amounts(&container["resources"][field]));
+            if container["restartPolicy"] == "Always" {
+                sidecars.clone_from(&needed);
             }
+            raise(&mut most, needed);
         }
-        for container in pod["spec"]["initContainers"].as_array().into_iter().flatten() {
-            for (name, amount) in amounts(&container["resources"][field]) {
-                let most = sum.get(&name).map_or(amount, |before| amount.max(*before));
-                sum.insert(name, most);
-            }
+        for container in list("containers") {
+            add(&mut sidecars, amounts(&container["resources"][field]));
         }
-        sum
+        raise(&mut most, sidecars);
+        most
     };
     (of("requests"), of("limits"))
+}
+
+fn add(sum: &mut Amounts, more: Amounts) {
+    for (name, amount) in more {
+        let total = sum.get(&name).map_or(amount, |before| before.plus(&amount));
+        sum.insert(name, total);
+    }
+}
+
+fn raise(most: &mut Amounts, other: Amounts) {
+    for (name, amount) in other {
+        let higher = most.get(&name).map_or(amount, |before| amount.max(*before));
+        most.insert(name, higher);
+    }
 }
 
 /// What is wrong with a claim for a volume.
@@ -220,6 +236,19 @@ mod tests {
 
     fn pod(resources: Value) -> Value {
         json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "resources": resources}]}})
+    }
+
+    #[test]
+    fn sidecars_count_beside_what_comes_after_them() {
+        let init = |cpu: &str, policy: Value| json!({"name": "i", "restartPolicy": policy, "resources": {"requests": {"cpu": cpu}}});
+        let mut pod = pod(json!({"requests": {"cpu": "2"}}));
+        let total = |pod: &Value| whole(pod).0["cpu"].to_string();
+        pod["spec"]["initContainers"] = json!([init("3", Value::Null), init("1", json!("Always"))]);
+        assert_eq!(total(&pod), "3", "the sidecar is not there yet: 2 + 1 are no more");
+        pod["spec"]["initContainers"] = json!([init("1", json!("Always")), init("3", Value::Null)]);
+        assert_eq!(total(&pod), "4");
+        pod["spec"]["initContainers"] = json!([init("1", json!("Always")), init("500m", json!("Always"))]);
+        assert_eq!(total(&pod), "3500m");
     }
 
     #[test]

@@ -284,7 +284,7 @@ impl Request<'_> {
 
     /// Whether a write may be one that clients are told something of.
     fn may_be_told(kind: &Kind, sub: Sub) -> bool {
-        sub == Sub::Main && may_warn(kind)
+        matches!(sub, Sub::Main | Sub::Ephemeral) && may_warn(kind)
     }
 
     /// What a write that is allowed is warned of.

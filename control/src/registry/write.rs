@@ -142,7 +142,8 @@ impl Registry {
         if *kind == PRIORITY_CLASSES && next["globalDefault"] != present.value["globalDefault"] {
             self.one_default(&next)?;
         }
-        if *kind == PODS && sub == Sub::Main && pod_security::is_significant(&present.value, &next) {
+        let sets_containers = *kind == PODS && matches!(sub, Sub::Main | Sub::Ephemeral);
+        if sets_containers && pod_security::is_significant(&present.value, &next) {
             admit::is_within(&self.policy(meta::namespace(&next)), kind, &next)?;
         }
         self.within_ranges(kind, &name, &claims)?;

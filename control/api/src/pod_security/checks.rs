@@ -127,13 +127,27 @@ fn app_armor(pod: &Pod<'_>) -> Option<Finding> {
     let allowed = |profile: &str| {
         profile.is_empty() || profile == "runtime/default" || profile.starts_with("localhost/")
     };
+    let bad = |context: &Value| {
+        let profile = context["appArmorProfile"]["type"].as_str().filter(|profile| !is_confined(profile));
+        profile.map(str::to_owned)
+    };
+    let own = pod.containers().filter_map(|container| bad(&container["securityContext"]));
+    let fields: BTreeSet<String> = bad(&pod.spec["securityContext"]).into_iter().chain(own).collect();
     let all = pod.annotations.as_object().into_iter().flatten();
-    let bad: BTreeSet<String> = all
+    let annotations: BTreeSet<String> = all
         .filter(|(key, _)| key.starts_with(ANNOTATION))
         .filter_map(|(key, value)| value.as_str().filter(|v| !allowed(v)).map(|v| format!("{key}={v:?}")))
         .collect();
-    let reason = counted("forbidden AppArmor profile", bad.len());
-    if bad.is_empty() { None } else { finding(&reason, bad.into_iter().collect::<Vec<_>>().join(", ")) }
+    let mut who: Vec<String> = pod.setters(|context| bad(context).is_some()).into_iter().collect();
+    if !annotations.is_empty() {
+        who.push(counted("annotation", annotations.len()));
+    }
+    if who.is_empty() {
+        return None;
+    }
+    let reason = counted("forbidden AppArmor profile", fields.len() + annotations.len());
+    let what = quoted(fields.iter().chain(&annotations));
+    finding(&reason, format!("{} must not set AppArmor profile type to {what}", who.join(" and ")))
 }
 
 /// Containers that add capabilities beyond `allowed`, and those.

@@ -118,7 +118,15 @@ fn each_check_has_upstreams_words() {
         json!({"annotations": {"container.apparmor.security.beta.kubernetes.io/a": "unconfined"}});
     assert_eq!(
         violations(standard("baseline:latest"), &annotated, &json!({})).unwrap(),
-        "forbidden AppArmor profile (container.apparmor.security.beta.kubernetes.io/a=\"unconfined\")"
+        "forbidden AppArmor profile (annotation must not set AppArmor profile type to \
+         \"container.apparmor.security.beta.kubernetes.io/a=\\\"unconfined\\\"\")"
+    );
+    let unconfined = json!({"appArmorProfile": {"type": "Unconfined"}});
+    let ephemeral = json!({"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}, "containers": [{"name": "a"}],
+        "ephemeralContainers": [{"name": "e", "securityContext": unconfined}]});
+    assert_eq!(
+        found("baseline:latest", ephemeral),
+        "forbidden AppArmor profile (container \"e\" must not set AppArmor profile type to \"Unconfined\")"
     );
 }
 

@@ -127,3 +127,24 @@ async fn there_is_one_default_priority() {
     let own = api.patch(&format!("{path}/a"), "merge", json!({"description": "the default"})).await;
     assert_eq!(own.code, 200);
 }
+
+#[tokio::test]
+async fn a_container_for_debugging_is_held_to_the_level_too() {
+    let api = api().await;
+    assert_eq!(api.post(PODS, pod("p", json!({}))).await.code, 201);
+    label(&api, json!({ENFORCE: "baseline"})).await;
+    api.fixture.registry.catch_up().await.unwrap();
+    let debug = |security: Value| json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i", "securityContext": security}]}});
+    let path = format!("{PODS}/p/ephemeralcontainers");
+    let refused = api.patch(&path, "strategic-merge", debug(json!({"privileged": true}))).await;
+    assert_eq!(
+        (refused.code, refused.message().as_str()),
+        (
+            403,
+            "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": privileged (container \"e\" must not set \
+             securityContext.privileged=true)"
+        )
+    );
+    let made = api.patch(&path, "strategic-merge", debug(json!({}))).await;
+    assert_eq!(made.code, 200, "{}", made.message());
+}
