@@ -97,8 +97,11 @@ mod tests {
         assert_eq!(cgroup2(mounts), Ok("/sys/fs/cgroup/unified".into()));
         assert!(bpf_mount(mounts, Path::new("/sys/fs/bpf")).is_ok());
         assert!(bpf_mount("", Path::new("/sys/fs/bpf")).unwrap_err().contains("mount -t bpf"));
-        let version =
-            crate::runtime::Version { runtime: "docker://20".into(), cgroup_driver: "systemd".into() };
+        let version = crate::runtime::Version {
+            runtime: "docker://20".into(),
+            cgroup_driver: "systemd".into(),
+            index: String::new(),
+        };
         assert!(docker_state(version).unwrap_err().contains("cgroupfs"));
     }
 }

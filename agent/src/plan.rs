@@ -3,6 +3,7 @@
 //! In: values. Out: [`Plan`], steps in order and the time to look again. The worker executes it and asks again after anything
 //! happened; so a step is only ever a consequence of what is there, never of what was done before.
 
+pub(crate) mod credentials;
 pub(crate) mod downward;
 pub(crate) mod env;
 mod expand;

@@ -305,6 +305,23 @@ pub struct Version {
     pub runtime: String,
     /// Who makes its cgroups: `cgroupfs`, or `systemd`, which takes no parent that is not a slice.
     pub cgroup_driver: String,
+    /// The registry of images that name none.
+    pub index: String,
+}
+
+/// Who we are to a registry.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user's name.
+    pub user: String,
+    /// The user's password, or a token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 /// Why the runtime did not do what it was asked.
@@ -437,8 +454,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn events(&self) -> Result<BoxStream<'static, Result<String, RuntimeError>>, RuntimeError>;
     /// The image, if it is here.
     async fn image(&self, name: &str) -> Result<Option<Image>, RuntimeError>;
-    /// Fetches an image from its registry.
-    async fn pull(&self, name: &str) -> Result<(), RuntimeError>;
+    /// Fetches an image from its registry, as somebody or as nobody.
+    async fn pull(&self, name: &str, credentials: Option<&Credentials>) -> Result<(), RuntimeError>;
     /// Imports images from an archive as `docker save` writes it; says what it loaded.
     async fn import(
         &self,

@@ -7,7 +7,8 @@ use oarlock_api::k8s::api::core::v1::{Container, Pod};
 
 use super::worker::{Message, Worker};
 use super::{Shared, report};
-use crate::runtime::Image;
+use crate::plan::credentials;
+use crate::runtime::{Image, RuntimeError};
 
 /// Starts to look for the image; the worker hears how it went.
 pub(super) fn ensure(worker: &Worker, definition: &Container) {
@@ -47,7 +48,7 @@ async fn find(shared: &Shared, pod: &Pod, definition: &Container) -> Result<Imag
         event("Warning", "Failed", "Error: ErrImagePull");
         ("ErrImagePull".to_owned(), cause)
     };
-    if let Err(error) = shared.runtime.pull(name).await {
+    if let Err(error) = pull(shared, pod, name).await {
         return Err(failed(error.to_string()));
     }
     match shared.runtime.image(name).await {
@@ -58,6 +59,31 @@ async fn find(shared: &Shared, pod: &Pod, definition: &Container) -> Result<Imag
         }
         Ok(None) => Err(failed("the image is not there after it was pulled".to_owned())),
         Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+/// Fetches it as somebody whom the pod's Secrets name for the registry, one after the other; without any, as nobody.
+async fn pull(shared: &Shared, pod: &Pod, name: &str) -> Result<(), RuntimeError> {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let named = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    let snapshot = shared.snapshot();
+    let secrets: Vec<_> =
+        named.filter_map(|one| snapshot.secrets.get(&(namespace.clone(), one.name.clone()))).collect();
+    if secrets.is_empty() {
+        return shared.runtime.pull(name, None).await;
+    }
+    let index = shared.runtime.version().await?.index;
+    let known = credentials::of_image(name, &index, secrets.into_iter().map(|secret| &**secret));
+    let mut outcome = None;
+    for one in &known {
+        match shared.runtime.pull(name, Some(one)).await {
+            Ok(()) => return Ok(()),
+            Err(error) => outcome = Some(error),
+        }
+    }
+    match outcome {
+        Some(error) => Err(error),
+        None => shared.runtime.pull(name, None).await,
     }
 }
 

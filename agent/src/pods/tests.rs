@@ -2,6 +2,7 @@
 
 mod harness;
 mod pretended;
+mod registry;
 mod rights;
 
 use std::time::Duration;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::auth::DockerCredentials;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
@@ -27,8 +28,8 @@ use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use super::{
-    Container, ContainerSpec, ExecOutcome, Image, LogOptions, LogStream, Processes, Propagation, Runtime,
-    RuntimeError, Seccomp, Session, State, Talk, Version, Wanted, Written, label,
+    Container, ContainerSpec, Credentials, ExecOutcome, Image, LogOptions, LogStream, Processes, Propagation,
+    Runtime, RuntimeError, Seccomp, Session, State, Talk, Version, Wanted, Written, label,
 };
 
 /// Seconds that a request may take to be answered.
@@ -91,6 +92,7 @@ impl Runtime for Docker {
         Ok(Version {
             runtime: format!("docker://{}", version.version.unwrap_or_default()),
             cgroup_driver: info.cgroup_driver.map(|d| d.to_string()).unwrap_or_default(),
+            index: info.index_server_address.unwrap_or_default(),
         })
     }
 
@@ -309,14 +311,19 @@ impl Runtime for Docker {
         }
     }
 
-    async fn pull(&self, name: &str) -> Result<(), RuntimeError> {
+    async fn pull(&self, name: &str, credentials: Option<&Credentials>) -> Result<(), RuntimeError> {
+        let credentials = credentials.map(|one| DockerCredentials {
+            username: Some(one.user.clone()),
+            password: Some(one.password.clone()),
+            ..DockerCredentials::default()
+        });
         let mut options = CreateImageOptionsBuilder::new().from_image(name);
         // Without a tag Docker pulls every tag of the repository.
         let last = name.rsplit('/').next().unwrap_or(name);
         if !last.contains(':') && !last.contains('@') {
             options = options.tag("latest");
         }
-        let mut progress = self.client().await?.create_image(Some(options.build()), None, None);
+        let mut progress = self.client().await?.create_image(Some(options.build()), None, credentials);
         while let Some(step) = progress.next().await {
             step.map_err(|e| failure(&format!("pull image {name}"), e))?;
         }

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    Container, ContainerSpec, ExecOutcome, Image, LogOptions, LogStream, Runtime, RuntimeError, Session,
-    State, Talk, Version, Wanted, Written,
+    Container, ContainerSpec, Credentials, ExecOutcome, Image, LogOptions, LogStream, Runtime, RuntimeError,
+    Session, State, Talk, Version, Wanted, Written,
 };
 
 /// The fake. Images named `missing...` are not there and cannot be fetched.
@@ -83,6 +83,7 @@ impl Runtime for Fake {
         self.call("version", |_| Version {
             runtime: "fake://1".to_owned(),
             cgroup_driver: "cgroupfs".to_owned(),
+            index: String::new(),
         })
     }
 
@@ -210,7 +211,7 @@ impl Runtime for Fake {
         self.call("image", |_| (!name.starts_with("missing")).then(Image::default))
     }
 
-    async fn pull(&self, name: &str) -> Result<(), RuntimeError> {
+    async fn pull(&self, name: &str, _: Option<&Credentials>) -> Result<(), RuntimeError> {
         let message = format!("pull access denied for {name}");
         self.call("pull", |_| ())?;
         Err(RuntimeError::NotFound { what: format!("pull image {name}"), message })

@@ -52,6 +52,9 @@ pub(super) fn of(namespace: &str, pod: &Value) -> BTreeSet<Reference> {
             add(Named::Secret, &source["secretRef"]["name"]);
         }
     }
+    for secret in list(&spec["imagePullSecrets"]) {
+        add(Named::Secret, &secret["name"]);
+    }
     for volume in list(&spec["volumes"]) {
         add(Named::ConfigMap, &volume["configMap"]["name"]);
         add(Named::Secret, &volume["secret"]["secretName"]);

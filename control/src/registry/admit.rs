@@ -30,6 +30,7 @@ impl Registry {
         }
         if *kind == PODS {
             let account = self.account_of(namespace, object).await?;
+            account::add_pull_secrets(&account, object);
             account::mount_token(&account, object, rand::random());
             self.prioritize(object).await?;
         }

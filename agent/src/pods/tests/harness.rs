@@ -163,9 +163,17 @@ impl Node {
     }
 
     pub(super) fn secret(&self, name: &str, key: &str, value: &str) {
+        self.secret_of(name, "Opaque", key, value);
+    }
+
+    pub(super) fn secret_of(&self, name: &str, kind: &str, key: &str, value: &str) {
         let data =
             BTreeMap::from([(key.to_owned(), oarlock_api::k8s::ByteString(value.as_bytes().to_vec()))]);
-        let secret = oarlock_api::k8s::api::core::v1::Secret { data: Some(data), ..Default::default() };
+        let secret = oarlock_api::k8s::api::core::v1::Secret {
+            data: Some(data),
+            type_: Some(kind.to_owned()),
+            ..Default::default()
+        };
         self.snapshot.lock().secrets.insert(("test".into(), name.into()), Arc::new(secret));
     }
 
@@ -321,7 +329,7 @@ async fn import_image(docker: &Docker) {
     docker.import(stream.boxed()).await.unwrap();
 }
 
-fn layer(busybox: &Path) -> Vec<u8> {
+pub(super) fn layer(busybox: &Path) -> Vec<u8> {
     let binary = std::fs::read(busybox).expect("these tests need /bin/busybox (package busybox-static)");
     let mut layer = tar::Builder::new(Vec::new());
     file(&mut layer, "bin/busybox", 0o755, &binary);

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Errors, list};
 
 /// Fields of the spec that change behaviour and are not built.
-const SPEC: &[&str] = &["runtimeClassName", "overhead", "resourceClaims", "imagePullSecrets", "resources"];
+const SPEC: &[&str] = &["runtimeClassName", "overhead", "resourceClaims", "resources"];
 const CONTAINER: &[&str] = &["volumeDevices"];
 const VOLUMES: &[&str] = &[
     "name",

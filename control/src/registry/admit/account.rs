@@ -42,6 +42,14 @@ impl Registry {
     }
 }
 
+/// A pod that names no Secrets for its images has those of its account.
+pub(super) fn add_pull_secrets(account: &Value, pod: &mut Value) {
+    let none = pod["spec"]["imagePullSecrets"].as_array().is_none_or(Vec::is_empty);
+    if let (true, Some(secrets)) = (none, account["imagePullSecrets"].as_array().filter(|s| !s.is_empty())) {
+        pod["spec"]["imagePullSecrets"] = json!(secrets);
+    }
+}
+
 /// Gives every container the token, the cluster's CA and the namespace, where it has nothing at their place.
 pub(super) fn mount_token(account: &Value, pod: &mut Value, seed: u64) {
     let wish = |object: &Value| object["automountServiceAccountToken"].as_bool();
@@ -117,6 +125,18 @@ mod tests {
         assert_eq!(spec["containers"][1]["volumeMounts"].as_array().unwrap().len(), 1);
         let again = mounted(json!({}), spec.clone());
         assert_eq!(again, spec, "once");
+    }
+
+    #[test]
+    fn the_accounts_secrets_are_those_of_pods_that_name_none() {
+        let account = json!({"imagePullSecrets": [{"name": "login"}]});
+        let with = |spec: Value| {
+            let mut pod = json!({"spec": spec});
+            add_pull_secrets(&account, &mut pod);
+            pod["spec"]["imagePullSecrets"].clone()
+        };
+        assert_eq!(with(json!({})), account["imagePullSecrets"]);
+        assert_eq!(with(json!({"imagePullSecrets": [{"name": "own"}]})), json!([{"name": "own"}]));
     }
 
     #[test]
