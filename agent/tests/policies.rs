@@ -181,7 +181,7 @@ impl Node {
         for (name, pod) in &self.pods {
             let peer: NetworkPolicyPeer = serde_json::from_value(app(name)).unwrap();
             let group = PodGroup::of("d", &peer).unwrap().id();
-            let member = Member { ip: pod.ip, ports: BTreeMap::new() };
+            let member = Member { ip: pod.ip, ip6: None, ports: BTreeMap::new() };
             snapshot.network_peers.insert((group, format!("d/{name}")), Arc::new(member));
         }
         snapshot

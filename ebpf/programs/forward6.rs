@@ -1,4 +1,4 @@
-//! What the programs of tc hand on that is IPv6: as [`crate::forward`], whose hooks these are, and [`crate::policy`].
+//! What the programs of tc hand on that is IPv6: as [`crate::forward`] and [`crate::policy`], whose hooks these are.
 //!
 //! Programs of their own (tail calls), so that IPv4 carries none of it.
 
@@ -7,13 +7,13 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use oarlock_ebpf::flow::{LOCAL_POD, REPLY};
+use oarlock_ebpf::flow::{LOCAL_POD, Owner, REPLY};
 use oarlock_ebpf::reason::Reason;
 
 use crate::flows6::{self, Begun};
 use crate::maps6::Work;
 use crate::packet6::{self, Packet};
-use crate::{count, icmp6, maps, maps6, packet, policy, watch};
+use crate::{count, icmp6, maps, maps6, packet, policy6, watch};
 
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -25,7 +25,7 @@ pub fn uplink_ingress6(ctx: TcContext) -> i32 {
         return GO_ON;
     }
     let Some(packet) = packet6::read(&ctx, work) else {
-        return if icmp6::read(&ctx, work) { report(&ctx, work) } else { deliver(&ctx, work) };
+        return if icmp6::read(&ctx, work) { report(&ctx, work) } else { deliver_other(&ctx, work) };
     };
     if flows6::present(work, &packet) {
         return translate(&ctx, work, &packet);
@@ -37,7 +37,7 @@ pub fn uplink_ingress6(ctx: TcContext) -> i32 {
     };
     match begun {
         Begun::To => translate(&ctx, work, &packet),
-        Begun::Nothing => deliver(&ctx, work),
+        Begun::Nothing => deliver_as_is(&ctx, work, &packet),
         Begun::Denied => TC_ACT_SHOT,
     }
 }
@@ -48,15 +48,19 @@ pub fn pod_egress6(ctx: TcContext) -> i32 {
     if !packet6::header(&ctx, work) {
         return GO_ON;
     }
-    let to_node = maps6::settings().is_some_and(|settings| settings.node == work.header.destination);
-    if !to_node && !policy::may_pass6(packet::link(&ctx)) {
+    let link = packet::link(&ctx);
+    let Some(packet) = packet6::read(&ctx, work) else {
+        if policy6::take_other(&ctx, work) && !policy6::may_leave(link, 0) {
+            return TC_ACT_SHOT;
+        }
+        let reported = icmp6::read(&ctx, work) && work.entry.backend == REPLY;
+        return if reported { report(&ctx, work) } else { deliver_other(&ctx, work) };
+    };
+    work.judged = work.flow;
+    if !policy6::may_leave(link, packet.flags) {
         return TC_ACT_SHOT;
     }
-    let Some(packet) = packet6::read(&ctx, work) else {
-        let reported = icmp6::read(&ctx, work) && work.entry.backend == REPLY;
-        return if reported { report(&ctx, work) } else { deliver(&ctx, work) };
-    };
-    answer(&ctx, work, &packet).unwrap_or_else(|| deliver(&ctx, work))
+    answer(&ctx, work, &packet).unwrap_or_else(|| deliver_as_is(&ctx, work, &packet))
 }
 
 #[classifier]
@@ -100,7 +104,19 @@ pub fn uplink_egress6(ctx: TcContext) -> i32 {
 /// What comes to an isolated pod by the node's stack, and is not the node's own.
 #[classifier]
 pub fn pod_ingress6(ctx: TcContext) -> i32 {
-    if policy::may_pass6(packet::link(&ctx)) { GO_ON } else { TC_ACT_SHOT }
+    let Some(work) = maps6::work() else { return GO_ON };
+    if !packet6::header(&ctx, work) {
+        return GO_ON;
+    }
+    let link = packet::link(&ctx);
+    let may = match packet6::read(&ctx, work) {
+        Some(packet) => {
+            work.judged = work.flow;
+            policy6::may_enter(link, packet.flags)
+        }
+        None => !policy6::take_other(&ctx, work) || policy6::may_enter(link, 0),
+    };
+    if may { GO_ON } else { TC_ACT_SHOT }
 }
 
 /// Gives the reply of a local backend its Service's address back; none where it is no such reply.
@@ -122,18 +138,19 @@ fn translate(ctx: &TcContext, work: &mut Work, packet: &Packet) -> i32 {
     if work.entry.link != 0 {
         return leave(ctx, work);
     }
-    work.header.destination = work.entry.to.destination;
-    deliver(ctx, work)
+    work.judged = work.entry.to;
+    deliver(ctx, work, packet.flags)
 }
 
 /// An error to who has sent the packet that it is about.
 #[inline(always)]
 fn report(ctx: &TcContext, work: &mut Work) -> i32 {
     match write_error(ctx, work) {
-        GO_ON if work.entry.link == 0 => {
-            work.header.destination = work.entry.to.destination;
-            deliver(ctx, work)
-        }
+        // Errors always may come in.
+        GO_ON if work.entry.link == 0 => match maps6::owner(&work.entry.to.destination) {
+            Some(owner) => enter(ctx, work, &owner),
+            None => GO_ON,
+        },
         GO_ON => leave(ctx, work),
         verdict => verdict,
     }
@@ -157,19 +174,38 @@ fn leave(ctx: &TcContext, work: &Work) -> i32 {
     unsafe { bpf_redirect_neigh(work.entry.link, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
-/// A packet into the namespace of the pod of this node that it is for, if it may come in. Everything else, and what has no hop
-/// left, is the stack's.
+/// A packet that is not translated.
 #[inline(always)]
-fn deliver(ctx: &TcContext, work: &Work) -> i32 {
-    let Some(owner) = maps6::owner(&work.header.destination) else { return GO_ON };
-    if owner.link == 0 {
-        return GO_ON;
-    }
-    if !policy::may_pass6(owner.link) {
+fn deliver_as_is(ctx: &TcContext, work: &mut Work, packet: &Packet) -> i32 {
+    work.judged = work.flow;
+    deliver(ctx, work, packet.flags)
+}
+
+/// A packet that is of the flow of [`Work::judged`] now into the namespace of a pod of this node, if it may come in.
+#[inline(always)]
+fn deliver(ctx: &TcContext, work: &Work, flags: u8) -> i32 {
+    let Some(owner) = maps6::owner(&work.judged.destination) else { return GO_ON };
+    if owner.link != 0 && !policy6::may_enter(owner.link, flags) {
         return TC_ACT_SHOT;
     }
+    enter(ctx, work, &owner)
+}
+
+/// The same of a packet that has no flow.
+#[inline(always)]
+fn deliver_other(ctx: &TcContext, work: &mut Work) -> i32 {
+    let Some(owner) = maps6::owner(&work.header.destination) else { return GO_ON };
+    if owner.link != 0 && policy6::take_other(ctx, work) && !policy6::may_enter(owner.link, 0) {
+        return TC_ACT_SHOT;
+    }
+    enter(ctx, work, &owner)
+}
+
+/// Into the namespace of a pod of this node. Everything else, and what has no hop left, is the stack's.
+#[inline(always)]
+fn enter(ctx: &TcContext, work: &Work, owner: &Owner) -> i32 {
     let hops = work.header.hops;
-    if hops <= 1 {
+    if owner.link == 0 || hops <= 1 {
         return GO_ON;
     }
     if !packet6::hop(ctx, hops) || ctx.store(0, &owner.ends, 0).is_err() {

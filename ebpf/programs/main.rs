@@ -27,6 +27,7 @@ mod neighbours;
 mod packet;
 mod packet6;
 mod policy;
+mod policy6;
 mod sock;
 mod sweep;
 mod watch;

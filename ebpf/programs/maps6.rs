@@ -10,6 +10,7 @@ use oarlock_ebpf::fragment::Datagram6;
 use oarlock_ebpf::layout::{Believed6, FrontendKey6, SocketKey6};
 use oarlock_ebpf::maps::{MAX_ADDRESSES, MAX_FLOWS6, MAX_FRAGMENTS, MAX_SERVICES, MAX_SOCKETS};
 
+use crate::packet;
 use crate::packet6::Header;
 
 #[map]
@@ -31,9 +32,6 @@ static PROGRAMS6: ProgramArray = ProgramArray::with_max_entries(4, 0);
 #[map]
 static WORK6: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
-/// In an Ethernet header (RFC 2464 3).
-const IPV6: [u8; 2] = [0x86, 0xdd];
-
 /// A packet and what becomes of it. Not on the stack, of which these addresses would take too much.
 #[repr(C)]
 pub struct Work {
@@ -46,6 +44,8 @@ pub struct Work {
     /// What its answers look like, and theirs.
     pub reply: Flow6,
     pub back: Translation6,
+    /// The packet as policies see it: as the pod sends or gets it.
+    pub judged: Flow6,
     /// Another flow that is looked for.
     pub key: Flow6,
     pub header: Header,
@@ -70,7 +70,7 @@ pub fn work() -> Option<&'static mut Work> {
 /// Hands a packet of IPv6 on to the program for it. Comes back with whether it should have, if there is none.
 #[inline(always)]
 pub fn hand_on(ctx: &TcContext, program: u32) -> bool {
-    if ctx.load(12).ok() != Some(IPV6) {
+    if !packet::is_ipv6(ctx) {
         return false;
     }
     // SAFETY: the programs there are of tc too.

@@ -14,6 +14,8 @@ use crate::watch::Seen;
 
 /// Where the IP header is.
 pub const IP: usize = 14;
+/// In an Ethernet header (RFC 2464 3).
+const IPV6: u16 = 0x86dd;
 /// include/uapi/linux/if_packet.h.
 const PACKET_HOST: u32 = 0;
 const BPF_F_PSEUDO_HDR: u64 = 1 << 4;
@@ -162,6 +164,14 @@ pub fn is_ours(ctx: &TcContext) -> bool {
     let skb: *mut __sk_buff = ctx.skb.skb;
     // SAFETY: the kernel passes a valid context.
     unsafe { (*skb).pkt_type == PACKET_HOST }
+}
+
+/// Whether it is a packet of IPv6: as the kernel has read from the frame.
+#[inline(always)]
+pub fn is_ipv6(ctx: &TcContext) -> bool {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    // SAFETY: the kernel passes a valid context.
+    unsafe { (*skb).protocol == u32::from(IPV6.to_be()) }
 }
 
 /// How many packets of the wire it is, which the stack may have joined, and how many bytes of IP.

@@ -53,18 +53,6 @@ pub fn pod_ingress(ctx: TcContext) -> i32 {
     }
 }
 
-/// Whether packets of IPv6 may come to the pod behind a link, or leave it. They are not judged one by one: a pod that any policy selects
-/// has none, be they its answers.
-#[inline(always)]
-pub fn may_pass6(link: u32) -> bool {
-    // SAFETY: only whether it is there counts.
-    let is_isolated = revision() != 0 && unsafe { ISOLATED.get(link).is_some() };
-    if is_isolated {
-        maps::count(Reason::PolicyDenied);
-    }
-    !is_isolated
-}
-
 #[inline(always)]
 fn verdict(allowed: bool) -> i32 {
     if allowed { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
@@ -107,9 +95,22 @@ fn other(ctx: &TcContext, header: &[u8; 20]) -> Flow {
     packet::flow(header, ports)
 }
 
+/// What holds for the pod behind a link; none: no policy selects it.
+#[inline(always)]
+pub fn isolation(link: u32) -> Option<&'static Isolation> {
+    // SAFETY: only words of it are read, one by one; the agent replaces values whole.
+    unsafe { ISOLATED.get(link) }
+}
+
+/// Whether the rules have one that this key matches.
+#[inline(always)]
+pub fn has_rule(key: &Key<Rule>) -> bool {
+    RULES.get(key).is_some()
+}
+
 /// The revision of all policies; 0: there are none.
 #[inline(always)]
-fn revision() -> u32 {
+pub fn revision() -> u32 {
     POLICIES.get(0).copied().unwrap_or(0)
 }
 
@@ -118,8 +119,7 @@ fn revision() -> u32 {
 /// A function of its own, so that programs which use it twice hold it once.
 #[inline(never)]
 fn judge(link: u32, flow: &Flow, how: u32) -> u32 {
-    // SAFETY: only words of it are read, one by one; the agent replaces values whole.
-    let Some(isolation) = (unsafe { ISOLATED.get(link) }) else { return 1 };
+    let Some(isolation) = isolation(link) else { return 1 };
     // SAFETY: the element is this CPU's own, and programs are not migrated while they run.
     let Some(case) = CASE.get_ptr_mut(0).map(|case| unsafe { &mut *case }) else { return 1 };
     let (direction, flags) = ((how >> 8) as u8, how as u8);
@@ -214,7 +214,7 @@ fn is_allowed(case: &mut Case, direction: u8) -> bool {
     }
     let (protocol, port) = (case.key.protocol, case.key.destination_port());
     case.rule = Key::new(ONE_PORT, rule(case.number, ANYBODY, protocol, port));
-    if RULES.get(&case.rule).is_some() {
+    if has_rule(&case.rule) {
         return true;
     }
     let peer = if direction == EGRESS { case.key.destination } else { case.key.source };
@@ -224,7 +224,7 @@ fn is_allowed(case: &mut Case, direction: u8) -> bool {
         return false;
     }
     case.rule = Key::new(ONE_PORT, rule(case.number, identity, protocol, port));
-    RULES.get(&case.rule).is_some()
+    has_rule(&case.rule)
 }
 
 #[inline(always)]

@@ -11,7 +11,8 @@ use crate::flow::{Flow, MASQUERADED, Translation};
 /// | 0..16, 16..32 | source and destination, network order |
 /// | 32..34, 34..36 | their ports, network order |
 /// | 36 | protocol |
-/// | 37..40 | zero |
+/// | 37 | what else tells keys apart: [`crate::policy::judged6`]; of a packet zero |
+/// | 38..40 | zero |
 #[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Flow6 {
@@ -23,7 +24,8 @@ pub struct Flow6 {
     destination_port: [u8; 2],
     /// 6 TCP, 17 UDP.
     pub protocol: u8,
-    reserved: [u8; 3],
+    mark: u8,
+    reserved: [u8; 2],
 }
 
 impl Flow6 {
@@ -39,8 +41,16 @@ impl Flow6 {
             source_port: source.1.to_be_bytes(),
             destination_port: destination.1.to_be_bytes(),
             protocol,
-            reserved: [0; 3],
+            mark: 0,
+            reserved: [0; 2],
         }
+    }
+
+    /// The same flow, as a key that differs by a mark.
+    #[must_use]
+    pub(crate) const fn marked(mut self, mark: u8) -> Self {
+        self.mark = mark;
+        self
     }
 
     /// The port of the sender.
@@ -74,7 +84,8 @@ impl Flow6 {
             source_port: self.destination_port,
             destination_port: self.source_port,
             protocol: self.protocol,
-            reserved: [0; 3],
+            mark: 0,
+            reserved: [0; 2],
         }
     }
 

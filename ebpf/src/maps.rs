@@ -65,10 +65,14 @@ pub const PROGRAMS6: &str = "PROGRAMS6";
 pub const ISOLATED: &str = "ISOLATED";
 /// IPv4 prefix to the identity of the addresses in it. Longest prefix match.
 pub const IDENTITIES: &str = "IDENTITIES";
+/// The same of IPv6.
+pub const IDENTITIES6: &str = "IDENTITIES6";
 /// [`crate::policy::Rule`] to 1. Longest prefix match.
 pub const RULES: &str = "RULES";
 /// A connection ([`crate::policy::judged`]) to [`crate::policy::Allowed`]. LRU hash.
 pub const ALLOWED: &str = "ALLOWED";
+/// The same of IPv6 ([`crate::policy::judged6`]).
+pub const ALLOWED6: &str = "ALLOWED6";
 /// The revision of all policies at index 0, where 0 means that there are none on this node; the highest that there ever was at
 /// index 1. Array.
 pub const POLICIES: &str = "POLICIES";
@@ -101,9 +105,9 @@ pub const MAX_FRAGMENTS: u32 = 8192;
 pub const EVENT_BYTES: u32 = 1 << 18;
 /// Pods of this node that NetworkPolicies select.
 pub const MAX_ISOLATED: u32 = 4096;
-/// Addresses and ranges that NetworkPolicies of this node name.
+/// Addresses and ranges of a family that NetworkPolicies of this node name.
 pub const MAX_IDENTITIES: u32 = 262_144;
 /// What NetworkPolicies of this node allow: a line for each policy, identity and port.
 pub const MAX_RULES: u32 = 262_144;
-/// Connections of pods that NetworkPolicies select.
+/// Connections over a family of pods that NetworkPolicies select.
 pub const MAX_ALLOWED: u32 = 131_072;

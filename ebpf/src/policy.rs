@@ -6,6 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::flow::Flow;
+use crate::flow6::Flow6;
 
 /// What holds for a pod's link. Written by the agent.
 ///
@@ -14,6 +15,7 @@ use crate::flow::Flow;
 /// | 0..4 | the pod's address, network order |
 /// | 4..8 | the number of what may come in; 0: everything |
 /// | 8..12 | the number of what may go out; 0: everything |
+/// | 12..28 | the pod's IPv6 address, network order; zero: it has none |
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Isolation {
@@ -23,6 +25,8 @@ pub struct Isolation {
     pub ingress: u32,
     /// The number of what may go out; 0: everything.
     pub egress: u32,
+    /// The pod's IPv6 address, network order; zero: it has none.
+    pub address6: [u8; 16],
 }
 
 impl Isolation {
@@ -95,6 +99,19 @@ pub const fn judged(flow: Flow, direction: u8) -> Flow {
     flow.marked(direction)
 }
 
+/// The same of IPv6.
+#[must_use]
+pub const fn judged6(flow: Flow6, direction: u8) -> Flow6 {
+    flow.marked(direction)
+}
+
+/// Whether nobody but the node at the other end of a pod's link hears what is sent to this address: link-local (RFC 4291 2.5.6), or
+/// multicast of that scope (2.7).
+#[must_use]
+pub const fn stays_on_link(address: &[u8; 16]) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80 || address[0] == 0xff && address[1] & 0xf == 2
+}
+
 /// The prefixes that cover a range of ports, both ends included: (first port, how many bits compare).
 ///
 /// At most 30 of them.
@@ -112,7 +129,7 @@ pub fn prefixes(first: u16, last: u16) -> impl Iterator<Item = (u16, u8)> {
     })
 }
 
-const _: () = assert!(core::mem::size_of::<Isolation>() == 12);
+const _: () = assert!(core::mem::size_of::<Isolation>() == 28);
 const _: () = assert!(core::mem::size_of::<Allowed>() == 16);
 
 #[cfg(feature = "user")]
@@ -135,6 +152,15 @@ mod tests {
         assert_eq!(rule[..4], 1_u32.to_ne_bytes());
         assert_eq!(rule[4..8], 2_u32.to_ne_bytes());
         assert_eq!(rule[8..], [6, 0x12, 0x34]);
+    }
+
+    #[test]
+    fn what_stays_on_a_link_is_told_by_its_first_bits() {
+        let stays = |text: &str| stays_on_link(&text.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        assert!(stays("fe80::1") && stays("febf::1") && stays("ff02::1:ff00:1") && stays("ff12::1"));
+        for further in ["fec0::1", "fd00::1", "ff05::1", "ff0e::1", "::1", "2001:db8::1"] {
+            assert!(!stays(further), "{further}");
+        }
     }
 
     #[test]

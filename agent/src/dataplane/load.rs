@@ -23,7 +23,7 @@ use super::door::Doors;
 use super::{DataplaneConfig, DataplaneError, policies, six};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-const MAPS: [&str; 32] = [
+const MAPS: [&str; 34] = [
     maps::FRONTENDS,
     maps::FRONTENDS6,
     maps::SERVICE_TABLE,
@@ -53,14 +53,16 @@ const MAPS: [&str; 32] = [
     maps::PROGRAMS6,
     maps::ISOLATED,
     maps::IDENTITIES,
+    maps::IDENTITIES6,
     maps::RULES,
     maps::ALLOWED,
+    maps::ALLOWED6,
     maps::POLICIES,
 ];
 
 /// Tables of what passes, which agents of other layouts share as long as these bytes are the same: name, and bytes of a key and of
 /// a value. Whoever changes what the bytes mean without changing how many there are gives the map another name.
-const SHARED: [(&str, usize, usize); 7] = [
+const SHARED: [(&str, usize, usize); 8] = [
     (maps::FLOWS, size_of::<u32>(), size_of::<Bucket>()),
     (maps::FLOW_SEED, size_of::<u32>(), size_of::<u64>()),
     (maps::FLOWS6_TCP, size_of::<Flow6>(), size_of::<Translation6>()),
@@ -68,6 +70,7 @@ const SHARED: [(&str, usize, usize); 7] = [
     (maps::SOCKETS, size_of::<SocketKey>(), size_of::<Believed>()),
     (maps::SOCKETS6, size_of::<SocketKey6>(), size_of::<Believed6>()),
     (maps::ALLOWED, size_of::<Flow>(), size_of::<Allowed>()),
+    (maps::ALLOWED6, size_of::<Flow6>(), size_of::<Allowed>()),
 ];
 
 /// Handles of the maps that the agent writes or reads.
@@ -123,9 +126,13 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, policies::Handl
     let handles = handles(&mut ebpf)?;
     let of_policies = policies::Handles {
         isolated: handle(&mut ebpf, maps::ISOLATED)?,
-        identities: handle(&mut ebpf, maps::IDENTITIES)?,
+        identities: policies::IdentityTables {
+            four: handle(&mut ebpf, maps::IDENTITIES)?,
+            six: handle(&mut ebpf, maps::IDENTITIES6)?,
+        },
         rules: handle(&mut ebpf, maps::RULES)?,
         allowed: handle(&mut ebpf, maps::ALLOWED)?,
+        allowed6: handle(&mut ebpf, maps::ALLOWED6)?,
         revision: handle(&mut ebpf, maps::POLICIES)?,
     };
     let of_links = LinkMaps {

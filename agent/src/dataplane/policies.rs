@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_api::k8s::api::core::v1::Pod;
 use oarlock_api::k8s::api::networking::v1::NetworkPolicy;
 use oarlock_api::network_policy::Member;
@@ -24,11 +24,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::{DataplaneError, PodLink};
 use crate::desired::{Objects, Snapshot};
+use crate::dual_ip::DualIp;
 use identities::Identities;
 use rules::{Peer, Rules};
 
 pub(super) use picture::{PolicyPicture, Read, wanted};
-pub(super) use tables::{Handles, Tables};
+pub(super) use tables::{Handles, Identities as IdentityTables, Tables};
 
 /// What the kernel is to enforce.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub(super) struct Wanted {
     /// The peers whose addresses each identity has.
     identities: BTreeMap<u32, Arc<BTreeSet<Peer>>>,
     /// The identity of the addresses in a range, if no longer one says otherwise.
-    prefixes: OrdMap<Ipv4Net, u32>,
+    prefixes: OrdMap<IpNet, u32>,
 }
 
 /// What the policies of a snapshot are for this node's kernel. Remembers the last one: of many pods elsewhere one change costs one.
@@ -51,18 +52,14 @@ pub(super) struct Compiler {
     policies: Objects<NetworkPolicy>,
     pods: Objects<Pod>,
     members: Objects<Member>,
-    links: BTreeMap<u32, (Ipv4Addr, String)>,
+    links: BTreeMap<u32, (DualIp, String)>,
     identities: Identities,
     wanted: Wanted,
 }
 
 impl Compiler {
-    /// Takes a snapshot over, with the links of this node's pods: number to address and uid.
-    pub(super) fn update(
-        &mut self,
-        snapshot: &Snapshot,
-        links: BTreeMap<u32, (Ipv4Addr, String)>,
-    ) -> &Wanted {
+    /// Takes a snapshot over, with the links of this node's pods: number to addresses and uid.
+    pub(super) fn update(&mut self, snapshot: &Snapshot, links: BTreeMap<u32, (DualIp, String)>) -> &Wanted {
         let has_moved = !self.policies.ptr_eq(&snapshot.network_policies)
             || !self.pods.ptr_eq(&snapshot.pods)
             || self.links != links;
@@ -108,8 +105,12 @@ impl Compiler {
                 continue;
             }
             let mut number = |rules: Option<Rules>| rules.map_or(0, |rules| numbers.take(rules));
-            let isolation =
-                Isolation { address: address.octets(), ingress: number(ingress), egress: number(egress) };
+            let isolation = Isolation {
+                address: address.v4.octets(),
+                ingress: number(ingress),
+                egress: number(egress),
+                address6: address.v6.map(|ip| ip.octets()).unwrap_or_default(),
+            };
             self.wanted.isolated.insert(*link, isolation);
         }
         self.wanted.numbers = numbers.iter().map(|(number, rules)| (number, Arc::clone(rules))).collect();
@@ -164,9 +165,12 @@ impl<T: Ord + std::fmt::Debug> Numbers<T> {
 }
 
 /// The links of pods that there are: number to address and uid.
-pub(super) fn numbered(pods: &BTreeMap<Ipv4Addr, PodLink>) -> BTreeMap<u32, (Ipv4Addr, String)> {
+pub(super) fn numbered(pods: &BTreeMap<Ipv4Addr, PodLink>) -> BTreeMap<u32, (DualIp, String)> {
     let number = |link: &PodLink| nix::net::if_::if_nametoindex(link.name.as_str()).ok();
-    pods.iter().filter_map(|(ip, link)| Some((number(link)?, (*ip, link.uid.clone())))).collect()
+    let address = |ip: &Ipv4Addr, link: &PodLink| DualIp { v4: *ip, v6: link.ip6 };
+    pods.iter()
+        .filter_map(|(ip, link)| Some((number(link)?, (address(ip, link), link.uid.clone()))))
+        .collect()
 }
 
 fn full(map: &'static str, capacity: u32) -> DataplaneError {

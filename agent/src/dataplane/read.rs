@@ -59,7 +59,10 @@ pub fn kernel(bpffs: &Path, node_name: &str) -> Result<Kernel, DataplaneError> {
 fn policies(pins: &Path) -> Result<PolicyPicture, DataplaneError> {
     let read = policies::Read {
         isolated: open(pins, maps::ISOLATED, Map::HashMap)?,
-        identities: open(pins, maps::IDENTITIES, Map::LpmTrie)?,
+        identities: policies::IdentityTables {
+            four: open(pins, maps::IDENTITIES, Map::LpmTrie)?,
+            six: open(pins, maps::IDENTITIES6, Map::LpmTrie)?,
+        },
         rules: open(pins, maps::RULES, Map::LpmTrie)?,
         revision: open(pins, maps::POLICIES, Map::Array)?,
     };

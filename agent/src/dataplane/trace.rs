@@ -191,8 +191,7 @@ impl<'t> Path<'t> {
             return true;
         }
         let of = (self.question.protocol.as_str(), port);
-        let (IpAddr::V4(own), IpAddr::V4(other)) = (pod, peer) else { return self.passes_ipv6(pod) };
-        let Some(judgement) = self.tables.policies.judge(direction, own, other, of) else { return true };
+        let Some(judgement) = self.tables.policies.judge(direction, pod, peer, of) else { return true };
         let (way, other) = if direction == INGRESS { ("come in", "from") } else { ("go out", "to") };
         let who = if judgement.policies.is_empty() {
             "policies".to_owned()
@@ -203,18 +202,6 @@ impl<'t> Path<'t> {
         let at = if direction == INGRESS { format!("at port {port}") } else { format!("at its port {port}") };
         self.step(POD_LINK, format!("by the {who} of {pod} {} {may} {way} {other} {peer} {at}", of.0));
         judgement.allowed
-    }
-
-    /// Policies do not judge IPv6 yet: pods that they select have none.
-    fn passes_ipv6(&mut self, pod: IpAddr) -> bool {
-        let link = self.tables.pods.iter().find(|known| known.address == pod).map(|known| known.link);
-        let policies = &self.tables.policies;
-        let is_isolated = |link| policies.enforced && policies.isolated.iter().any(|one| one.link == link);
-        if !link.is_some_and(is_isolated) {
-            return true;
-        }
-        self.step(POD_LINK, format!("policies select {pod}, and allow no IPv6"));
-        false
     }
 
     /// A packet of this node to an address that is final.
@@ -297,9 +284,9 @@ mod tests {
         let both = ["10.244.0.5:80", "10.244.1.5:80"];
         let mut balanced = frontend("192.0.2.7", 80, &both, &both[..1], true);
         balanced["sourceRanges"] = json!(["198.51.100.0/24"]);
-        let policies = json!({"enforced": true, "identities": [{"range": "10.244.0.5/32", "identity": "0a"}],
+        let policies = json!({"enforced": true, "identities": [{"range": "10.244.0.5/32", "identity": "0a"}, {"range": "fd00:10:244::/64", "identity": "0a"}],
             "isolated": [{"link": 7, "address": "10.244.0.5", "ingress": null, "egress": "0e", "policies": ["d/out"]},
-                         {"link": 0, "address": "10.244.0.6", "ingress": "01", "egress": null}],
+                         {"link": 0, "address": "10.244.0.6", "address6": "fd00:10:244::6", "ingress": "01", "egress": null}],
             "allowed": [{"number": "01", "identity": "0a", "protocol": "TCP", "ports": [80, 81]},
                         {"number": "0e", "identity": null, "protocol": "UDP", "ports": null}]});
         let policies = if judged {
@@ -310,7 +297,7 @@ mod tests {
         serde_json::from_value(json!({"layoutVersion": 1, "policies": policies, "nodes": ["172.30.77.11", "172.30.77.12"],
             "node": {"address": "172.30.77.11", "clusterCidr": "10.244.0.0/16", "externalClusterIps": false,
                      "namespaceCookie": 1, "overlay": null},
-            "pods": [{"address": "10.244.0.5", "link": 7, "ends": null}, {"address": "10.244.0.6", "link": 0, "ends": null}],
+            "pods": [{"address": "10.244.0.5", "link": 7, "ends": null}, {"address": "10.244.0.6", "link": 0, "ends": null}, {"address": "fd00:10:244::6", "link": 0, "ends": null}],
             "frontends": [frontend("10.96.0.10", 80, &both, &both, false), frontend("10.96.0.11", 80, &[], &[], false),
                           frontend("172.30.77.11", 30080, &both, &both, true), balanced]}))
         .unwrap()
@@ -370,6 +357,9 @@ mod tests {
         assert_eq!((steps.last().map(String::as_str), verdict.as_str()), (Some(stranger), "dropped"));
         assert_eq!(told("172.30.77.11", "10.244.0.6:80", "TCP").1, "delivered", "the node reaches its pods");
         assert_eq!(told("10.244.0.5", "203.0.113.9:53", "UDP").1, "forwarded");
+        assert_eq!(told("fd00:10:244::7", "[fd00:10:244::6]:80", "TCP").1, "delivered", "as by IPv4");
+        assert_eq!(told("fd00:10:244::7", "[fd00:10:244::6]:82", "TCP").1, "dropped");
+        assert_eq!(told("2001:db8::7", "[fd00:10:244::6]:80", "TCP").1, "dropped");
     }
 
     #[test]

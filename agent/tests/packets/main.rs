@@ -12,6 +12,7 @@ mod errors;
 mod express;
 mod frames;
 mod policy;
+mod policy6;
 mod random;
 mod services;
 mod six;

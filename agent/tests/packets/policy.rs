@@ -40,7 +40,9 @@ impl Isolated {
             revision: node.map(maps::POLICIES),
             node,
         };
-        this.isolated.insert(LINK, Isolation { address: POD, ingress, egress }, 0).unwrap();
+        this.isolated
+            .insert(LINK, Isolation { address: POD, ingress, egress, address6: [0; 16] }, 0)
+            .unwrap();
         this.identities.insert(&Key::new(32, CLIENT), FRIEND, 0).unwrap();
         this.revision.set(0, 1, 0).unwrap();
         this
@@ -212,7 +214,9 @@ fn a_change_of_policies_is_felt_by_connections_that_there_are() {
 fn another_policy_of_the_pod_judges_anew_what_the_last_one_allowed() {
     let mut node = Isolated::new(5, 0).allow(ONE_PORT, rule(5, FRIEND, TCP, 80));
     assert!(node.enters(&tcp((CLIENT, 5), (POD, 80), SYN, b"")));
-    node.isolated.insert(LINK, Isolation { address: POD, ingress: 8, egress: 0 }, 0).unwrap();
+    node.isolated
+        .insert(LINK, Isolation { address: POD, ingress: 8, egress: 0, address6: [0; 16] }, 0)
+        .unwrap();
     assert!(!node.enters(&tcp((CLIENT, 5), (POD, 80), ACK, b"")));
 }
 

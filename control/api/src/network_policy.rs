@@ -2,7 +2,7 @@
 //! them, wherever they run, and tells their addresses to the nodes whose pods the policies may select.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -30,9 +30,19 @@ pub struct PodGroup {
 pub struct Member {
     /// Its address.
     pub ip: Ipv4Addr,
+    /// Its address of IPv6, where the cluster has dual stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
     /// Its named ports: `<protocol>/<name>` to the number.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
+}
+
+impl Member {
+    /// Its addresses.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(IpAddr::V4(self.ip)).chain(self.ip6.map(IpAddr::V6))
+    }
 }
 
 /// The key of a named port in [`Member::ports`].

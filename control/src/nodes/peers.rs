@@ -4,7 +4,7 @@
 //! In: the cache's changes. Out: a picture of both as of one revision, whose copies share what they have in common.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -214,6 +214,8 @@ fn member(pod: &Value) -> Option<Bytes> {
         return None;
     }
     let ip: Ipv4Addr = pod["status"]["podIP"].as_str()?.parse().ok()?;
+    let ips = pod["status"]["podIPs"].as_array().into_iter().flatten();
+    let ip6 = ips.filter_map(|ip| ip["ip"].as_str()?.parse::<Ipv6Addr>().ok()).next();
     let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     let ports = containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
     let named = ports.filter_map(|port| {
@@ -221,7 +223,7 @@ fn member(pod: &Value) -> Option<Bytes> {
         let number = u16::try_from(port["containerPort"].as_u64()?).ok()?;
         Some((network_policy::named_port(port["protocol"].as_str().unwrap_or("TCP"), name), number))
     });
-    let member = Member { ip, ports: named.collect() };
+    let member = Member { ip, ip6, ports: named.collect() };
     serde_json::to_vec(&member).ok().map(Bytes::from)
 }
 

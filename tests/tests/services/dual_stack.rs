@@ -1,5 +1,5 @@
-//! A Service with an address of each family: from a pod, from a node, and from outside, by names and by NodePorts; and what pods of a
-//! NetworkPolicy have of IPv6.
+//! A Service with an address of each family: from a pod, from a node, and from outside, by names and by NodePorts; and NetworkPolicies
+//! over both.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic, as tests do")]
 
@@ -63,6 +63,8 @@ pub(super) fn a_service_is_reached_over_both_families(cluster: &Cluster) {
             toolbox(&format!("timeout 3 wget -qO- 'http://[{ip6}]/'"))
         });
     }
+    policies_judge_both_families(cluster);
+
     let served = "timeout 30 busybox nc -lp 8091 -e echo told";
     let listening = std::thread::spawn(move || run_in(CLIENT, served));
     let told = wait("a pod reaches the outside", SOON, || {
@@ -97,4 +99,49 @@ pub(super) fn a_service_is_reached_over_both_families(cluster: &Cluster) {
         assert!(verified.well, "{}", verified.text);
     }
     cluster.kubectl("delete service both");
+}
+
+/// Who may come by which family: by blocks of each, by their exceptions, and by the pods that a policy names.
+fn policies_judge_both_families(cluster: &Cluster) {
+    let ips = |pod: &serde_json::Value| {
+        let ip = |at: usize| pod["status"]["podIPs"][at]["ip"].as_str().unwrap().to_owned();
+        (ip(0), ip(1))
+    };
+    cluster.kubectl("label pod toolbox app=toolbox");
+    let own6 = ips(&cluster.json("get pod toolbox")).1;
+    let pods = cluster.json("get pods -l app=sticky");
+    let pods: Vec<_> = pods["items"].as_array().unwrap().iter().map(ips).collect();
+    let reaches = |url: String| {
+        let ask = format!("timeout 1 wget -qO- '{url}'");
+        let asked = format!("docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox) {ask}");
+        shell(&asked).text.contains("pod: sticky-")
+    };
+    for (what, from, expected) in [
+        ("a block of IPv6", json!({"ipBlock": {"cidr": "fd00:10:244::/56"}}), (false, true)),
+        (
+            "a block of IPv6 without the pod",
+            json!({"ipBlock": {"cidr": "fd00:10:244::/56", "except": [format!("{own6}/128")]}}),
+            (false, false),
+        ),
+        ("the pod itself", json!({"podSelector": {"matchLabels": {"app": "toolbox"}}}), (true, true)),
+        ("a block of IPv4", json!({"ipBlock": {"cidr": "10.244.0.0/16"}}), (true, false)),
+    ] {
+        let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "both"},
+            "spec": {"podSelector": {"matchLabels": {"app": "sticky"}}, "ingress": [{"from": [from]}]}});
+        let applied = cluster.shell(&format!("echo '{policy}' | kubectl apply -f -"));
+        assert!(applied.well, "{}", applied.text);
+        for (four, six) in &pods {
+            wait(&format!("{what} is allowed, and nobody else"), SOON, || {
+                let said = (reaches(format!("http://{four}/")), reaches(format!("http://[{six}]/")));
+                if said == expected { Ok(()) } else { Err(format!("{said:?} to {four} and {six}")) }
+            });
+        }
+    }
+    for node in ["node1", "node2"] {
+        let verify = format!("target/debug/oarlock-agent dataplane verify --node-name {node}");
+        let verified = xtask(&["node", &node[4..], "--", "sh", "-c", &verify]);
+        assert!(verified.well, "{}", verified.text);
+    }
+    cluster.kubectl("delete networkpolicy both");
+    cluster.kubectl("label pod toolbox app-");
 }

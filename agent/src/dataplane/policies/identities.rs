@@ -1,12 +1,12 @@
 //! Which addresses are which peers: ranges and single addresses, each with the peers that name it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_api::network_policy::Member;
 use oarlock_ebpf::policy::NOBODY;
 
@@ -20,11 +20,11 @@ pub(super) struct Identities {
     /// The peers that matter.
     named: BTreeSet<Peer>,
     /// Who has an address: members, by group and pod.
-    at: BTreeMap<Ipv4Addr, BTreeMap<Key, Arc<Member>>>,
+    at: BTreeMap<IpAddr, BTreeMap<Key, Arc<Member>>>,
     /// All ranges of them and their exceptions.
-    ranges: BTreeSet<Ipv4Net>,
+    ranges: BTreeSet<IpNet>,
     /// The identity of ranges, and of addresses that groups have.
-    prefixes: OrdMap<Ipv4Net, u32>,
+    prefixes: OrdMap<IpNet, u32>,
     /// The peers of each identity.
     numbers: Numbers<BTreeSet<Peer>>,
 }
@@ -45,21 +45,25 @@ impl Identities {
                 DiffItem::Remove(key, old) => (key, [Some(old), None]),
             };
             if let Some(old) = old {
-                let here = self.at.entry(old.ip).or_default();
-                here.remove(key);
-                if here.is_empty() {
-                    self.at.remove(&old.ip);
+                for ip in old.ips() {
+                    let here = self.at.entry(ip).or_default();
+                    here.remove(key);
+                    if here.is_empty() {
+                        self.at.remove(&ip);
+                    }
+                    touched.insert(ip);
                 }
-                touched.insert(old.ip);
             }
             if let Some(new) = new {
-                self.at.entry(new.ip).or_default().insert(key.clone(), Arc::clone(new));
-                touched.insert(new.ip);
+                for ip in new.ips() {
+                    self.at.entry(ip).or_default().insert(key.clone(), Arc::clone(new));
+                    touched.insert(ip);
+                }
             }
         }
         if self.named.iter().eq(named.iter().copied()) {
             for ip in touched {
-                self.look_at(Ipv4Net::from(ip));
+                self.look_at(IpNet::from(ip));
             }
             return;
         }
@@ -70,15 +74,15 @@ impl Identities {
         });
         self.ranges = blocks.flatten().collect();
         let known = self.prefixes.keys().chain(&self.ranges).copied();
-        let all: BTreeSet<Ipv4Net> = known.chain(self.at.keys().map(|ip| Ipv4Net::from(*ip))).collect();
+        let all: BTreeSet<IpNet> = known.chain(self.at.keys().map(|ip| IpNet::from(*ip))).collect();
         for net in all {
             self.look_at(net);
         }
     }
 
     /// The peers of a range or an address anew.
-    fn look_at(&mut self, net: Ipv4Net) {
-        let members = (net.prefix_len() == 32).then(|| self.at.get(&net.addr())).flatten();
+    fn look_at(&mut self, net: IpNet) {
+        let members = (net.prefix_len() == net.max_prefix_len()).then(|| self.at.get(&net.addr())).flatten();
         let is_member = |group: &str, has: &dyn Fn(&Member) -> bool| {
             members.is_some_and(|members| {
                 let first = (group.to_owned(), String::new());
@@ -120,7 +124,7 @@ impl Identities {
     }
 
     /// The identity of each range.
-    pub(super) fn prefixes(&self) -> &OrdMap<Ipv4Net, u32> {
+    pub(super) fn prefixes(&self) -> &OrdMap<IpNet, u32> {
         &self.prefixes
     }
 }

@@ -3,17 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_ebpf::maps;
 use oarlock_ebpf::policy::{ANYBODY, EVERY_PORT, EVERY_PROTOCOL, INGRESS, Isolation, NOBODY, Rule};
 use serde::{Deserialize, Serialize};
 
 use super::super::verify::Difference;
+use super::tables::{Identities as Known, map_of};
 use super::{Compiler, PodLink, Snapshot, Wanted, numbered, rules};
+use crate::dual_ip::DualIp;
 
 /// The tables of NetworkPolicies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub struct IsolatedPicture {
     pub link: u32,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its address of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// The number of what may come in: 8 hexadecimal digits; none: everything.
     pub ingress: Option<String>,
     /// The number of what may go out.
@@ -49,7 +54,7 @@ pub struct IsolatedPicture {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IdentityPicture {
     /// The addresses.
-    pub range: Ipv4Net,
+    pub range: IpNet,
     /// The number of the identity; none: nobody that a policy names.
     pub identity: Option<String>,
 }
@@ -96,10 +101,15 @@ fn protocol(number: u8) -> String {
 }
 
 impl IsolatedPicture {
+    fn is_at(&self, ip: IpAddr) -> bool {
+        DualIp { v4: self.address, v6: self.address6 }.all().any(|own| own == ip)
+    }
+
     fn of(link: u32, isolation: &Isolation) -> Self {
         Self {
             link,
             address: isolation.address.into(),
+            address6: Some(isolation.address6.into()).filter(|ip: &Ipv6Addr| !ip.is_unspecified()),
             ingress: unless(isolation.ingress, 0),
             egress: unless(isolation.egress, 0),
             policies: Vec::new(),
@@ -149,14 +159,14 @@ pub(super) fn of(wanted: &Wanted) -> PolicyPicture {
     picture
 }
 
-fn identities(all: impl Iterator<Item = (Ipv4Net, u32)>) -> Vec<IdentityPicture> {
+fn identities(all: impl Iterator<Item = (IpNet, u32)>) -> Vec<IdentityPicture> {
     all.map(|(range, number)| IdentityPicture { range, identity: unless(number, NOBODY) }).collect()
 }
 
 /// The kernel's tables.
 pub(in crate::dataplane) struct Read {
     pub(in crate::dataplane) isolated: HashMap<MapData, u32, Isolation>,
-    pub(in crate::dataplane) identities: LpmTrie<MapData, [u8; 4], u32>,
+    pub(in crate::dataplane) identities: Known,
     pub(in crate::dataplane) rules: LpmTrie<MapData, Rule, u32>,
     pub(in crate::dataplane) revision: Array<MapData, u32>,
 }
@@ -165,15 +175,11 @@ impl Read {
     /// As they are.
     pub(in crate::dataplane) fn picture(&self) -> PolicyPicture {
         let isolated = self.isolated.iter().filter_map(Result::ok);
-        let nets = self.identities.iter().filter_map(Result::ok).filter_map(|(key, identity)| {
-            let bits = u8::try_from(key.prefix_len()).ok()?;
-            Some((Ipv4Net::new(key.data().into(), bits).ok()?, identity))
-        });
         let rules = self.rules.keys().filter_map(Result::ok);
         let mut picture = PolicyPicture {
             enforced: self.revision.get(&0, 0).is_ok_and(|revision| revision != 0),
             isolated: isolated.map(|(link, of)| IsolatedPicture::of(link, &of)).collect(),
-            identities: identities(nets),
+            identities: identities(self.identities.all()),
             allowed: rules.map(|key| AllowedPicture::of(key.prefix_len(), &key.data())).collect(),
         };
         picture.sort();
@@ -208,19 +214,21 @@ impl PolicyPicture {
         let number = |number: &Option<String>| number.clone().unwrap_or_else(|| "everything".to_owned());
         let isolated = |one: &Self| -> BTreeMap<String, String> {
             let of = |i: &IsolatedPicture| {
-                let entry = format!("pod {} (link {})", i.address, i.link);
+                let entry = format!("pod {} (link {})", DualIp { v4: i.address, v6: i.address6 }, i.link);
                 (entry, format!("in {} and out {}", number(&i.ingress), number(&i.egress)))
             };
             one.isolated.iter().map(of).collect()
         };
         differ(maps::ISOLATED, &isolated(self), &isolated(wanted), &mut all);
-        let identities = |one: &Self| -> BTreeMap<String, String> {
+        let identities = |one: &Self, map: &str| -> BTreeMap<String, String> {
             let of = |i: &IdentityPicture| {
                 (i.range.to_string(), i.identity.clone().unwrap_or_else(|| "nobody".to_owned()))
             };
-            one.identities.iter().map(of).collect()
+            one.identities.iter().filter(|i| map_of(&i.range) == map).map(of).collect()
         };
-        differ(maps::IDENTITIES, &identities(self), &identities(wanted), &mut all);
+        for map in [maps::IDENTITIES, maps::IDENTITIES6] {
+            differ(map, &identities(self, map), &identities(wanted, map), &mut all);
+        }
         let allowed = |one: &Self| -> BTreeMap<String, String> {
             one.allowed.iter().map(|allowed| (allowed.to_string(), "allowed".to_owned())).collect()
         };
@@ -232,11 +240,11 @@ impl PolicyPicture {
     pub(in crate::dataplane) fn judge(
         &self,
         direction: u8,
-        pod: Ipv4Addr,
-        peer: Ipv4Addr,
+        pod: IpAddr,
+        peer: IpAddr,
         (protocol, port): (&str, u16),
     ) -> Option<Judgement<'_>> {
-        let isolated = self.isolated.iter().find(|isolated| self.enforced && isolated.address == pod)?;
+        let isolated = self.isolated.iter().find(|isolated| self.enforced && isolated.is_at(pod))?;
         let number = if direction == INGRESS { &isolated.ingress } else { &isolated.egress }.as_ref()?;
         let ranges = self.identities.iter().filter(|identity| identity.range.contains(&peer));
         let identity = ranges.max_by_key(|i| i.range.prefix_len()).and_then(|i| i.identity.as_ref());

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_api::k8s::api::core::v1::Pod;
 use oarlock_api::k8s::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
@@ -24,7 +24,7 @@ pub(super) enum Peer {
     /// Those of them whose port of this name (see [`named_port`]) has this number.
     Port(String, String, u16),
     /// The addresses of a range, but for those of others.
-    Block(Ipv4Net, BTreeSet<Ipv4Net>),
+    Block(IpNet, BTreeSet<IpNet>),
 }
 
 /// One thing that is allowed.
@@ -198,9 +198,9 @@ fn one_peer(namespace: &str, peer: &NetworkPolicyPeer) -> Option<Peer> {
     }
 }
 
-/// A range of IPv4 addresses; of IPv6 there are none here.
+/// A range of addresses.
 fn block_of(block: &IPBlock) -> Option<Peer> {
-    let parse = |cidr: &String| cidr.parse::<Ipv4Net>().ok().map(|net| net.trunc());
+    let parse = |cidr: &String| cidr.parse::<IpNet>().ok().map(|net| net.trunc());
     let except = block.except.iter().flatten().filter_map(parse).collect();
     Some(Peer::Block(parse(&block.cidr)?, except))
 }

@@ -2,17 +2,18 @@
 //! policies allow: what the new ones allow, then who is who, then which policy holds, then away with what is not needed any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_ebpf::flow::{Flow, TCP, is_over};
+use oarlock_ebpf::flow6::Flow6;
 use oarlock_ebpf::maps::{self, MAX_IDENTITIES, MAX_ISOLATED, MAX_RULES};
-use oarlock_ebpf::policy::{Allowed, EGRESS, INGRESS, Isolation, Rule, judged};
+use oarlock_ebpf::policy::{Allowed, EGRESS, INGRESS, Isolation, Rule, judged, judged6};
 
 use super::rules::{self, Peer, Rules};
 use super::{DataplaneError, Wanted, full};
@@ -21,17 +22,59 @@ use crate::net::Connection;
 /// Handles of the maps.
 pub(in crate::dataplane) struct Handles {
     pub(in crate::dataplane) isolated: HashMap<MapData, u32, Isolation>,
-    pub(in crate::dataplane) identities: LpmTrie<MapData, [u8; 4], u32>,
+    pub(in crate::dataplane) identities: Identities,
     pub(in crate::dataplane) rules: LpmTrie<MapData, Rule, u32>,
     pub(in crate::dataplane) allowed: HashMap<MapData, Flow, Allowed>,
+    pub(in crate::dataplane) allowed6: HashMap<MapData, Flow6, Allowed>,
     pub(in crate::dataplane) revision: Array<MapData, u32>,
+}
+
+/// The tables of who is who, one for each family.
+pub(in crate::dataplane) struct Identities {
+    pub(in crate::dataplane) four: LpmTrie<MapData, [u8; 4], u32>,
+    pub(in crate::dataplane) six: LpmTrie<MapData, [u8; 16], u32>,
+}
+
+impl Identities {
+    /// All of them, as far as they can be read.
+    pub(super) fn all(&self) -> impl Iterator<Item = (IpNet, u32)> {
+        let net = |ip: IpAddr, bits: u32| IpNet::new(ip, u8::try_from(bits).ok()?).ok();
+        let four = self.four.iter().filter_map(Result::ok);
+        let six = self.six.iter().filter_map(Result::ok);
+        let four = four.filter_map(move |(key, of)| Some((net(key.data().into(), key.prefix_len())?, of)));
+        four.chain(six.filter_map(move |(key, of)| Some((net(key.data().into(), key.prefix_len())?, of))))
+    }
+
+    fn insert(&mut self, net: &IpNet, identity: u32) -> Result<(), MapError> {
+        let bits = u32::from(net.prefix_len());
+        match net.addr() {
+            IpAddr::V4(ip) => self.four.insert(&Key::new(bits, ip.octets()), identity, 0),
+            IpAddr::V6(ip) => self.six.insert(&Key::new(bits, ip.octets()), identity, 0),
+        }
+    }
+
+    fn remove(&mut self, net: &IpNet) -> Result<(), MapError> {
+        let bits = u32::from(net.prefix_len());
+        match net.addr() {
+            IpAddr::V4(ip) => self.four.remove(&Key::new(bits, ip.octets())),
+            IpAddr::V6(ip) => self.six.remove(&Key::new(bits, ip.octets())),
+        }
+    }
+}
+
+/// The table that holds a range.
+pub(super) const fn map_of(net: &IpNet) -> &'static str {
+    match net {
+        IpNet::V4(_) => maps::IDENTITIES,
+        IpNet::V6(_) => maps::IDENTITIES6,
+    }
 }
 
 /// The tables and what is known of them.
 pub(in crate::dataplane) struct Tables {
     handles: Handles,
     isolated: BTreeMap<u32, Isolation>,
-    prefixes: OrdMap<Ipv4Net, u32>,
+    prefixes: OrdMap<IpNet, u32>,
     lines: BTreeSet<(u32, Rule)>,
     /// What the numbers in the tables stand for, as far as this agent has written them.
     numbers: BTreeMap<u32, Arc<Rules>>,
@@ -44,11 +87,7 @@ impl Tables {
     /// Takes over what an earlier agent has left.
     pub(in crate::dataplane) fn adopt(handles: Handles) -> Self {
         let isolated = handles.isolated.iter().filter_map(Result::ok).collect();
-        let nets = handles.identities.iter().filter_map(Result::ok).filter_map(|(key, identity)| {
-            let bits = u8::try_from(key.prefix_len()).ok()?;
-            Some((Ipv4Net::new(Ipv4Addr::from(key.data()), bits).ok()?, identity))
-        });
-        let prefixes = nets.collect();
+        let prefixes = handles.identities.all().collect();
         let lines = handles.rules.iter().filter_map(Result::ok);
         let lines = lines.map(|(key, _)| (key.prefix_len(), key.data())).collect();
         let (numbers, identities) = (BTreeMap::new(), BTreeMap::new());
@@ -60,22 +99,36 @@ impl Tables {
         let ran = |link: &u32| self.linked.as_ref().is_none_or(|linked| linked.contains(link));
         let closing =
             wanted.isolated.iter().filter(|(link, _)| ran(link) && !self.isolated.contains_key(link));
-        closing.map(|(_, isolation)| Ipv4Addr::from(isolation.address).into()).collect()
+        closing
+            .flat_map(|(_, isolation)| [isolation.address.into(), isolation.address6.into()])
+            .filter(|ip: &IpAddr| !ip.is_unspecified())
+            .collect()
     }
 
     /// Has the connections of pods that are to be isolated judged by who has begun them, which no packet says any more.
     pub(in crate::dataplane) fn know(&mut self, connections: &[Connection]) {
         for connection in connections {
-            let (IpAddr::V4(local), IpAddr::V4(remote)) = (connection.local.0, connection.remote.0) else {
-                continue;
+            let accepted = connection.is_accepted;
+            let direction = if accepted { INGRESS } else { EGRESS };
+            let (from, to) = if accepted {
+                (connection.remote, connection.local)
+            } else {
+                (connection.local, connection.remote)
             };
-            let ports = (connection.local.1, connection.remote.1);
-            let begun = Flow::new((local.octets(), ports.0), (remote.octets(), ports.1), TCP);
-            let (flow, direction) =
-                if connection.is_accepted { (begun.reversed(), INGRESS) } else { (begun, EGRESS) };
             // Of no revision: judged at its next packet. A table that forgets it forgets the oldest.
-            let seen = crate::dataplane::now();
-            let _ = self.handles.allowed.insert(judged(flow, direction), Allowed::new(0, 0, seen), 0);
+            let unknown = Allowed::new(0, 0, crate::dataplane::now());
+            match (from.0, to.0) {
+                (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                    let flow = Flow::new((source.octets(), from.1), (destination.octets(), to.1), TCP);
+                    let _ = self.handles.allowed.insert(judged(flow, direction), unknown, 0);
+                }
+                (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                    let flow = Flow6::new((source.octets(), from.1), (destination.octets(), to.1), TCP);
+                    let _ = self.handles.allowed6.insert(judged6(flow, direction), unknown, 0);
+                }
+                // No socket has both.
+                _ => {}
+            }
         }
     }
 
@@ -126,23 +179,22 @@ impl Tables {
     /// Who is who. True: somebody may be less than before.
     fn move_prefixes(
         &mut self,
-        wanted: &OrdMap<Ipv4Net, u32>,
+        wanted: &OrdMap<IpNet, u32>,
         keep: &mut impl FnMut(Result<(), DataplaneError>) -> bool,
     ) -> bool {
         let (mut revokes, mut done) = (false, wanted.clone());
         for change in self.prefixes.diff(wanted) {
-            let key = |net: &Ipv4Net| Key::new(u32::from(net.prefix_len()), net.addr().octets());
             match change {
                 DiffItem::Add(net, identity) | DiffItem::Update { new: (net, identity), .. } => {
                     revokes = true;
-                    let written = self.handles.identities.insert(&key(net), identity, 0);
-                    if !keep(written.map_err(|e| refused(maps::IDENTITIES, MAX_IDENTITIES, &e))) {
+                    let written = self.handles.identities.insert(net, *identity);
+                    if !keep(written.map_err(|e| refused(map_of(net), MAX_IDENTITIES, &e))) {
                         done.remove(net);
                     }
                 }
                 DiffItem::Remove(net, _) => {
                     revokes = true;
-                    keep(gone(self.handles.identities.remove(&key(net)), maps::IDENTITIES));
+                    keep(gone(self.handles.identities.remove(net), map_of(net)));
                 }
             }
         }
@@ -190,15 +242,19 @@ impl Tables {
 
     /// Forgets connections that are over; `now` in seconds since boot.
     pub(in crate::dataplane) fn collect(&mut self, now: u32) {
-        let entries = self.handles.allowed.iter().filter_map(Result::ok);
-        let over: Vec<Flow> = entries
-            .filter(|(flow, entry)| is_over(flow.protocol, entry.seen, now))
-            .map(|(flow, _)| flow)
-            .collect();
-        for flow in over {
-            // The kernel may have forgotten it meanwhile.
-            let _ = self.handles.allowed.remove(&flow);
-        }
+        forget(&mut self.handles.allowed, |flow, seen| is_over(flow.protocol, seen, now));
+        forget(&mut self.handles.allowed6, |flow, seen| is_over(flow.protocol, seen, now));
+    }
+}
+
+/// Takes connections away of which it is so by who they are and when a packet was seen last.
+fn forget<F: aya::Pod>(table: &mut HashMap<MapData, F, Allowed>, is_over: impl Fn(&F, u32) -> bool) {
+    let entries = table.iter().filter_map(Result::ok);
+    let over: Vec<F> =
+        entries.filter(|(flow, entry)| is_over(flow, entry.seen)).map(|(flow, _)| flow).collect();
+    for flow in over {
+        // The kernel may have forgotten it meanwhile.
+        let _ = table.remove(&flow);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Policies as users write them, and what the kernel would find in the tables, against a naive reading of the same policies.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr as _;
 
 use oarlock_api::network_policy::{PodGroup, groups, isolates, named_port};
@@ -14,6 +15,12 @@ const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 
 fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Arc<T> {
     Arc::new(serde_json::from_value(value).unwrap())
+}
+
+/// The address of IPv6 of a pod with this one.
+fn six(ip: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = ip.octets().map(u16::from);
+    Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, a << 8 | b, c << 8 | d)
 }
 
 /// One pod of this node, "db" in namespace "d" with a port "sql", and policies that may select it.
@@ -35,11 +42,13 @@ fn snapshot(specs: &[Value]) -> Snapshot {
 fn join(snapshot: &mut Snapshot, peer: &Value, name: &str, ip: Ipv4Addr, http: Option<u16>) {
     let group = PodGroup::of("d", &parse(peer.clone())).unwrap().id();
     let ports = http.map(|port| (named_port("TCP", "http"), port)).into_iter().collect();
-    snapshot.network_peers.insert((group, name.to_owned()), Arc::new(Member { ip, ports }));
+    snapshot
+        .network_peers
+        .insert((group, name.to_owned()), Arc::new(Member { ip, ip6: Some(six(ip)), ports }));
 }
 
-fn links() -> BTreeMap<u32, (Ipv4Addr, String)> {
-    BTreeMap::from([(LINK, (POD, "u".to_owned()))])
+fn links() -> BTreeMap<u32, (DualIp, String)> {
+    BTreeMap::from([(LINK, (DualIp { v4: POD, v6: Some(six(POD)) }, "u".to_owned()))])
 }
 
 /// The tables, read as the programs read them.
@@ -59,7 +68,7 @@ impl Kernel {
         Self::of(Compiler::default().update(snapshot, links()))
     }
 
-    fn identity(&self, address: Ipv4Addr) -> u32 {
+    fn identity(&self, address: IpAddr) -> u32 {
         let nets = self.wanted.prefixes.iter().filter(|(net, _)| net.contains(&address));
         nets.max_by_key(|(net, _)| net.prefix_len()).map_or(NOBODY, |(_, identity)| *identity)
     }
@@ -72,10 +81,10 @@ impl Kernel {
         self.lines.iter().any(|(bits, line)| *bits <= ONE_PORT && compares(*bits, line))
     }
 
-    fn allows(&self, comes: bool, peer: Ipv4Addr, protocol: u8, port: u16) -> bool {
+    fn allows(&self, comes: bool, peer: impl Into<IpAddr>, protocol: u8, port: u16) -> bool {
         let Some(isolation) = self.wanted.isolated.get(&LINK) else { return true };
         let number = if comes { isolation.ingress } else { isolation.egress };
-        let identity = self.identity(peer);
+        let identity = self.identity(peer.into());
         number == 0
             || self.has_line(rule(number, ANYBODY, protocol, port))
             || identity != NOBODY && self.has_line(rule(number, identity, protocol, port))
@@ -171,8 +180,17 @@ fn address() -> impl Strategy<Value = Ipv4Addr> {
     (0..2_u8, 0..8_u8).prop_map(|(c, d)| Ipv4Addr::new(10, 244, c, d))
 }
 
-fn net(bits: std::ops::RangeInclusive<u8>) -> impl Strategy<Value = Ipv4Net> {
-    (address(), bits).prop_map(|(ip, bits)| Ipv4Net::new(ip, bits).unwrap().trunc())
+/// Of either family.
+fn any_address() -> impl Strategy<Value = IpAddr> {
+    (address(), any::<bool>()).prop_map(|(ip, of6)| if of6 { six(ip).into() } else { ip.into() })
+}
+
+/// Of either family; those of IPv6 as long after the prefix that all addresses have.
+fn net(bits: std::ops::RangeInclusive<u8>) -> impl Strategy<Value = IpNet> {
+    (any_address(), bits).prop_map(|(ip, bits)| {
+        let bits = if ip.is_ipv6() { 96 + bits } else { bits };
+        IpNet::new(ip, bits).unwrap().trunc()
+    })
 }
 
 fn peer() -> impl Strategy<Value = Value> {
@@ -239,7 +257,7 @@ fn tell(snapshot: &mut Snapshot, others: &[Other]) {
         for (i, (app, ip, http)) in others.iter().enumerate() {
             if matcher.matches("d", |_| None, |key| (key == "app").then_some(app)) {
                 let ports = BTreeMap::from([(named_port("TCP", "http"), *http)]);
-                let member = Arc::new(Member { ip: *ip, ports });
+                let member = Arc::new(Member { ip: *ip, ip6: Some(six(*ip)), ports });
                 snapshot.network_peers.insert((id.clone(), format!("d/{i}")), member);
             }
         }
@@ -247,7 +265,7 @@ fn tell(snapshot: &mut Snapshot, others: &[Other]) {
 }
 
 /// Whether the policies allow it, word by word.
-fn reads(specs: &[Value], others: &[Other], comes: bool, peer: Ipv4Addr, protocol: u8, port: u16) -> bool {
+fn reads(specs: &[Value], others: &[Other], comes: bool, peer: IpAddr, protocol: u8, port: u16) -> bool {
     let (rules, peers) = if comes { ("ingress", "from") } else { ("egress", "to") };
     let isolating: Vec<&Value> = specs
         .iter()
@@ -257,14 +275,15 @@ fn reads(specs: &[Value], others: &[Other], comes: bool, peer: Ipv4Addr, protoco
             spec["podSelector"]["matchLabels"]["app"] != "no" && if comes { ingress } else { egress }
         })
         .collect();
+    let is_at = |ip: Ipv4Addr| peer == ip || peer == six(ip);
     let is_peer = |listed: &Value| match listed["ipBlock"].as_object() {
         Some(block) => {
-            let has = |cidr: &Value| Ipv4Net::from_str(cidr.as_str().unwrap()).unwrap().contains(&peer);
+            let has = |cidr: &Value| IpNet::from_str(cidr.as_str().unwrap()).unwrap().contains(&peer);
             has(&block["cidr"]) && !block["except"].as_array().unwrap().iter().any(has)
         }
         None => others.iter().any(|(app, ip, _)| {
             let wanted = listed["podSelector"]["matchLabels"]["app"].as_str();
-            *ip == peer && wanted.is_none_or(|wanted| wanted == *app)
+            is_at(*ip) && wanted.is_none_or(|wanted| wanted == *app)
         }),
     };
     let is_port = |listed: &Value, of_peer: &[&Other]| {
@@ -286,7 +305,7 @@ fn reads(specs: &[Value], others: &[Other], comes: bool, peer: Ipv4Addr, protoco
                 let is = |other: &&Other| {
                     let wanted = listed.and_then(|l| l["podSelector"]["matchLabels"]["app"].as_str());
                     let is_block = listed.is_some_and(|l| l["ipBlock"].is_object());
-                    other.1 == peer && !is_block && wanted.is_none_or(|wanted| wanted == other.0)
+                    is_at(other.1) && !is_block && wanted.is_none_or(|wanted| wanted == other.0)
                 };
                 others.iter().filter(is).collect()
             };
@@ -304,7 +323,7 @@ proptest! {
     #[test]
     fn the_kernel_allows_what_the_policies_say_after_any_history(
         history in prop::collection::vec((prop::collection::vec(policy(), 0..4), others()), 1..4),
-        packets in prop::collection::vec((any::<bool>(), address(), prop::sample::select(&[6_u8, 17, 132][..]), 78..86_u16), 40),
+        packets in prop::collection::vec((any::<bool>(), any_address(), prop::sample::select(&[6_u8, 17, 132][..]), 78..86_u16), 40),
     ) {
         let mut compiler = Compiler::default();
         for (specs, others) in &history {
@@ -315,8 +334,9 @@ proptest! {
             for (comes, peer, protocol, port) in &packets {
                 let direction = if *comes { INGRESS } else { EGRESS };
                 let name = [("TCP", 6), ("UDP", 17), ("SCTP", 132)].into_iter().find(|(_, n)| n == protocol).unwrap().0;
+                let pod: IpAddr = if peer.is_ipv6() { six(POD).into() } else { POD.into() };
                 let told = picture::of(&kernel.wanted);
-                let told = told.judge(direction, POD, *peer, (name, *port)).is_none_or(|judgement| judgement.allowed);
+                let told = told.judge(direction, pod, *peer, (name, *port)).is_none_or(|judgement| judgement.allowed);
                 prop_assert_eq!(told, kernel.allows(*comes, *peer, *protocol, *port), "as a trace tells it");
                 prop_assert_eq!(
                     kernel.allows(*comes, *peer, *protocol, *port),

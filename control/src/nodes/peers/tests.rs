@@ -31,7 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
         let phase = if has_ip { "Running" } else { "Succeeded" };
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"app": app}},
             "spec": {"containers": [{"ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]}]},
-            "status": {"phase": phase, "podIP": format!("10.244.0.{n}")}});
+            "status": {"phase": phase, "podIP": format!("10.244.0.{n}"), "podIPs": [{"ip": format!("10.244.0.{n}")}, {"ip": format!("fd00::{n}")}]}});
         Step::Put(&PODS, space, format!("p{n}"), pod)
     });
     let no_pod = (space.clone(), 0..4_u8).prop_map(|(space, n)| Step::Delete(&PODS, space, format!("p{n}")));
@@ -103,7 +103,8 @@ impl Told {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Update(m) if m.resource == MEMBERS => {
-                serde_json::from_slice::<Member>(&m.object).unwrap();
+                let member = serde_json::from_slice::<Member>(&m.object).unwrap();
+                assert!(member.ip6.is_some(), "its pod has an address of each family");
                 self.members.insert((m.namespace, m.name));
             }
             Message::Update(m) => drop(self.policies.insert(format!("{}/{}", m.namespace, m.name))),
