@@ -33,6 +33,9 @@ pub(super) fn findings(evidence: &Evidence, pod: &Value) -> Vec<Finding> {
     let runs =
         list(&pod["status"]["containerStatuses"]).filter(|status| status["state"]["running"].is_object());
     let running: Vec<&str> = runs.map(|status| text(&status["name"])).collect();
+    if running.is_empty() && !finalizers.is_empty() && late >= 0 {
+        return found;
+    }
     let hooks = |name: &&&str| super::containers::definition(pod, name)["lifecycle"]["preStop"].is_object();
     let hooked: Vec<&str> = running.iter().filter(hooks).copied().collect();
     let mut finding = if late < 0 {

@@ -218,6 +218,8 @@ pod d/p is to end
         answer(&pod, vec![])
             .contains("its time to end is over since 45s, and node1 has not said that it has")
     );
+    pod["status"]["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 0}});
+    assert!(!answer(&pod, vec![]).contains("its time to end"), "only the finalizers are left");
 }
 
 #[test]
