@@ -18,6 +18,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
+use oarlock_api::meta;
 use oarlock_api::node::Welcome;
 use oarlock_api::node::join_server::JoinServer;
 use oarlock_api::node::node_server::NodeServer;
@@ -27,6 +29,7 @@ use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::mux::Stream;
 use oarlock_daemon::pki::{Ca, CertifiedKey, peer_identity};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
@@ -117,6 +120,13 @@ impl NodeStreams for Nodes {
     async fn open(&self, node: &str, request: Request) -> Result<Stream, Status> {
         self.streams.open(node, request).await
     }
+}
+
+/// Since when a node counts as lost; `None` when it does not.
+pub(crate) fn is_lost(node: &Value) -> Option<Timestamp> {
+    let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    let lost = conditions.find(|c| c["type"] == "Ready" && c["status"] == "Unknown")?;
+    meta::parse_time(lost["lastTransitionTime"].as_str()?)
 }
 
 /// The node that a request's certificate speaks for.

@@ -429,6 +429,27 @@ async fn what_a_node_tells_one_control_plane_the_one_that_leads_knows_and_the_ot
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_counted_as_lost_within_a_session_has_to_say_everything_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = Control::start(folder.path(), "c", Store::Embedded).await;
+    let mut agent = Agent::join(&control, "n1").await;
+    let status = async |state: &str, at: String| {
+        let ready = json!({"type": "Ready", "status": state, "lastTransitionTime": at});
+        let written = json!({"status": {"conditions": [ready]}});
+        let answer = control.client.send("PATCH", "/api/v1/nodes/n1/status", written).await.unwrap();
+        assert_eq!(answer.code, 200, "{}", answer.body);
+    };
+    // Before this session, which has said that it lives since.
+    status("Unknown", "2026-01-01T00:00:00Z".to_owned()).await;
+    agent.beats().await;
+    assert_eq!(agent.ended().await.map(|why| why.code()), None);
+    let soon = jiff::Timestamp::now() + Duration::from_secs(1);
+    status("Unknown", soon.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).await;
+    agent.beats().await;
+    assert_eq!(agent.ended().await.map(|why| why.code()), Some(tonic::Code::Aborted));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_accounts_token_is_good_over_tls_and_after_a_restart_and_not_when_the_account_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let mut control = Control::start(folder.path(), "c", Store::Embedded).await;

@@ -77,6 +77,17 @@ pub enum Change {
         /// The condition.
         condition: Value,
     },
+    /// Take a pod's word that it is ready back, if its node is lost still.
+    Unready {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+        /// The pod's uid.
+        uid: String,
+        /// Its node.
+        node: String,
+    },
     /// Keep in mind for an autoscaler's next turn; nothing is written.
     Remember {
         /// The autoscaler's namespace.

@@ -113,7 +113,7 @@ impl Nodes {
     }
 
     /// Renews the node's Lease: what the node's health is judged by.
-    async fn heartbeat(&self, node: &str) -> Result<(), Status> {
+    pub(super) async fn heartbeat(&self, node: &str) -> Result<(), Status> {
         let now = json!(meta::micro_time(Timestamp::now()));
         let options = WriteOptions::default();
         let renew = |mut lease: Value| {

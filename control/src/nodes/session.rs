@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use jiff::Timestamp;
 use oarlock_api::catalogue::{
     ENDPOINT_SLICES, Kind, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES,
 };
@@ -60,6 +61,10 @@ impl Node for Service {
             )));
         }
         self.0.register(&node, &hello.node).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        // Who says hello lives: else what it says next would be written over, as of a node that is not heard of.
+        if let Err(status) = self.0.heartbeat(&node).await {
+            tracing::debug!(%node, %status, "the Lease was not renewed; the first heartbeat does it");
+        }
         tracing::info!(%node, version = %hello.version, "a node's session opened");
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
         let nodes = Arc::clone(&self.0);
@@ -103,12 +108,23 @@ type Sender = mpsc::Sender<Result<ControlMessage, Status>>;
 
 impl Nodes {
     async fn receive(&self, node: &str, mut upward: Streaming<AgentMessage>) -> Result<(), Status> {
+        let opened = Timestamp::now();
         while let Some(message) = upward.message().await? {
-            if let Some(message) = message.message {
-                self.report(node, message).await;
+            let Some(message) = message.message else { continue };
+            let beats = matches!(message, Upward::Heartbeat(_));
+            self.report(node, message).await;
+            if beats && self.was_lost_since(node, opened) {
+                // What it had said was written over, and within a session it says only what is new.
+                return Err(Status::aborted("the node counted as lost: it has to say everything again"));
             }
         }
         Ok(())
+    }
+
+    fn was_lost_since(&self, node: &str, opened: Timestamp) -> bool {
+        let object = self.registry.cache().get(&NODES, "", node);
+        let since = object.and_then(|object| super::is_lost(&object.value()));
+        since.is_some_and(|since| since.as_second() >= opened.as_second())
     }
 
     async fn send(&self, node: &str, sender: &Sender) -> Result<(), Status> {

@@ -125,12 +125,46 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
                 other => other.map(|pod| version(&pod)),
             }
         }
+        Change::Unready { namespace, name, uid, node } => {
+            unready(registry, &namespace, &name, &uid, &node).await
+        }
         // The driver has kept it.
         Change::Remember { .. } => Ok(0),
         Change::Event { about, kind, reason, message, component } => {
             say(events, &about.reference(), kind, reason, &message, component).await;
             Ok(0)
         }
+    }
+}
+
+/// Takes back that a pod is ready. A node that is heard of again says itself how its pods are, and is not spoken over.
+async fn unready(
+    registry: &Registry,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    node: &str,
+) -> Result<u64, Status> {
+    registry.catch_up().await?;
+    let is_lost = || {
+        let node = registry.cache().get(&NODES, "", node);
+        node.is_some_and(|node| crate::nodes::is_lost(&node.value()).is_some())
+    };
+    let take_back = |mut pod: Value| {
+        if meta::uid(&pod) != uid || !is_lost() {
+            return Ok(pod);
+        }
+        let conditions = pod["status"]["conditions"].as_array_mut().into_iter().flatten();
+        for ready in conditions.filter(|c| c["type"] == "Ready" && c["status"] == "True") {
+            ready["status"] = json!("False");
+            ready["lastTransitionTime"] = json!(meta::time(Timestamp::now()));
+        }
+        Ok(pod)
+    };
+    let options = WriteOptions::by(MANAGER);
+    match registry.modify(&PODS, namespace, name, Sub::Status, &options, take_back).await {
+        Err(status) if status.is("NotFound") => Ok(0),
+        other => other.map(|pod| version(&pod)),
     }
 }
 

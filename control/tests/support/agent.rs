@@ -1,9 +1,13 @@
 //! A node's agent as a control plane sees it: a session over gRPC, in which it says what the node uses.
 
+use std::time::Duration;
+
 use oarlock_api::node::agent_message::Message;
 use oarlock_api::node::node_client::NodeClient;
 use oarlock_api::node::peer_client::PeerClient;
-use oarlock_api::node::{AgentMessage, ContainerUsage, Hello, PodStatus, PodUsage, StatsReport, Usage};
+use oarlock_api::node::{
+    AgentMessage, ContainerUsage, Heartbeat, Hello, PodStatus, PodUsage, StatsReport, Usage,
+};
 use oarlock_daemon::Tasks;
 use oarlock_daemon::pki::{Ca, Identity};
 use serde_json::{Value, json};
@@ -15,6 +19,7 @@ use crate::process::Control;
 
 pub(crate) struct Agent {
     say: mpsc::Sender<AgentMessage>,
+    ended: mpsc::Receiver<tonic::Status>,
     _tasks: Tasks,
 }
 
@@ -44,8 +49,19 @@ impl Agent {
         let mut told =
             NodeClient::new(channel).session(ReceiverStream::new(said)).await.unwrap().into_inner();
         // What nobody reads would hold the session up.
-        tasks.job("agent", async move { while let Ok(Some(_)) = told.message().await {} });
-        Self { say, _tasks: tasks }
+        let (end, ended) = mpsc::channel(1);
+        tasks.job("agent", async move {
+            let why = loop {
+                match told.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break tonic::Status::ok("it ended"),
+                    Err(status) => break status,
+                }
+            };
+            // The test may not ask.
+            let _ = end.send(why).await;
+        });
+        Self { say, ended, _tasks: tasks }
     }
 
     /// What a node hears that asks as other control planes do.
@@ -53,6 +69,16 @@ impl Agent {
         let channel = channel(control, "system:node:curious", "system:nodes").await;
         let (_say, said) = mpsc::channel(1);
         PeerClient::new(channel).share_usage(ReceiverStream::new(said)).await.unwrap_err().code()
+    }
+
+    /// Says that the node lives.
+    pub(crate) async fn beats(&self) {
+        self.say(Message::Heartbeat(Heartbeat::default())).await;
+    }
+
+    /// Why the control plane ended the session, if it does soon.
+    pub(crate) async fn ended(&mut self) -> Option<tonic::Status> {
+        tokio::time::timeout(Duration::from_secs(2), self.ended.recv()).await.ok().flatten()
     }
 
     async fn say(&self, message: Message) {

@@ -1,5 +1,5 @@
-//! Nodes that are not heard of: marked, tainted, and after a while emptied. When most of the cluster is silent it is
-//! rather the network that is broken, and nobody is evicted.
+//! Nodes that are not heard of: marked, tainted, their pods not ready any more, and after a while emptied. When most of the cluster is
+//! silent it is rather the network that is broken, and nobody is evicted.
 //!
 //! Source: k8s.io/kubernetes/pkg/controller/nodelifecycle and tainteviction.
 
@@ -11,11 +11,14 @@ use oarlock_api::meta;
 use serde_json::{Value, json};
 
 use super::{Settings, own};
-use crate::change::{Change, Part, Plan};
+use crate::change::{Change, EventAbout, Part, Plan};
 use crate::world::{Held, Key, NodeView, PodView, World};
 
 /// Silence after which a node's state is unknown (`--node-monitor-grace-period`).
 const GRACE: i64 = 40;
+/// How long a node that counts as lost has to say that it lives before its pods count as not ready: it may have been the control plane
+/// or its store that slept. A heartbeat comes every ten seconds, and who has lost its session tries as often at least.
+const DOUBT: i64 = 20;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -41,9 +44,12 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
         changes.push(mark_unknown(key, held, now));
     }
     changes.extend(taints(key, held, ready, now));
-    let (evictions, wait) =
-        if is_partitioned(world, now) { (Vec::new(), None) } else { evictions(world, view, now) };
+    let partitioned = is_partitioned(world, now);
+    let (evictions, wait) = if partitioned { (Vec::new(), None) } else { evictions(world, view, now) };
     changes.extend(evictions);
+    if unknown && !is_mostly_silent(world, now) {
+        changes.extend(unanswered(world, view, &held.value, now));
+    }
     let next = if unknown { 5 } else { (GRACE - silent).clamp(1, GRACE) };
     let next = wait.map_or(next, |w| w.clamp(1, next));
     Plan::of(changes).again(Duration::from_secs(u64::try_from(next).unwrap_or(1)))
@@ -59,12 +65,18 @@ fn silence(world: &World, name: &str, node: &Value, now: Timestamp) -> i64 {
 
 /// More than half of at least three nodes are silent.
 fn is_partitioned(world: &World, now: Timestamp) -> bool {
+    world.list(&NODES).count() >= 3 && is_mostly_silent(world, now)
+}
+
+/// More than half of the nodes are silent, however few there are: agents that are dead everywhere do not empty Services, which go on
+/// without them.
+fn is_mostly_silent(world: &World, now: Timestamp) -> bool {
     let (mut all, mut silent) = (0, 0);
     for (key, held) in world.list(&NODES) {
         all += 1;
         silent += usize::from(silence(world, &key.1, &held.value, now) >= GRACE);
     }
-    all >= 3 && silent * 2 > all
+    silent * 2 > all
 }
 
 fn mark_unknown(key: &Key, held: &Held, now: Timestamp) -> Change {
@@ -119,6 +131,31 @@ fn taints(key: &Key, held: &Held, ready: &str, now: Timestamp) -> Option<Change>
     })
 }
 
+/// Pods of a node that is lost: nobody knows whether they answer, and Services go on without them.
+fn unanswered(world: &World, node: &NodeView, object: &Value, now: Timestamp) -> Vec<Change> {
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let lost = conditions.find(|c| c["type"] == "Ready" && c["status"] == "Unknown");
+    let since = lost.and_then(|c| meta::parse_time(c["lastTransitionTime"].as_str()?));
+    if since.is_none_or(|since| now.as_second() - since.as_second() < DOUBT) {
+        return Vec::new();
+    }
+    let ready = world.pods_on(&node.name).filter(|(_, pod)| pod.ready && pod.is_active());
+    let told = ready.flat_map(|(key, pod)| {
+        let (namespace, name, uid) = (key.0.clone(), key.1.clone(), pod.uid.to_string());
+        let about =
+            EventAbout { kind: &PODS, namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
+        let event = Change::Event {
+            about,
+            kind: "Warning",
+            reason: "NodeNotReady",
+            message: "Node is not ready".to_owned(),
+            component: "node-controller",
+        };
+        [Change::Unready { namespace, name, uid, node: node.name.to_string() }, event]
+    });
+    told.collect()
+}
+
 /// Pods whose patience with the node's NoExecute taints is over, and the seconds until the next one's is.
 fn evictions(world: &World, node: &NodeView, now: Timestamp) -> (Vec<Change>, Option<i64>) {
     let mut changes = Vec::new();
@@ -152,4 +189,63 @@ fn patience(node: &NodeView, pod: &PodView, now: Timestamp) -> Option<i64> {
         Some(seconds - since)
     });
     each.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const NOW: &str = "2026-01-01T00:10:00Z";
+
+    /// What is done about the pods of `n1`, which was marked as lost and last heard of so many seconds ago; others of the nodes are well.
+    fn done(marked: Option<i64>, heard: i64, others: usize) -> Vec<String> {
+        let now: Timestamp = NOW.parse().unwrap();
+        let ago = |seconds| meta::time(now - jiff::SignedDuration::from_secs(seconds));
+        let mut world = World::default();
+        let mut put = |kind, namespace: &str, name: &str, object: Value| {
+            world.put(kind, namespace, name, &Arc::new(object), 7);
+        };
+        for (name, heard) in
+            std::iter::once(("n1".to_owned(), heard)).chain((0..others).map(|n| (format!("other{n}"), 1)))
+        {
+            let (status, since) = match marked.filter(|_| name == "n1") {
+                Some(marked) => ("Unknown", ago(marked)),
+                None => ("True", ago(500)),
+            };
+            let ready = json!({"type": "Ready", "status": status, "lastTransitionTime": since});
+            put(&NODES, "", &name, json!({"metadata": {"name": name}, "status": {"conditions": [ready]}}));
+            put(&LEASES, LEASE_NAMESPACE, &name, json!({"spec": {"renewTime": ago(heard)}}));
+        }
+        for (name, node, ready) in [("a", "n1", "True"), ("b", "n1", "False"), ("c", "other0", "True")] {
+            let tolerations = json!([{"operator": "Exists"}]);
+            put(
+                &PODS,
+                "d",
+                name,
+                json!({"metadata": {"name": name, "namespace": "d", "uid": name},
+                "spec": {"nodeName": node, "tolerations": tolerations},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}}),
+            );
+        }
+        let settings = Settings { cluster_cidr: "10.0.0.0/16".parse().unwrap(), ca_pem: String::new() };
+        let plan = plan(&world, &settings, &(String::new(), "n1".to_owned()), now);
+        let told = plan.changes.into_iter().filter_map(|change| match change {
+            Change::Unready { name, node, .. } => Some(format!("{name} of {node} is not ready")),
+            Change::Event { about, reason, .. } => Some(format!("{} {reason}", about.name)),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn pods_of_a_lost_node_are_not_ready_once_a_living_one_would_have_said_so() {
+        assert_eq!(done(Some(21), 60, 2), ["a of n1 is not ready", "a NodeNotReady"]);
+        assert_eq!(done(Some(5), 60, 2), Vec::<String>::new(), "it may say yet that it lives");
+        assert_eq!(done(Some(100), 3, 2), Vec::<String>::new(), "it has just said that it lives");
+        assert_eq!(done(None, 60, 2), Vec::<String>::new(), "it is marked first");
+        assert_eq!(done(Some(21), 60, 1), ["a of n1 is not ready", "a NodeNotReady"]);
+        assert_eq!(done(Some(21), 60, 0), Vec::<String>::new(), "nobody is left who would answer instead");
+    }
 }

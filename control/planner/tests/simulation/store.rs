@@ -173,7 +173,10 @@ impl Store {
                 self.patch(&PODS, &key, Part::Main, &json!({"spec": {"nodeName": node}}))
             }
             // Nobody here looks at them.
-            Change::Condition { .. } | Change::Event { .. } | Change::Remember { .. } => Ok(()),
+            Change::Condition { .. }
+            | Change::Unready { .. }
+            | Change::Event { .. }
+            | Change::Remember { .. } => Ok(()),
         }
     }
 }
