@@ -119,8 +119,9 @@ impl Cluster {
     }
 
     fn start(&self, more: &[&str]) {
-        let up =
-            ["up", "--profile", "dev", "--store", self.store, "--xdp", self.xdp, "--networks", self.networks];
+        // Both families: what holds for them holds for IPv4 alone, which is what a user's `up` has.
+        let up = ["up", "--profile", "dev", "--ip-family", "dual", "--store", self.store];
+        let up = [&up[..], &["--xdp", self.xdp, "--networks", self.networks]].concat();
         let said = xtask(&[&up[..], more].concat());
         assert!(said.well, "{}\n{}", said.text, self.logs());
     }

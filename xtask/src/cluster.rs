@@ -82,7 +82,7 @@ pub(crate) struct UpOptions {
     #[arg(long, value_enum, default_value = "best-effort")]
     xdp: Xdp,
     /// Which addresses nodes, pods and Services have.
-    #[arg(long, value_enum, default_value = "dual")]
+    #[arg(long, value_enum, default_value = "ipv4")]
     ip_family: IpFamily,
     /// How the daemons are built.
     #[arg(long, value_enum, default_value = "release")]
