@@ -40,8 +40,12 @@ pub(super) fn run(spec: &PodSpec, observed: &Observed, memory: &Memory, now: Tim
     let context = Context { spec, observed, memory, now, sandbox: &sandbox.id };
     for added in spec.ephemeral_containers.iter().flatten() {
         // They run once; what they may join has to be there.
-        if observed.latest(&added.name).is_none() && context.has_target(added) {
-            context.start(&as_container(added), 0, Duration::ZERO, plan);
+        match observed.latest(&added.name) {
+            None if context.has_target(added) => {
+                context.start(&as_container(added), 0, Duration::ZERO, plan);
+            }
+            Some(made) if made.state == State::Created => plan.push(Step::Resume { id: made.id.clone() }),
+            _ => {}
         }
     }
     for init in spec.init_containers.iter().flatten() {

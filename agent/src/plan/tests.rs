@@ -141,6 +141,13 @@ fn what_is_added_for_debugging_runs_once_and_waits_for_its_target() {
     world.exits("init", 0);
     world.settle();
     assert_eq!((world.starts_of("d"), world.starts_of("a")), (1, 1));
+    // An agent that dies between making and starting it.
+    let mut observed = world.observed().clone();
+    let made = observed.containers.iter_mut().find(|c| c.name() == "d").unwrap();
+    made.state = State::Created;
+    let resumed = Step::Resume { id: made.id.clone() };
+    let pod = Pod { spec: Some(world.spec().clone()), ..Pod::default() };
+    assert_eq!(plan(&pod, &observed, world.memory(), world.now()).steps, [resumed]);
     world.exits("d", 1);
     world.run(60);
     assert_eq!(world.starts_of("d"), 1);

@@ -270,8 +270,11 @@ impl Runtime for Docker {
         let options = InspectContainerOptions { size: true };
         let found = self.client().await?.inspect_container(id, Some(options)).await;
         let found = found.map_err(|e| failure(&format!("measure container {id}"), e))?;
-        let log = found.log_path.as_deref().and_then(|path| std::fs::metadata(path).ok());
-        let log = log.map_or(0, |log| i64::try_from(log.len()).unwrap_or(i64::MAX));
+        // The present file and those of before (`max-file`).
+        let path = found.log_path.unwrap_or_default();
+        let files = std::iter::once(path.clone()).chain((1..5).map(|number| format!("{path}.{number}")));
+        let sizes = files.filter_map(|file| Some(std::fs::metadata(file).ok()?.len()));
+        let log = i64::try_from(sizes.sum::<u64>()).unwrap_or(i64::MAX);
         Ok(found.size_rw.unwrap_or(0).saturating_add(log))
     }
 

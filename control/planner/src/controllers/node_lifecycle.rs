@@ -44,10 +44,16 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
         changes.push(mark_unknown(key, held, now));
     }
     changes.extend(taints(key, held, ready, now));
-    let partitioned = is_partitioned(world, now);
-    let (evictions, wait) = if partitioned { (Vec::new(), None) } else { evictions(world, view, now) };
+    let (mut evictions, mut wait) = evictions(world, view, now);
+    // All nodes are looked at only for one that something would be done about: most are well, and each is planned twice a minute.
+    let concerned = unknown || wait.is_some() || !evictions.is_empty();
+    let mostly_silent = concerned && is_mostly_silent(world, now);
+    if mostly_silent && world.list(&NODES).count() >= 3 {
+        evictions.clear();
+        wait = None;
+    }
     changes.extend(evictions);
-    if unknown && !is_mostly_silent(world, now) {
+    if unknown && !mostly_silent {
         changes.extend(unanswered(world, view, &held.value, now));
     }
     let next = if unknown { 5 } else { (GRACE - silent).clamp(1, GRACE) };
@@ -63,13 +69,8 @@ fn silence(world: &World, name: &str, node: &Value, now: Timestamp) -> i64 {
     since.map_or(0, |t| now.as_second() - t.as_second())
 }
 
-/// More than half of at least three nodes are silent.
-fn is_partitioned(world: &World, now: Timestamp) -> bool {
-    world.list(&NODES).count() >= 3 && is_mostly_silent(world, now)
-}
-
-/// More than half of the nodes are silent, however few there are: agents that are dead everywhere do not empty Services, which go on
-/// without them.
+/// More than half of the nodes are silent. However few there are: agents that are dead everywhere do not empty Services, which go on
+/// without them. Of at least three: nobody is evicted.
 fn is_mostly_silent(world: &World, now: Timestamp) -> bool {
     let (mut all, mut silent) = (0, 0);
     for (key, held) in world.list(&NODES) {
