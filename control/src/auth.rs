@@ -6,6 +6,7 @@
 mod authenticator;
 mod authorizer;
 pub(crate) mod bootstrap;
+mod certificates;
 mod escalation;
 mod index;
 pub(crate) mod request;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use authenticator::Authenticator;
 pub(crate) use authorizer::{Authorizer, Decision};
+pub(crate) use certificates::{Signing, asked_by};
 pub(crate) use escalation::Guard;
 pub(crate) use rules::Rule;
 pub(crate) use secrets::TokenSecrets;

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::tokens::Tokens;
-use crate::auth::{Authenticator, Authorizer, TokenFile, TokenSecrets};
+use crate::auth::{Authenticator, Authorizer, Signing, TokenFile, TokenSecrets};
 use crate::cache::Cache;
 use crate::config::{Backend, ServeConfig};
 use crate::http::{Documents, Server};
@@ -104,7 +104,9 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     requests.register(&mut metrics);
     let signers = (Arc::clone(&ca), Arc::clone(&tokens_of_accounts));
     let usage = Arc::<Board>::default();
-    spawn_controllers(config, tasks, store, &registry, (&ca, &tokens_of_accounts), &usage, queues);
+    let authorizer = Arc::new(Authorizer::new(Arc::clone(registry.cache())));
+    let keys = (&ca, &tokens_of_accounts, &authorizer);
+    spawn_controllers(config, tasks, store, &registry, keys, &usage, queues);
     let nodes =
         Nodes::new(Arc::clone(&registry), Arc::clone(&usage), events, signers, token, cluster, tasks.clone());
     let serving = Arc::clone(&nodes);
@@ -118,7 +120,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let authenticator = Arc::new(Authenticator::new(Arc::clone(&registry), tokens_of_accounts, token_file));
     let server = Arc::new(Server {
         authenticator,
-        authorizer: Authorizer::new(Arc::clone(registry.cache())),
+        authorizer,
         registry,
         nodes,
         usage,
@@ -185,7 +187,7 @@ fn spawn_controllers(
     tasks: &Tasks,
     store: Arc<dyn Store>,
     registry: &Arc<Registry>,
-    (ca, tokens): (&Arc<Ca>, &Arc<Tokens>),
+    (ca, tokens, authorizer): (&Arc<Ca>, &Arc<Tokens>, &Arc<Authorizer>),
     usage: &Arc<Board>,
     queues: Queues,
 ) {
@@ -197,6 +199,7 @@ fn spawn_controllers(
         dns: config.cluster_dns_ips(),
         settings,
         tokens: Arc::clone(tokens),
+        signing: (Arc::clone(ca), Arc::clone(authorizer)),
         usage: Arc::clone(usage),
         queues,
         tasks: tasks.clone(),
@@ -229,6 +232,8 @@ struct Controllers {
     dns: Vec<IpAddr>,
     settings: Settings,
     tokens: Arc<Tokens>,
+    /// Whose certificates are signed by what, and who may have theirs approved.
+    signing: (Arc<Ca>, Arc<Authorizer>),
     usage: Arc<Board>,
     queues: Queues,
     tasks: Tasks,
@@ -254,6 +259,8 @@ impl Controllers {
         let repairs = repair(&registry, &events, &stop);
         let secrets =
             TokenSecrets::new(Arc::clone(&registry), Arc::clone(&self.tokens), &self.settings.ca_pem);
+        let (ca, authorizer) = &self.signing;
+        let signing = Signing::new(Arc::clone(&registry), Arc::clone(ca), Arc::clone(authorizer));
         let controllers = reconcile::run(
             Arc::clone(&registry),
             Arc::clone(&events),
@@ -264,7 +271,7 @@ impl Controllers {
             stop.clone(),
         );
         let quotas = crate::quotas::run(&registry, &stop);
-        tokio::join!(controllers, repairs, secrets.run(&stop), quotas);
+        tokio::join!(controllers, repairs, secrets.run(&stop), quotas, signing.run(&stop));
     }
 }
 

@@ -78,7 +78,7 @@ pub struct Server {
     /// Whose token it is.
     pub(crate) authenticator: Arc<Authenticator>,
     /// Who may do what.
-    pub(crate) authorizer: Authorizer,
+    pub(crate) authorizer: Arc<Authorizer>,
     /// Who opens streams on nodes.
     pub nodes: Arc<dyn NodeStreams>,
     /// What nodes and pods use.

@@ -55,6 +55,8 @@ pub enum Sub {
     Finalize,
     /// `/ephemeralcontainers` of pods: `spec.ephemeralContainers` alone, to which one may add.
     Ephemeral,
+    /// `/approval` of CertificateSigningRequests: the conditions alone.
+    Approval,
 }
 
 impl Sub {
@@ -67,6 +69,7 @@ impl Sub {
             Self::Scale => "scale",
             Self::Finalize => "finalize",
             Self::Ephemeral => "ephemeralcontainers",
+            Self::Approval => "approval",
         }
     }
 }

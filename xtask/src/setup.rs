@@ -17,6 +17,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("/sbin/ethtool", "ethtool"),
     ("/usr/bin/nsenter", "util-linux"),
     ("/usr/bin/curl", "curl"),
+    ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/python3", "python3-minimal"),
     ("/usr/lib/rustlib/bpfel-unknown-none", "libstd-rust-web-dev-bpf"),
     ("/usr/bin/rustc", "rustc-web"),

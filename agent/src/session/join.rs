@@ -61,7 +61,7 @@ impl Joining {
         let token =
             read_if_present(token_file)?.with_context(|| format!("{} is missing", token_file.display()))?;
         let ca_pem = self.trusted_ca().await?;
-        let (key_pem, csr_pem) = pki::new_request(&format!("system:node:{}", self.node_name))?;
+        let (key_pem, csr_pem) = pki::new_request(&self.identity())?;
         let channel =
             endpoint(&self.server, ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca_pem)))?
                 .connect()
@@ -98,8 +98,13 @@ impl Joining {
         }
     }
 
+    /// Who this node is.
+    fn identity(&self) -> pki::Identity {
+        pki::Identity { user: format!("system:node:{}", self.node_name), groups: Vec::new() }
+    }
+
     async fn renew(&self, channel: Channel) -> anyhow::Result<Credentials> {
-        let (key_pem, csr_pem) = pki::new_request(&format!("system:node:{}", self.node_name))?;
+        let (key_pem, csr_pem) = pki::new_request(&self.identity())?;
         let response = NodeClient::new(channel).renew(RenewRequest { csr_pem }).await?;
         self.keep(response.into_inner(), key_pem)
     }
@@ -245,8 +250,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::load_or_create(&folder.path().join("ca")).unwrap();
         let joining = joining(folder.path());
-        let (key_pem, csr) = pki::new_request("system:node:n").unwrap();
         let identity = Identity { user: "system:node:n".to_owned(), groups: Vec::new() };
+        let (key_pem, csr) = pki::new_request(&identity).unwrap();
         let certificate_pem = ca.sign_request(&csr, &identity).unwrap();
         let joined = JoinResponse { certificate_pem, ca_pem: ca.certificate_pem().to_owned() };
         let first = joining.keep(joined, key_pem).unwrap();

@@ -375,6 +375,21 @@ pub static JOBS: Kind = Kind {
     has_generation: true,
     ..core("Job", "jobs", &[])
 };
+/// certificates.k8s.io/v1 CertificateSigningRequest.
+pub static CERTIFICATE_SIGNING_REQUESTS: Kind = Kind {
+    group: "certificates.k8s.io",
+    namespaced: false,
+    subresources: &[
+        Subresource {
+            name: "approval",
+            kind: "CertificateSigningRequest",
+            group_version: None,
+            verbs: STATUS_VERBS,
+        },
+        status("CertificateSigningRequest"),
+    ],
+    ..core("CertificateSigningRequest", "certificatesigningrequests", &["csr"])
+};
 /// coordination.k8s.io/v1 Lease.
 pub static LEASES: Kind = Kind { group: "coordination.k8s.io", ..core("Lease", "leases", &[]) };
 /// discovery.k8s.io/v1 EndpointSlice.
@@ -540,6 +555,7 @@ pub static KINDS: &[&Kind] = &[
     &HORIZONTAL_POD_AUTOSCALERS,
     &CRON_JOBS,
     &JOBS,
+    &CERTIFICATE_SIGNING_REQUESTS,
     &LEASES,
     &ENDPOINT_SLICES,
     &INGRESS_CLASSES,

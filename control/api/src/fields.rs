@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::catalogue::{
-    EVENTS, JOBS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, SECRETS, SERVICES,
+    CERTIFICATE_SIGNING_REQUESTS, EVENTS, JOBS, Kind, NAMESPACES, NODES, PODS, REPLICA_SETS,
+    REPLICATION_CONTROLLERS, SECRETS, SERVICES,
 };
 
 /// The selectable fields of a kind beside `metadata.name` and `metadata.namespace`.
@@ -44,6 +45,8 @@ pub fn selectable(kind: &Kind) -> &'static [&'static str] {
         &["status.replicas"]
     } else if *kind == JOBS {
         &["status.successful"]
+    } else if *kind == CERTIFICATE_SIGNING_REQUESTS {
+        &["spec.signerName"]
     } else if *kind == NAMESPACES {
         &["status.phase"]
     } else {

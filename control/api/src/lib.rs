@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalogue;
+pub mod certificates;
 pub mod convert;
 pub mod defaults;
 pub mod disruption;

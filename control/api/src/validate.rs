@@ -5,6 +5,7 @@
 
 mod autoscaling;
 mod bounds;
+mod certificates;
 mod classes;
 mod config;
 mod discovery;
@@ -34,12 +35,12 @@ use std::fmt::Display;
 use serde_json::Value;
 
 use crate::catalogue::{
-    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
-    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES,
-    INGRESSES, JOBS, Kind, LEASES, LIMIT_RANGES, NAMESPACES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS,
-    PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS,
-    REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, ROLE_BINDINGS, ROLES, RUNTIME_CLASSES, SECRETS, SERVICES,
-    STATEFUL_SETS, STORAGE_CLASSES,
+    CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS,
+    CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1,
+    HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, INGRESSES, JOBS, Kind, LEASES, LIMIT_RANGES, NAMESPACES,
+    NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_TEMPLATES,
+    PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, ROLE_BINDINGS, ROLES,
+    RUNTIME_CLASSES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::pod_security;
 use crate::status::Cause;
@@ -143,6 +144,14 @@ pub fn debug(old: &Value, new: &Value) -> Vec<Cause> {
     errors.causes
 }
 
+/// What a write through a part of a CertificateSigningRequest (its object: empty, `status` or `approval`) may not change.
+#[must_use]
+pub fn signing(old: &Value, new: &Value, part: &str) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    certificates::status(&mut errors, old, new, part);
+    errors.causes
+}
+
 /// Whether a Service's addresses and families fit each other: asked before the registry completes them.
 #[must_use]
 pub fn cluster_ips(spec: &Value) -> Vec<Cause> {
@@ -222,6 +231,8 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         classes::priority(errors, object);
     } else if *kind == RUNTIME_CLASSES {
         classes::runtime(errors, object);
+    } else if *kind == CERTIFICATE_SIGNING_REQUESTS {
+        certificates::request(errors, object);
     } else if *kind == EVENTS {
         records::event(errors, object);
     } else if *kind == LEASES {

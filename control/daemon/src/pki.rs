@@ -5,11 +5,13 @@
 
 mod ca;
 mod join;
+mod leaf;
 mod signer;
 mod tls;
 
 pub use ca::{Ca, CertifiedKey, Identity, new_request};
 pub use join::fetch_ca;
+pub use leaf::Usage;
 pub use signer::Signer;
 pub use tls::{client_config, life_left, peer_identity, server_config};
 

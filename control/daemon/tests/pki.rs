@@ -4,8 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic, as tests do")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use oarlock_daemon::pki::{self, Ca, CertifiedKey, Identity};
+use oarlock_daemon::pki::{self, Ca, CertifiedKey, Identity, Usage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -70,13 +71,73 @@ async fn a_certificate_of_another_authority_is_refused() {
 async fn a_signed_request_yields_the_identity_that_the_signer_chose() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::load_or_create(folder.path()).unwrap();
-    let (key_pem, request) = pki::new_request("system:node:wishes-to-be-another").unwrap();
+    let wish = Identity { user: "system:node:wishes-to-be-another".into(), groups: Vec::new() };
+    let (key_pem, request) = pki::new_request(&wish).unwrap();
     let node = Identity { user: "system:node:node1".into(), groups: vec!["system:nodes".into()] };
     let certificate_pem = ca.sign_request(&request, &node).unwrap();
     let own = CertifiedKey { certificate_pem, key_pem };
     let client = pki::client_config(ca.certificate_pem(), Some(&own)).unwrap();
     assert_eq!(meet(&ca, &client).await.unwrap(), Some(node.clone()));
     assert!(ca.sign_request("no request", &node).is_err());
+}
+
+#[tokio::test]
+async fn a_granted_request_yields_the_subject_that_it_names_with_all_its_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::load_or_create(folder.path()).unwrap();
+    let groups = ["devs", "ops", "système"].map(str::to_owned).to_vec();
+    let jane = Identity { user: "jane".into(), groups };
+    let (key_pem, request) = pki::new_request(&jane).unwrap();
+    let usages = [Usage::KeyEncipherment, Usage::DigitalSignature, Usage::ClientAuth];
+    let certificate_pem = ca.grant(&request, &usages, None).unwrap();
+    let own = CertifiedKey { certificate_pem, key_pem };
+    let client = pki::client_config(ca.certificate_pem(), Some(&own)).unwrap();
+    assert_eq!(meet(&ca, &client).await.unwrap(), Some(jane.clone()));
+    assert_eq!(
+        meet(&ca, &pki::client_config(ca.certificate_pem(), Some(&ca.issue_client(&jane).unwrap())).unwrap())
+            .await
+            .unwrap(),
+        Some(jane)
+    );
+    let forged = request.replace('M', "N");
+    assert!(ca.grant(&forged, &usages, None).is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_for_servers_alone_lets_no_client_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::load_or_create(folder.path()).unwrap();
+    let (key_pem, request) = pki::new_request(&admin()).unwrap();
+    let certificate_pem = ca.grant(&request, &[Usage::DigitalSignature, Usage::ServerAuth], None).unwrap();
+    let own = CertifiedKey { certificate_pem, key_pem };
+    let client = pki::client_config(ca.certificate_pem(), Some(&own)).unwrap();
+    assert!(meet(&ca, &client).await.is_err());
+}
+
+#[test]
+fn a_certificate_lives_as_long_as_was_asked_for_but_no_more_than_a_year() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::load_or_create(folder.path()).unwrap();
+    let (_, request) = pki::new_request(&admin()).unwrap();
+    let life = |asked: Option<u64>| {
+        let asked = asked.map(Duration::from_secs);
+        let pem = ca.grant(&request, &[Usage::ClientAuth], asked).unwrap();
+        let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let certificate = block.parse_x509().unwrap();
+        assert!(certificate.verify_signature(Some(&ca_key(&ca))).is_ok());
+        certificate.validity().not_after.timestamp() - certificate.validity().not_before.timestamp()
+    };
+    let (early, year) = (300, 365 * 24 * 3600);
+    assert_eq!(life(Some(3600)), 3600 + early, "a short life begins early and ends in time");
+    assert_eq!(life(Some(1)), 600 + early);
+    assert_eq!(life(Some(24 * 3600)), 24 * 3600);
+    assert_eq!((life(None), life(Some(10 * 365 * 24 * 3600))), (year, year));
+}
+
+fn ca_key(ca: &Ca) -> x509_parser::x509::SubjectPublicKeyInfo<'static> {
+    let (_, block) = x509_parser::pem::parse_x509_pem(ca.certificate_pem().as_bytes()).unwrap();
+    let der: &'static [u8] = block.contents.leak();
+    x509_parser::parse_x509_certificate(der).unwrap().1.tbs_certificate.subject_pki
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
-//! Nobody gives away what they do not have: checked when roles and bindings are written.
+//! Nobody gives away what they do not have: checked when roles and bindings are written, and when certificates are approved or
+//! signed.
 //!
 //! Source: k8s.io/kubernetes/pkg/registry/rbac/{role,clusterrole,rolebinding,clusterrolebinding}/policybased.
 
-use oarlock_api::catalogue::{CLUSTER_ROLES, Kind, ROLES};
+use oarlock_api::catalogue::{CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLES, Kind, ROLES};
 use oarlock_api::meta;
 use oarlock_api::status::Status;
 use serde_json::Value;
 
+use super::certificates;
 use super::rules::{describe, missing, quoted};
 use super::{About, Attributes, Authorizer, RBAC_GROUP, ResourceAttributes, Rule, User};
 
@@ -19,6 +21,8 @@ pub(crate) struct Guard<'g> {
     pub(crate) namespace: &'g str,
     /// The name in the request's path; empty in a create.
     pub(crate) name: &'g str,
+    /// The part of the object that is written; empty for the object.
+    pub(crate) part: &'g str,
 }
 
 impl Guard<'_> {
@@ -26,6 +30,11 @@ impl Guard<'_> {
     pub(crate) fn check(&self, kind: &Kind, old: Option<&Value>, new: &Value) -> Result<(), Status> {
         if !self.concerns(kind) || old.is_some_and(|old| only_metadata_of_gc(old, new)) {
             return Ok(());
+        }
+        if *kind == CERTIFICATE_SIGNING_REQUESTS {
+            let decide =
+                |verb: &str, signer: &str| certificates::may(self.authorizer, self.user, verb, signer);
+            return old.map_or(Ok(()), |old| certificates::check(self.part, old, new, decide));
         }
         if *kind == ROLES || *kind == CLUSTER_ROLES {
             self.role(kind, old, new)
@@ -36,7 +45,7 @@ impl Guard<'_> {
 
     /// Whether there is anything to check.
     pub(crate) fn concerns(&self, kind: &Kind) -> bool {
-        super::index::concerns(kind) && !self.user.is_master()
+        (super::index::concerns(kind) || *kind == CERTIFICATE_SIGNING_REQUESTS) && !self.user.is_master()
     }
 
     fn role(&self, kind: &Kind, old: Option<&Value>, new: &Value) -> Result<(), Status> {

@@ -13,6 +13,7 @@ use super::access;
 use super::body::{self, Decoded};
 use super::resource::{Request, expected};
 use super::respond::Body;
+use crate::auth::asked_by;
 use crate::registry::Sub;
 
 /// The content type.
@@ -61,7 +62,8 @@ pub(super) async fn apply(
             );
             return Err(Status::conflict(kind, name, &why));
         }
-        let object = writer.create(&config)?;
+        let mut object = writer.create(&config)?;
+        asked_by(kind, request.user, &mut object);
         let causes = validate::version(request.served, &object);
         if !causes.is_empty() {
             return Err(Status::invalid(kind, name, causes));

@@ -19,7 +19,7 @@ use super::query::Query;
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
 use super::{apply, components, list, logs, proxy, resource_metrics, reviews, watch};
-use crate::auth::{Authenticator, Authorizer, Guard, User, request};
+use crate::auth::{Authenticator, Authorizer, Guard, User, asked_by, request};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions, may_warn};
 use crate::usage::Board;
@@ -168,16 +168,14 @@ impl Request<'_> {
             ("token", &Method::POST) => self.token(namespace, name).await,
             ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, Some(name)).await,
             ("eviction", &Method::POST) if *kind == PODS => self.evict(namespace, name).await,
-            ("status", &Method::GET) => {
+            ("status" | "ephemeralcontainers" | "approval", &Method::GET) => {
                 let value = self.registry.get(kind, namespace, name).await?;
                 self.answer_object(StatusCode::OK, &value, &[])
             }
             ("status", &Method::PUT) => self.update(kind, name, Sub::Status).await,
             ("status", &Method::PATCH) => self.patch(kind, name, Sub::Status).await,
-            ("ephemeralcontainers", &Method::GET) => {
-                let value = self.registry.get(kind, namespace, name).await?;
-                self.answer_object(StatusCode::OK, &value, &[])
-            }
+            ("approval", &Method::PUT) => self.update(kind, name, Sub::Approval).await,
+            ("approval", &Method::PATCH) => self.patch(kind, name, Sub::Approval).await,
             ("ephemeralcontainers", &Method::PUT) => self.update(kind, name, Sub::Ephemeral).await,
             ("ephemeralcontainers", &Method::PATCH) => self.patch(kind, name, Sub::Ephemeral).await,
             ("finalize", &Method::PUT) => self.update(kind, name, Sub::Finalize).await,
@@ -194,7 +192,8 @@ impl Request<'_> {
     /// What may be given away in a write.
     pub(super) async fn guard<'s>(&'s self, kind: &Kind, namespace: &'s str) -> Result<Guard<'s>, Status> {
         let name = self.path.name.unwrap_or("");
-        let guard = Guard { authorizer: self.authorizer, user: self.user, namespace, name };
+        let part = self.path.subresource.unwrap_or("");
+        let guard = Guard { authorizer: self.authorizer, user: self.user, namespace, name, part };
         if guard.concerns(kind) {
             // A role that was made just now may be bound.
             self.registry.catch_up().await?;
@@ -220,6 +219,7 @@ impl Request<'_> {
         if !causes.is_empty() {
             return Err(Status::invalid(kind, meta::name(&object), causes));
         }
+        asked_by(kind, self.user, &mut object);
         self.guard(kind, namespace).await?.check(kind, None, &object)?;
         let options = self.write_options("CreateOptions", false)?;
         let created = self.registry.create(kind, namespace, object, &options).await?;

@@ -12,6 +12,7 @@ use crate::registry::tests::{Fixture, fixture};
 
 mod access;
 mod apply;
+mod certificates;
 mod fuzz;
 mod kinds;
 mod lists;
@@ -87,7 +88,7 @@ async fn api() -> Api {
     let registry = Arc::clone(&fixture.registry);
     let server = Server {
         authenticator: Arc::new(Authenticator::new(registry, tokens, file)),
-        authorizer: Authorizer::new(Arc::clone(fixture.registry.cache())),
+        authorizer: Arc::new(Authorizer::new(Arc::clone(fixture.registry.cache()))),
         registry: Arc::clone(&fixture.registry),
         nodes: Arc::new(one_line(&fixture.tasks)),
         usage: Arc::default(),

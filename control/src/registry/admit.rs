@@ -2,12 +2,15 @@
 //! whoever writes.
 
 mod account;
+mod certificates;
 mod classes;
 mod limits;
 mod priority;
 mod security;
 
-use oarlock_api::catalogue::{Kind, PERSISTENT_VOLUME_CLAIMS, PODS, PRIORITY_CLASSES};
+use oarlock_api::catalogue::{
+    CERTIFICATE_SIGNING_REQUESTS, Kind, PERSISTENT_VOLUME_CLAIMS, PODS, PRIORITY_CLASSES,
+};
 use oarlock_api::status::Status;
 use serde_json::Value;
 
@@ -36,6 +39,9 @@ impl Registry {
         }
         if *kind == PRIORITY_CLASSES {
             self.one_default(object)?;
+        }
+        if *kind == CERTIFICATE_SIGNING_REQUESTS {
+            certificates::restrict(object)?;
         }
         self.name_class(kind, object);
         Ok(())

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use oarlock_api::catalogue::{
-    Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES,
+    CERTIFICATE_SIGNING_REQUESTS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
+    PODS, SERVICES,
 };
 use oarlock_api::meta;
 use oarlock_api::status::{Cause, Status};
@@ -129,6 +130,10 @@ pub(super) fn update(kind: &Kind, present: &Value, wanted: Value) -> Value {
             None => drop(wanted.shift_remove("status")),
         }
     }
+    // What was asked for stays what was asked for.
+    if *kind == CERTIFICATE_SIGNING_REQUESTS {
+        wanted.insert("spec".to_owned(), present["spec"].clone());
+    }
     if *kind == NAMESPACES
         && let Some(finalizers) = present["spec"].get("finalizers")
     {
@@ -150,6 +155,17 @@ pub(super) fn finalize(present: &Value, wanted: &Value) -> Value {
     let mut next = present.clone();
     let finalizers = wanted["spec"].get("finalizers").cloned().unwrap_or_else(|| json!([]));
     meta::map_at(meta::map_of(&mut next), "spec").insert("finalizers".to_owned(), finalizers);
+    next
+}
+
+/// The present request for a certificate with other conditions.
+pub(super) fn approve(present: &Value, wanted: &Value) -> Value {
+    let mut next = present.clone();
+    let status = meta::map_at(meta::map_of(&mut next), "status");
+    match wanted["status"].get("conditions") {
+        Some(conditions) => drop(status.insert("conditions".to_owned(), conditions.clone())),
+        None => drop(status.shift_remove("conditions")),
+    }
     next
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use oarlock_api::catalogue::{
-    Kind, NAMESPACES, PERSISTENT_VOLUME_CLAIMS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, SERVICES,
+    CERTIFICATE_SIGNING_REQUESTS, Kind, NAMESPACES, PERSISTENT_VOLUME_CLAIMS, POD_TEMPLATES, PODS,
+    PRIORITY_CLASSES, SERVICES,
 };
 use oarlock_api::pod_security::Policy;
 use oarlock_api::status::Status;
-use oarlock_api::{defaults, meta, pod_security, validate};
+use oarlock_api::{certificates, defaults, meta, pod_security, validate};
 use oarlock_store::{Compare, Op, Outcome, Record};
 use serde_json::{Value, json};
 
@@ -122,7 +123,11 @@ impl Registry {
             Sub::Scale => scale::apply(kind, &present.value, &wanted)?,
             Sub::Finalize => prepare::finalize(&present.value, &wanted),
             Sub::Ephemeral => prepare::debug(&present.value, &wanted),
+            Sub::Approval => prepare::approve(&present.value, &wanted),
         };
+        if *kind == CERTIFICATE_SIGNING_REQUESTS {
+            certificates::date(&present.value, &mut next, Timestamp::now());
+        }
         if *kind == PODS {
             admit::keep_priority(&present.value, &mut next);
         }
@@ -132,10 +137,13 @@ impl Registry {
         }
         owners::changed(kind, sub, options, &present.value, &mut next, owners);
         let claims = self.allocate(kind, Some(&present.value), &mut next, attempt)?;
-        let causes = match sub {
+        let mut causes = match sub {
             Sub::Ephemeral => validate::debug(&present.value, &next),
             _ => validate::update(kind, &present.value, &next),
         };
+        if *kind == CERTIFICATE_SIGNING_REQUESTS {
+            causes.extend(validate::signing(&present.value, &next, sub.name()));
+        }
         if !causes.is_empty() {
             return Err(Status::invalid(kind, &name, causes));
         }

@@ -2,6 +2,7 @@
 //! preemption, on real nodes, which are on networks of their own: their pods talk through a tunnel. Needs root.
 
 mod bounds;
+mod certificates;
 mod disruption;
 mod reach;
 mod scaling;
@@ -32,6 +33,7 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     disruption::a_drain_waits_for_a_budget(&cluster);
     disruption::who_matters_more_gets_a_full_node(&cluster);
     tokens::a_pod_asks_the_api_server_by_its_token(&cluster);
+    certificates::a_user_is_let_in_by_a_certificate_that_was_asked_for(&cluster);
     bounds::a_namespace_bounds_its_pods(&cluster);
     security::a_restricted_namespace_runs_what_asks_for_little(&cluster);
     deletion_takes_everything_along(&cluster);

@@ -4,12 +4,17 @@ use serde_json::Value;
 
 use super::{Errors, text};
 use crate::catalogue::{
-    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Kind, NAMESPACES, ROLE_BINDINGS, ROLES, SERVICES, STATEFUL_SETS,
+    CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Kind, NAMESPACES, ROLE_BINDINGS,
+    ROLES, SERVICES, STATEFUL_SETS,
 };
 use crate::meta as rules;
 
 /// The most that all annotations together may hold, in bytes.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
+
+/// Kinds whose names may hold what a path may.
+const LENIENT: &[&Kind] =
+    &[&ROLES, &ROLE_BINDINGS, &CLUSTER_ROLES, &CLUSTER_ROLE_BINDINGS, &CERTIFICATE_SIGNING_REQUESTS];
 
 pub(super) fn check(errors: &mut Errors, kind: &Kind, object: &Value) {
     let name = rules::name(object);
@@ -20,7 +25,7 @@ pub(super) fn check(errors: &mut Errors, kind: &Kind, object: &Value) {
             rules::check_dns1123_label(name)
         } else if *kind == SERVICES {
             rules::check_dns1035_label(name)
-        } else if [&ROLES, &ROLE_BINDINGS, &CLUSTER_ROLES, &CLUSTER_ROLE_BINDINGS].contains(&kind) {
+        } else if LENIENT.contains(&kind) {
             rules::check_path_segment(name)
         } else {
             rules::check_dns1123_subdomain(name)

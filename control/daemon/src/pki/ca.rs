@@ -4,19 +4,24 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PublicKeyData as _,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
+use x509_parser::extensions::ParsedExtension;
 
 use super::Error;
+use super::leaf::{self, Authority, Leaf, Name, Usage};
 use crate::files::{read_if_present, write_atomic};
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// How long certificates live, and the longest that one may ask for.
 const LEAF_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The shortest life that is given, and what counts as short, as upstream signs.
+const SHORTEST: Duration = Duration::from_secs(10 * 60);
+const SHORT: Duration = Duration::from_secs(8 * 60 * 60);
 /// A certificate on disk with less life left than this is made anew at start.
 const RENEW_BEFORE: Duration = Duration::from_secs(60 * 24 * 60 * 60);
 /// Clocks differ: a certificate is valid a little before it was made.
@@ -50,7 +55,12 @@ impl std::fmt::Debug for CertifiedKey {
 pub struct Ca {
     certificate_pem: String,
     certificate_der: Vec<u8>,
-    issuer: Issuer<'static, KeyPair>,
+    key: KeyPair,
+    /// Its name as certificates have it (DER), and which of its keys signs.
+    name: Vec<u8>,
+    key_id: Option<Vec<u8>>,
+    /// When it ends itself, in seconds since 1970.
+    end: i64,
 }
 
 impl std::fmt::Debug for Ca {
@@ -92,9 +102,14 @@ impl Ca {
         let key = KeyPair::from_pem(key_pem).map_err(|e| Error::certificate("the CA's key", e))?;
         let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
             .map_err(|e| Error::certificate("the CA's certificate", e))?;
-        let issuer =
-            Issuer::from_ca_cert_der(&der, key).map_err(|e| Error::certificate("the CA's certificate", e))?;
-        Ok(Self { certificate_pem, certificate_der: der.to_vec(), issuer })
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der)
+            .map_err(|e| Error::certificate("the CA's certificate", e))?;
+        let key_id = parsed.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        let (name, end) = (parsed.subject().as_raw().to_vec(), parsed.validity().not_after.timestamp());
+        Ok(Self { certificate_pem, certificate_der: der.to_vec(), key, name, key_id, end })
     }
 
     /// The CA's certificate.
@@ -112,12 +127,11 @@ impl Ca {
     /// A server certificate for these names and addresses.
     ///
     /// # Errors
-    /// A name that is no DNS name.
+    /// The library could not make it.
     pub fn issue_server(&self, common_name: &str, names: &[String]) -> Result<CertifiedKey, Error> {
-        let mut params = CertificateParams::new(names.to_vec())
-            .map_err(|e| Error::certificate(format!("a server certificate for {names:?}"), e))?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(params, &Identity { user: common_name.to_owned(), groups: Vec::new() })
+        let identity = Identity { user: common_name.to_owned(), groups: Vec::new() };
+        let names = names.iter().map(|name| Name::of(name)).collect();
+        self.issue(&identity, names, Usage::ServerAuth)
     }
 
     /// A client certificate.
@@ -125,9 +139,7 @@ impl Ca {
     /// # Errors
     /// The library could not make it.
     pub fn issue_client(&self, identity: &Identity) -> Result<CertifiedKey, Error> {
-        let mut params = CertificateParams::default();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params, identity)
+        self.issue(identity, Vec::new(), Usage::ClientAuth)
     }
 
     /// A client certificate for the key of a PKCS#10 request. Nothing but the key is taken from the request: who the
@@ -136,15 +148,28 @@ impl Ca {
     /// # Errors
     /// A request that does not parse or whose signature is wrong.
     pub fn sign_request(&self, request_pem: &str, identity: &Identity) -> Result<String, Error> {
-        let mut request = CertificateSigningRequestParams::from_pem(request_pem)
-            .map_err(|e| Error::certificate("the certificate request", e))?;
-        let mut params = CertificateParams::default();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        finish_leaf(&mut params, identity)?;
-        request.params = params;
-        let certificate =
-            request.signed_by(&self.issuer).map_err(|e| Error::certificate("the certificate request", e))?;
-        Ok(certificate.pem())
+        let public_key = leaf::read_request(request_pem)?.public_key;
+        let usages = vec![Usage::DigitalSignature, Usage::ClientAuth];
+        let life = self.life(LEAF_LIFE);
+        Leaf { subject: leaf::subject(identity), names: Vec::new(), public_key, usages, life }
+            .sign(&self.authority())
+    }
+
+    /// A certificate for what a PKCS#10 request asks for: its subject, its names and its key. Whoever calls has seen that
+    /// all of that may be given. It lives as long as was asked for, but for no more than a year and not longer than the CA.
+    ///
+    /// # Errors
+    /// A request that does not parse or whose signature is wrong.
+    pub fn grant(
+        &self,
+        request_pem: &str,
+        usages: &[Usage],
+        life: Option<Duration>,
+    ) -> Result<String, Error> {
+        let asked = leaf::read_request(request_pem)?;
+        let life = self.life(life.unwrap_or(LEAF_LIFE).clamp(SHORTEST, LEAF_LIFE));
+        let leaf::Asked { subject, names, public_key } = asked;
+        Leaf { subject, names, public_key, usages: usages.to_vec(), life }.sign(&self.authority())
     }
 
     /// A certificate kept in `<folder>/<name>.crt` and `.key`: read while it is valid for `names`, signed by this CA and has
@@ -200,30 +225,45 @@ impl Ca {
             && names.iter().all(|name| present.contains(name))
     }
 
-    fn issue(&self, mut params: CertificateParams, identity: &Identity) -> Result<CertifiedKey, Error> {
+    fn issue(&self, identity: &Identity, names: Vec<Name>, purpose: Usage) -> Result<CertifiedKey, Error> {
         let what = || format!("a certificate for {}", identity.user);
-        finish_leaf(&mut params, identity)?;
         let key = KeyPair::generate().map_err(|e| Error::certificate(what(), e))?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(|e| Error::certificate(what(), e))?;
+        let leaf = Leaf {
+            subject: leaf::subject(identity),
+            names,
+            public_key: key.subject_public_key_info(),
+            usages: vec![Usage::DigitalSignature, purpose],
+            life: self.life(LEAF_LIFE),
+        };
         Ok(CertifiedKey {
-            certificate_pem: format!("{}{}", certificate.pem(), self.certificate_pem),
+            certificate_pem: format!("{}{}", leaf.sign(&self.authority())?, self.certificate_pem),
             key_pem: key.serialize_pem(),
         })
     }
+
+    fn authority(&self) -> Authority<'_> {
+        Authority { key: &self.key, name: &self.name, key_id: self.key_id.as_deref() }
+    }
+
+    /// From when to when something lives that is made now: as upstream, a short life begins early and is not shortened by that.
+    fn life(&self, life: Duration) -> std::ops::Range<i64> {
+        let now = SystemTime::now();
+        let seconds = |time: SystemTime| {
+            let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        };
+        let end = if life < SHORT { now + life } else { now + life - BACKDATE };
+        seconds(now - BACKDATE)..seconds(end).min(self.end)
+    }
 }
 
-/// A new private key and a PKCS#10 request for it, both PEM: what a joining node sends.
+/// A new private key and a PKCS#10 request for it, both PEM: what a joining node sends, and whoever asks for a certificate.
 ///
 /// # Errors
 /// The library could not make them.
-pub fn new_request(common_name: &str) -> Result<(String, String), Error> {
+pub fn new_request(identity: &Identity) -> Result<(String, String), Error> {
     let key = KeyPair::generate().map_err(|e| Error::certificate("a private key", e))?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = subject(&Identity { user: common_name.to_owned(), groups: Vec::new() });
-    let request = params
-        .serialize_request(&key)
-        .and_then(|request| request.pem())
-        .map_err(|e| Error::certificate("a certificate request", e))?;
+    let request = leaf::request(identity, &key)?;
     Ok((key.serialize_pem(), request))
 }
 
@@ -240,41 +280,14 @@ pub(super) fn certificate_hash(der: &[u8]) -> String {
 fn create_ca() -> Result<(String, String), Error> {
     let key = KeyPair::generate().map_err(|e| Error::certificate("the CA's key", e))?;
     let mut params = CertificateParams::default();
-    params.distinguished_name = subject(&Identity { user: "oarlock-ca".to_owned(), groups: Vec::new() });
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, "oarlock-ca");
+    params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    set_life(&mut params, CA_LIFE);
+    let now = SystemTime::now();
+    (params.not_before, params.not_after) = ((now - BACKDATE).into(), (now + CA_LIFE).into());
     let certificate = params.self_signed(&key).map_err(|e| Error::certificate("the CA's certificate", e))?;
     Ok((certificate.pem(), key.serialize_pem()))
-}
-
-fn finish_leaf(params: &mut CertificateParams, identity: &Identity) -> Result<(), Error> {
-    // rcgen keeps one value a type of name: a second group would silently replace the first.
-    if identity.groups.len() > 1 {
-        return Err(Error::certificate(
-            format!("a certificate for {}", identity.user),
-            "more than one group",
-        ));
-    }
-    params.distinguished_name = subject(identity);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.use_authority_key_identifier_extension = true;
-    set_life(params, LEAF_LIFE);
-    Ok(())
-}
-
-fn set_life(params: &mut CertificateParams, life: Duration) {
-    let now = SystemTime::now();
-    params.not_before = (now - BACKDATE).into();
-    params.not_after = (now + life.max(DAY)).into();
-}
-
-fn subject(identity: &Identity) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    for group in &identity.groups {
-        name.push(DnType::OrganizationName, group.as_str());
-    }
-    name.push(DnType::CommonName, identity.user.as_str());
-    name
 }

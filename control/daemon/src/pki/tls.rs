@@ -60,7 +60,8 @@ pub fn client_config(ca_pem: &str, own: Option<&CertifiedKey>) -> Result<Arc<Cli
 pub fn peer_identity(certificate_der: &[u8]) -> Option<Identity> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate_der).ok()?;
     let subject = certificate.subject();
-    let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    // Of several names the last counts, as upstream reads them.
+    let user = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect();
     (!user.is_empty()).then_some(Identity { user, groups })
 }
