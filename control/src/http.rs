@@ -10,6 +10,7 @@ mod components;
 mod discovery;
 mod encode;
 mod etag;
+mod gzip;
 mod impersonate;
 mod list;
 mod logs;
@@ -25,6 +26,7 @@ mod spdy;
 mod streams;
 mod watch;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -36,12 +38,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use jiff::Timestamp;
 use oarlock_api::openapi::{OpenApi, V2Format};
 use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
 use oarlock_daemon::metrics::SharedRegistry;
 use oarlock_daemon::pki::peer_identity;
+use parking_lot::RwLock;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
@@ -70,6 +74,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// How often an idle HTTP/2 peer is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// How long a document may be kept that never changes, in seconds.
+const YEAR: i64 = 365 * 24 * 60 * 60;
 
 /// What the server needs.
 pub struct Server {
@@ -102,6 +109,8 @@ pub struct Server {
 pub struct Documents {
     v2_json: OnceLock<Bytes>,
     v2_protobuf: OnceLock<Bytes>,
+    /// Those of version 3 and their hashes, by group and version.
+    v3: RwLock<HashMap<(String, String), (Bytes, String)>>,
 }
 
 impl Server {
@@ -173,19 +182,21 @@ impl Server {
         // What is no UTF-8 names no object.
         let path = percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
         let outcome = self.route(certified, &head, &path, body, tasks).await;
-        let mut response = outcome.unwrap_or_else(|status| {
+        let response = outcome.unwrap_or_else(|status| {
             if status.code >= 500 {
                 tracing::warn!(method = %head.method, %path, code = status.code, message = %status.message, "a request failed");
             }
             respond::failure(&status)
         });
+        let mut response = gzip::packed(&head.headers, response).await;
         let what = self.labels(&head, &path);
         self.requests.answered(what, response.status().as_u16(), start.elapsed());
         let id = uuid::Uuid::new_v4().to_string();
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert("audit-id", id);
         }
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        let asked_again = || HeaderValue::from_static("no-cache, private");
+        response.headers_mut().entry(header::CACHE_CONTROL).or_insert_with(asked_again);
         response
     }
 
@@ -330,7 +341,8 @@ impl Server {
             }
             Target::OpenApiV3Index => OpenApi::new(catalogue).v3_index(),
             Target::OpenApiV3(group, version) => {
-                OpenApi::new(catalogue).v3(group, version).ok_or_else(Status::no_resource)?
+                let (document, hash) = self.openapi_v3(group, version).ok_or_else(Status::no_resource)?;
+                return Ok(kept_by_hash(document, &hash, (group, version), query.get("hash")));
             }
             Target::Resource(_) | Target::Unknown => {
                 return Ok(respond::text(StatusCode::NOT_FOUND, "404 page not found\n"));
@@ -346,6 +358,18 @@ impl Server {
         };
         let make = || Bytes::from(OpenApi::new(self.registry.cache().catalogue()).v2(format));
         slot.get_or_init(make).clone()
+    }
+
+    /// A document of version 3 with its hash; `None`: nothing is served there.
+    fn openapi_v3(&self, group: &str, version: &str) -> Option<(Bytes, String)> {
+        let key = (group.to_owned(), version.to_owned());
+        if let Some(made) = self.documents.v3.read().get(&key) {
+            return Some(made.clone());
+        }
+        let api = OpenApi::new(self.registry.cache().catalogue());
+        let made = (Bytes::from(api.v3(group, version)?.to_string()), api.hash(group, version));
+        self.documents.v3.write().insert(key, made.clone());
+        Some(made)
     }
 
     fn discovery(&self, target: &Target<'_>, accept: Option<&str>) -> Response<Body> {
@@ -374,6 +398,33 @@ impl Server {
         let short = ready && !query.flag("verbose");
         respond::text(status, if short { "ok".to_owned() } else { self.health.report(endpoint) })
     }
+}
+
+/// A document of OpenAPI 3. Whoever asks for it by its hash never has to ask again; with the hash of another they are sent to
+/// where it is now.
+fn kept_by_hash(
+    document: Bytes,
+    hash: &str,
+    (group, version): (&str, &str),
+    asked: Option<&str>,
+) -> Response<Body> {
+    let Some(asked) = asked else { return respond::bytes(StatusCode::OK, "application/json", document) };
+    let mut response = if asked == hash {
+        respond::bytes(StatusCode::OK, "application/json", document)
+    } else {
+        respond::text(StatusCode::MOVED_PERMANENTLY, "")
+    };
+    let headers = response.headers_mut();
+    if asked == hash {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        let end = Timestamp::from_second(Timestamp::now().as_second() + YEAR).unwrap_or(Timestamp::MAX);
+        if let Ok(end) = HeaderValue::from_str(&end.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()) {
+            headers.insert(header::EXPIRES, end);
+        }
+    } else if let Ok(place) = HeaderValue::from_str(&OpenApi::v3_address(group, version, hash)) {
+        headers.insert(header::LOCATION, place);
+    }
+    response
 }
 
 /// The body of a request: from a connection, or (in tests) out of memory.

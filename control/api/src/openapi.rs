@@ -94,11 +94,16 @@ impl<'c> OpenApi<'c> {
             .map(|(group, version)| {
                 let path = path_of(group, version);
                 let hash = self.hash(group, version);
-                let url = format!("/openapi/v3/{path}?hash={hash}");
+                let url = Self::v3_address(group, version, &hash);
                 (path, json!({ "serverRelativeURL": url }))
             })
             .collect();
         json!({ "paths": paths })
+    }
+
+    /// Where a document is, by its hash.
+    pub fn v3_address(group: &str, version: &str, hash: &str) -> String {
+        format!("/openapi/v3/{}?hash={hash}", path_of(group, version))
     }
 
     /// `/openapi/v3/apis/<group>/<version>`; `None`: nothing is served there.

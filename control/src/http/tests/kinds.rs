@@ -102,6 +102,38 @@ async fn documents_are_sent_once_to_who_keeps_them() {
 }
 
 #[tokio::test]
+async fn a_document_is_asked_for_by_its_hash_once() {
+    let api = api().await;
+    let index = api.get("/openapi/v3").await.json();
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let found = api.get(&url).await;
+    assert_eq!(
+        (found.code, &found.headers["cache-control"]),
+        (200, &HeaderValue::from_static("public, immutable"))
+    );
+    assert!(
+        found.headers["expires"].to_str().unwrap().ends_with(" GMT") && found.headers.contains_key("etag")
+    );
+    let plain = api.get("/openapi/v3/apis/apps/v1").await;
+    assert_eq!(
+        (&plain.body, &plain.headers["cache-control"]),
+        (&found.body, &HeaderValue::from_static("no-cache, private"))
+    );
+    let old = api.get("/openapi/v3/apis/apps/v1?hash=00").await;
+    assert_eq!((old.code, &old.headers["location"]), (301, &HeaderValue::from_str(&url).unwrap()));
+    assert_eq!(api.get("/openapi/v3/apis/apps/v9?hash=00").await.code, 404);
+    // That of the core group is large enough to be packed.
+    let url = "/openapi/v3/api/v1";
+    let found = api.get(url).await;
+    assert!(found.headers.get("content-encoding").is_none());
+    let packed = api.send("GET", url, &[("accept-encoding", "gzip")], "").await;
+    assert_eq!((packed.code, &packed.headers["content-encoding"]), (200, &HeaderValue::from_static("gzip")));
+    assert!(packed.body.len() < found.body.len() / 4, "{} of {}", packed.body.len(), found.body.len());
+    let kept = [("accept-encoding", "gzip"), ("if-none-match", packed.headers["etag"].to_str().unwrap())];
+    assert_eq!(api.send("GET", url, &kept, "").await.code, 304);
+}
+
+#[tokio::test]
 async fn a_patch_that_says_something_twice_is_refused_or_warned_of() {
     let api = api().await;
     api.map("d", "m", json!({})).await;
