@@ -19,22 +19,46 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Whole clusters in one thread, with crashes, dead agents and stale views, in an order that a seed decides.
+    Simulation {
+        /// How many seeds.
+        #[arg(long, default_value_t = 2_000)]
+        seeds: u64,
+        /// The first one.
+        #[arg(long, default_value_t = 1_000_000)]
+        seed: u64,
+    },
 }
 
 /// Runs it until its end or its first failure.
 pub(crate) fn soak(what: &Soak) -> Result<()> {
-    let Soak::Packets { frames, seed } = what;
+    match what {
+        Soak::Packets { frames, seed } => packets(*frames, *seed),
+        Soak::Simulation { seeds, seed } => simulation(*seeds, *seed),
+    }
+}
+
+fn packets(frames: u64, seed: u64) -> Result<()> {
     setup::setup()?;
     bpf::build()?;
     step(&format!("{frames} random frames, seed {seed}"), || {
         let mut command = Command::new("cargo");
         command.args(["test", "--release", "-p", "oarlock-agent", "--test", "packets", "random_frames"]);
-        command.env("OARLOCK_FRAMES", frames.to_string()).env("OARLOCK_SEED", seed.to_string());
-        let status = command.current_dir(root()).status()?;
-        if status.success() {
-            Ok(())
-        } else {
-            bail!("it ended with {status}: the frame and its seed are above")
-        }
+        command.env("OARLOCK_FRAMES", frames.to_string());
+        end(command.env("OARLOCK_SEED", seed.to_string()), "the frame and its seed are above")
     })
+}
+
+fn simulation(seeds: u64, seed: u64) -> Result<()> {
+    step(&format!("every test of the simulation with the seeds {seed} to {}", seed + seeds - 1), || {
+        let mut command = Command::new("cargo");
+        command.args(["test", "--release", "-p", "oarlock-planner", "--test", "simulation"]);
+        command.env("OARLOCK_SEEDS", seeds.to_string());
+        end(command.env("OARLOCK_SEED", seed.to_string()), "the seed is above")
+    })
+}
+
+fn end(command: &mut Command, where_to_look: &str) -> Result<()> {
+    let status = command.current_dir(root()).status()?;
+    if status.success() { Ok(()) } else { bail!("it ended with {status}: {where_to_look}") }
 }

@@ -2,6 +2,7 @@
 //!
 //! Kept up to date change by change; the cost of a change does not depend on the size of the cluster.
 
+mod heard;
 mod memory;
 mod placement;
 mod rules;
@@ -12,9 +13,10 @@ mod views;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use oarlock_api::catalogue::{
-    ENDPOINT_SLICES, HORIZONTAL_POD_AUTOSCALERS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
-    PERSISTENT_VOLUMES, PODS,
+    ENDPOINT_SLICES, EVENTS, HORIZONTAL_POD_AUTOSCALERS, Kind, LEASES, NAMESPACES, NODES,
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
 };
 use oarlock_api::meta;
 use serde_json::Value;
@@ -26,6 +28,9 @@ pub(crate) use storage::claim_of;
 pub use usage::{ContainerUsage, PodUsage, Usage, is_fresh};
 pub(crate) use views::{INDEX_ANNOTATION, Taint, is_known};
 pub use views::{NodeView, PodView};
+
+/// The namespace of the nodes' Leases.
+pub(crate) const LEASE_NAMESPACE: &str = "kube-node-lease";
 
 /// Namespace and name; the namespace is empty for kinds of the cluster.
 pub type Key = (String, String);
@@ -45,6 +50,8 @@ pub struct World {
     pods: BTreeMap<Key, PodView>,
     pods_by_node: BTreeMap<String, BTreeSet<Key>>,
     pods_by_owner: BTreeMap<String, BTreeSet<Key>>,
+    /// Those that nobody owns, whom a controller may take in.
+    orphans: BTreeSet<Key>,
     pending: BTreeSet<Key>,
     /// Of those, the ones that were told that they fit nowhere.
     unschedulable: BTreeSet<Key>,
@@ -58,6 +65,7 @@ pub struct World {
     /// EndpointSlices by namespace and Service.
     slices: BTreeMap<Key, BTreeSet<Key>>,
     storage: storage::Storage,
+    heard: heard::Heard,
     usage: Usage,
     /// What autoscalers remember.
     memories: BTreeMap<Key, Memory>,
@@ -73,6 +81,19 @@ fn service_of(key: &Key, slice: &Value) -> Option<Key> {
 fn labels_of(object: &Value) -> BTreeMap<Box<str>, Box<str>> {
     let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
     labels.map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or("").into())).collect()
+}
+
+/// What controllers ask of an event: when it is old, and what every object is asked.
+fn slim_event(event: &Value) -> Value {
+    let pick = |from: &Value, fields: &[&str]| -> serde_json::Map<String, Value> {
+        let present = fields.iter().filter(|field| !from[**field].is_null());
+        present.map(|field| ((*field).to_owned(), from[*field].clone())).collect()
+    };
+    let fields = ["uid", "creationTimestamp", "deletionTimestamp", "finalizers", "ownerReferences"];
+    let metadata = pick(&event["metadata"], &fields);
+    let mut slim = pick(event, &["lastTimestamp"]);
+    slim.insert("metadata".to_owned(), metadata.into());
+    slim.into()
 }
 
 fn table(kind: &Kind) -> (&'static str, &'static str) {
@@ -106,7 +127,10 @@ impl World {
                 self.dependents.entry(owner.to_owned()).or_default().insert((group, plural, key.clone()));
             }
         }
-        self.owners.insert(uid, (kind, key.clone()));
+        // Events own nothing, and there are more of them than of anything else.
+        if *kind != EVENTS {
+            self.owners.insert(uid, (kind, key.clone()));
+        }
         if *kind == PODS {
             self.put_pod(key, PodView::read(value, revision));
         } else {
@@ -132,9 +156,35 @@ impl World {
             if *kind == PERSISTENT_VOLUME_CLAIMS {
                 self.storage.put_claim(&key, value);
             }
-            let held = Held { value: Arc::clone(value), revision };
-            self.objects.entry(table(kind)).or_default().insert(key, held);
+            let value = if *kind == EVENTS { Arc::new(slim_event(value)) } else { Arc::clone(value) };
+            let held = Held { value, revision };
+            self.objects.entry(table(kind)).or_default().insert(key.clone(), held);
+            self.hear(kind, &key);
         }
+    }
+
+    /// Keeps when a node was heard of last: by its Lease or, before the first one, by its creation.
+    fn hear(&mut self, kind: &Kind, key: &Key) {
+        if *kind != NODES && (*kind != LEASES || key.0 != LEASE_NAMESPACE) {
+            return;
+        }
+        let node = self.get(&NODES, &(String::new(), key.1.clone()));
+        // What does not parse is not held against it.
+        let heard =
+            node.map(|node| self.last_heard(&key.1, &node.value).map_or(i64::MAX, Timestamp::as_second));
+        self.heard.set(&key.1, heard);
+    }
+
+    /// When a node was heard of last.
+    pub(crate) fn last_heard(&self, name: &str, node: &Value) -> Option<Timestamp> {
+        let lease = self.get(&LEASES, &(LEASE_NAMESPACE.to_owned(), name.to_owned()));
+        let renewed = lease.and_then(|lease| meta::parse_time(lease.value["spec"]["renewTime"].as_str()?));
+        renewed.or_else(|| meta::parse_time(meta::text(node, "creationTimestamp")))
+    }
+
+    /// When nodes were heard of last.
+    pub(crate) fn heard(&self) -> &heard::Heard {
+        &self.heard
     }
 
     /// An object is gone.
@@ -145,6 +195,7 @@ impl World {
             self.vacated = node.map(|node| (key.clone(), node));
         }
         self.forget(kind, &key);
+        self.hear(kind, &key);
         if *kind == NODES {
             self.placement.remove_node(name);
         }
@@ -227,6 +278,9 @@ impl World {
         self.share_rules(&mut pod);
         self.placement.add(&key, &pod);
         self.storage.put_pod(&key, &pod.claims);
+        if pod.owners.is_empty() {
+            self.orphans.insert(key.clone());
+        }
         if let Some(owner) = &pod.controller {
             self.pods_by_owner.entry(owner.to_string()).or_default().insert(key.clone());
         }
@@ -257,6 +311,7 @@ impl World {
         let pod = self.pods.remove(key)?;
         self.storage.forget_pod(key, &pod.claims);
         self.placement.remove(key, &pod);
+        self.orphans.remove(key);
         self.pending.remove(key);
         self.unschedulable.remove(key);
         for (index, name) in [(&mut self.pods_by_owner, &pod.controller), (&mut self.pods_by_node, &pod.node)]
@@ -304,6 +359,14 @@ impl World {
     pub fn pods_in<'w>(&'w self, namespace: &str) -> impl Iterator<Item = (&'w Key, &'w PodView)> {
         let namespace = namespace.to_owned();
         self.pods.range((namespace.clone(), String::new())..).take_while(move |((n, _), _)| *n == namespace)
+    }
+
+    /// The pods of a namespace that nobody owns.
+    pub fn orphans_in<'w>(&'w self, namespace: &str) -> impl Iterator<Item = (&'w Key, &'w PodView)> {
+        let namespace = namespace.to_owned();
+        let all = self.orphans.range((namespace.clone(), String::new())..);
+        let keys = all.take_while(move |(n, _)| *n == namespace);
+        keys.filter_map(|key| Some((key, self.pods.get(key)?)))
     }
 
     /// The pods that an object controls.

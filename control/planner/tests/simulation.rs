@@ -28,6 +28,16 @@ use serde_json::{Value, json};
 
 const SEEDS: u64 = 40;
 
+/// The seeds of a test: those of `cargo xtask soak simulation`, or as many as CI has time for.
+fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
+    #[expect(clippy::disallowed_methods, reason = "a soak says how long")]
+    let asked = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match (asked("OARLOCK_SEED"), asked("OARLOCK_SEEDS")) {
+        (Some(first), Some(count)) => first..first + count,
+        _ => first..first + count,
+    }
+}
+
 fn deployment(replicas: i64, surge: Value, unavailable: Value) -> Value {
     json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {
         "replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
@@ -108,7 +118,7 @@ fn stays_within(cluster: &Cluster, most: i64, least: usize) {
 
 #[test]
 fn rollouts_stay_within_surge_and_unavailability_at_every_step() {
-    for seed in 0..SEEDS {
+    for seed in seeds(0, SEEDS) {
         let (surge, unavailable) =
             [(1, 0), (0, 1), (1, 1), (2, 1), (3, 3)][usize::try_from(seed % 5).unwrap()];
         let mut cluster = Cluster::new(seed, 3, 8);
@@ -130,7 +140,7 @@ fn rollouts_stay_within_surge_and_unavailability_at_every_step() {
 
 #[test]
 fn whatever_users_and_nodes_do_it_converges_and_no_node_is_over_committed() {
-    for seed in 1000..1000 + SEEDS {
+    for seed in seeds(1000, SEEDS) {
         let mut cluster = Cluster::new(seed, 3, 8);
         cluster.user_creates(&SERVICES, service());
         cluster.user_creates(&DEPLOYMENTS, deployment(3, json!("25%"), json!("25%")));
@@ -157,8 +167,60 @@ fn whatever_users_and_nodes_do_it_converges_and_no_node_is_over_committed() {
 }
 
 #[test]
+fn whatever_breaks_it_comes_to_rest_as_if_nothing_had() {
+    for seed in seeds(6000, SEEDS) {
+        let mut cluster = Cluster::new(seed, 4, 8);
+        cluster.user_creates(&SERVICES, service());
+        cluster.user_creates(&DEPLOYMENTS, deployment(4, json!("25%"), json!("25%")));
+        let (mut replicas, mut version) = (4, 1);
+        for _ in 0..16 {
+            let steps = cluster.random(100);
+            cluster.run(steps, Cluster::nodes_hold_what_they_have);
+            match cluster.random(8) {
+                0 => {
+                    replicas = cluster.random(16);
+                    cluster.user_patches(&DEPLOYMENTS, "web", &json!({"spec": {"replicas": replicas}}));
+                }
+                1 => {
+                    version += 1;
+                    cluster.user_patches(&DEPLOYMENTS, "web", &image(version));
+                }
+                2 => cluster.user_deletes_a_pod(),
+                3 => cluster.a_pod_flaps(),
+                4 | 5 => cluster.controllers_crash(),
+                6 => cluster.an_agent_dies_or_returns(),
+                _ => cluster.an_event_comes_again(),
+            }
+        }
+        cluster.all_agents_return();
+        cluster.run_to_rest(Cluster::nodes_hold_what_they_have);
+        is_as_wanted(&cluster, usize::try_from(replicas).unwrap(), &format!("web:{version}"));
+    }
+}
+
+#[test]
+fn a_rollout_stays_within_its_bounds_though_controllers_crash_between_any_two_writes() {
+    for seed in seeds(7000, SEEDS) {
+        let mut cluster = Cluster::new(seed, 3, 8);
+        cluster.user_creates(&DEPLOYMENTS, deployment(5, json!(1), json!(1)));
+        cluster.run_to_rest(|_| {});
+        for version in 2..4 {
+            cluster.user_patches(&DEPLOYMENTS, "web", &image(version));
+            for _ in 0..6 {
+                let steps = cluster.random(60);
+                cluster.run(steps, |cluster| stays_within(cluster, 6, 4));
+                cluster.controllers_crash();
+            }
+            cluster.run_to_rest(|cluster| stays_within(cluster, 6, 4));
+        }
+        let available = cluster.store.all(&PODS).filter(|pod| ready(pod)).count();
+        assert_eq!((available, cluster.store.all(&PODS).count()), (5, 5), "seed {seed}");
+    }
+}
+
+#[test]
 fn what_does_not_fit_waits_until_there_is_room() {
-    for seed in 2000..2000 + SEEDS / 4 {
+    for seed in seeds(2000, SEEDS / 4) {
         // Two nodes of four pods each.
         let mut cluster = Cluster::new(seed, 2, 2);
         cluster.user_creates(&DEPLOYMENTS, deployment(11, json!(0), json!(1)));
@@ -175,7 +237,7 @@ fn what_does_not_fit_waits_until_there_is_room() {
 
 #[test]
 fn what_nobody_owns_any_more_goes() {
-    for seed in 3000..3000 + SEEDS / 4 {
+    for seed in seeds(3000, SEEDS / 4) {
         let mut cluster = Cluster::new(seed, 2, 8);
         cluster.user_creates(&SERVICES, service());
         cluster.user_creates(&DEPLOYMENTS, deployment(4, json!(1), json!(1)));
@@ -212,7 +274,7 @@ fn in_slices(cluster: &Cluster, service: &str) -> BTreeSet<(String, String, bool
 
 #[test]
 fn both_families_and_hand_written_endpoints_are_in_slices_whatever_happens() {
-    for seed in 4000..4000 + SEEDS / 2 {
+    for seed in seeds(4000, SEEDS / 2) {
         let mut cluster = Cluster::new(seed, 3, 8);
         let hand = |ip: u64| json!([{"addresses": [{"ip": format!("192.0.2.{ip}")}, {"ip": "2001:db8::1"}], "ports": [{"port": 80}]}]);
         let mut last = 1;

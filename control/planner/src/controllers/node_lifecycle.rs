@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{Kind, LEASES, NODES, PODS};
+use oarlock_api::catalogue::{Kind, NODES, PODS};
 use oarlock_api::meta;
 use serde_json::{Value, json};
 
@@ -19,7 +19,6 @@ const GRACE: i64 = 40;
 /// How long a node that counts as lost has to say that it lives before its pods count as not ready: it may have been the control plane
 /// or its store that slept. A heartbeat comes every ten seconds, and who has lost its session tries as often at least.
 const DOUBT: i64 = 20;
-const LEASE_NAMESPACE: &str = "kube-node-lease";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
@@ -45,10 +44,8 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
     }
     changes.extend(taints(key, held, ready, now));
     let (mut evictions, mut wait) = evictions(world, view, now);
-    // All nodes are looked at only for one that something would be done about: most are well, and each is planned twice a minute.
-    let concerned = unknown || wait.is_some() || !evictions.is_empty();
-    let mostly_silent = concerned && is_mostly_silent(world, now);
-    if mostly_silent && world.list(&NODES).count() >= 3 {
+    let mostly_silent = is_mostly_silent(world, now);
+    if mostly_silent && world.heard().nodes() >= 3 {
         evictions.clear();
         wait = None;
     }
@@ -63,20 +60,14 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
 
 /// Seconds since the node was heard of, by its Lease or, before the first one, by its creation.
 fn silence(world: &World, name: &str, node: &Value, now: Timestamp) -> i64 {
-    let lease = world.get(&LEASES, &(LEASE_NAMESPACE.to_owned(), name.to_owned()));
-    let renewed = lease.and_then(|l| meta::parse_time(l.value["spec"]["renewTime"].as_str()?));
-    let since = renewed.or_else(|| meta::parse_time(meta::text(node, "creationTimestamp")));
-    since.map_or(0, |t| now.as_second() - t.as_second())
+    world.last_heard(name, node).map_or(0, |t| now.as_second() - t.as_second())
 }
 
 /// More than half of the nodes are silent. However few there are: agents that are dead everywhere do not empty Services, which go on
 /// without them. Of at least three: nobody is evicted.
 fn is_mostly_silent(world: &World, now: Timestamp) -> bool {
-    let (mut all, mut silent) = (0, 0);
-    for (key, held) in world.list(&NODES) {
-        all += 1;
-        silent += usize::from(silence(world, &key.1, &held.value, now) >= GRACE);
-    }
+    let all = world.heard().nodes();
+    let silent = all - world.heard().since(now.as_second() - GRACE);
     silent * 2 > all
 }
 
@@ -196,7 +187,10 @@ fn patience(node: &NodeView, pod: &PodView, now: Timestamp) -> Option<i64> {
 mod tests {
     use std::sync::Arc;
 
+    use oarlock_api::catalogue::LEASES;
+
     use super::*;
+    use crate::world::LEASE_NAMESPACE;
 
     const NOW: &str = "2026-01-01T00:10:00Z";
 

@@ -50,8 +50,8 @@ pub(super) fn claim_if(
     };
     let mut changes = Vec::new();
     if !meta::is_terminating(owner) {
-        for (pod, view) in world.pods_in(&key.0) {
-            if view.owners.is_empty() && view.is_active() && fits(pod, view) {
+        for (pod, view) in world.orphans_in(&key.0) {
+            if view.is_active() && fits(pod, view) {
                 changes.push(patch(pod, view, json!([owner_reference(owner)])));
             }
         }

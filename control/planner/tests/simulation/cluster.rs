@@ -21,6 +21,8 @@ pub(crate) struct Cluster {
     pub(crate) store: Store,
     /// How many of a hundred pods that end have failed.
     pub(crate) failing: u64,
+    /// Nodes whose agents are dead: nothing is started, ended or reported there.
+    dead: BTreeSet<String>,
     state: u64,
     settings: Settings,
     now: Timestamp,
@@ -44,6 +46,7 @@ impl Cluster {
             seed,
             store: Store::default(),
             failing: 0,
+            dead: BTreeSet::new(),
             state: seed,
             settings,
             now: "2026-01-01T00:00:10Z".parse().unwrap(),
@@ -112,6 +115,67 @@ impl Cluster {
         if let Some(pod) = self.a_pod(|pod| pod["status"]["phase"] == "Running") {
             self.report(&pod, "False");
         }
+    }
+
+    /// A node's agent dies, or one that is dead comes back.
+    pub(crate) fn an_agent_dies_or_returns(&mut self) {
+        let nodes = self.store.all(&NODES).map(|node| meta::name(node).to_owned()).collect();
+        if let Some(node) = self.any(nodes)
+            && !self.dead.remove(&node)
+        {
+            self.dead.insert(node);
+        }
+    }
+
+    /// All agents live again.
+    pub(crate) fn all_agents_return(&mut self) {
+        self.dead.clear();
+    }
+
+    /// The controllers' process dies, between any two writes: what it had begun is left as it is, and another one begins with what the
+    /// store has.
+    pub(crate) fn controllers_crash(&mut self) {
+        (self.world, self.seen) = (World::default(), self.store.log.len());
+        (self.queue, self.running, self.dirty, self.wrote) = Default::default();
+        let last: BTreeMap<(&str, Key), usize> = self
+            .store
+            .log
+            .iter()
+            .enumerate()
+            .map(|(at, logged)| ((logged.kind.plural, logged.key.clone()), at))
+            .collect();
+        for at in last.values() {
+            let logged = &self.store.log[*at];
+            if let Some(value) = &logged.value {
+                self.world.put(logged.kind, &logged.key.0, &logged.key.1, value, logged.revision);
+            }
+        }
+        for ((_, key), at) in last {
+            self.touch(self.store.log[at].kind, &key);
+        }
+    }
+
+    /// What the world has seen of some object last, it is told once more.
+    pub(crate) fn an_event_comes_again(&mut self) {
+        if self.seen == 0 {
+            return;
+        }
+        let at = usize::try_from(self.random(u64::try_from(self.seen).unwrap())).unwrap();
+        let (kind, key) = (self.store.log[at].kind, self.store.log[at].key.clone());
+        let last = self.store.log[..self.seen].iter().rev().find(|l| *l.kind == *kind && l.key == key);
+        let Some((value, revision)) = last.map(|logged| (logged.value.clone(), logged.revision)) else {
+            return;
+        };
+        // What was decided and not written yet is not taken back by it, as in the cache, which repeats nothing older.
+        if self.running.keys().any(|(_, running)| *running == key) {
+            return;
+        }
+        self.touch(kind, &key);
+        match value {
+            Some(value) => self.world.put(kind, &key.0, &key.1, &value, revision),
+            None => self.world.delete(kind, &key.0, &key.1, revision),
+        }
+        self.touch(kind, &key);
     }
 
     fn report(&mut self, pod: &Value, ready: &str) {
@@ -276,8 +340,12 @@ impl Cluster {
 
     /// A node starts a pod, reports that it came to its end, or ends one.
     fn node_works(&mut self) -> bool {
+        let dead = self.dead.clone();
         let due = |pod: &Value| {
             let metadata = &pod["metadata"];
+            if pod["spec"]["nodeName"].as_str().is_some_and(|node| dead.contains(node)) {
+                return false;
+            }
             let runs_on = pod["spec"]["restartPolicy"] == "Always";
             if !metadata["deletionTimestamp"].is_null() {
                 return pod["spec"]["nodeName"].is_string() && metadata["deletionGracePeriodSeconds"] != 0;

@@ -7,7 +7,7 @@ use oarlock_planner::Part;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{SEEDS, image, ready};
+use crate::{SEEDS, image, ready, seeds};
 
 fn daemon_set(strategy: Value) -> Value {
     json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {
@@ -59,7 +59,7 @@ fn is_as_wanted(cluster: &Cluster, nodes: usize, image: &str) {
 
 #[test]
 fn a_rollout_over_the_nodes_stays_within_its_bounds_at_every_step() {
-    for seed in 5000..5000 + SEEDS {
+    for seed in seeds(5000, SEEDS) {
         let (unavailable, surge) = [(1, 0), (2, 0), (0, 1), (0, 2)][usize::try_from(seed % 4).unwrap()];
         let mut cluster = Cluster::new(seed, 5, 8);
         cluster.user_creates(&DAEMON_SETS, daemon_set(rolling(unavailable, surge)));
@@ -91,7 +91,7 @@ fn a_rollout_over_the_nodes_stays_within_its_bounds_at_every_step() {
 #[test]
 fn every_node_that_may_has_one_whatever_users_and_nodes_do() {
     let taint = |effect: &str| json!({"taints": [{"key": "mine", "value": "x", "effect": effect}]});
-    for seed in 6000..6000 + SEEDS {
+    for seed in seeds(6000, SEEDS) {
         let mut cluster = Cluster::new(seed, 3, 8);
         let strategy = if seed % 2 == 0 { rolling(1, 0) } else { rolling(0, 1) };
         cluster.user_creates(&DAEMON_SETS, daemon_set(strategy));
@@ -126,7 +126,7 @@ fn every_node_that_may_has_one_whatever_users_and_nodes_do() {
 
 #[test]
 fn nodes_with_taints_that_are_not_borne_have_none() {
-    for seed in 7000..7000 + SEEDS / 4 {
+    for seed in seeds(7000, SEEDS / 4) {
         let mut cluster = Cluster::new(seed, 3, 8);
         cluster.user_creates(&DAEMON_SETS, daemon_set(rolling(1, 0)));
         cluster.run_to_rest(|_| {});
@@ -149,7 +149,7 @@ fn nodes_with_taints_that_are_not_borne_have_none() {
 
 #[test]
 fn on_delete_changes_a_pod_only_when_the_user_deletes_it() {
-    for seed in 8000..8000 + SEEDS / 4 {
+    for seed in seeds(8000, SEEDS / 4) {
         let mut cluster = Cluster::new(seed, 3, 8);
         cluster.user_creates(&DAEMON_SETS, daemon_set(json!({"type": "OnDelete"})));
         cluster.run_to_rest(|_| {});

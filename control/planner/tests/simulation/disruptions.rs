@@ -8,7 +8,7 @@ use oarlock_planner::Part;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{SEEDS, deployment, ready};
+use crate::{SEEDS, deployment, ready, seeds};
 
 /// As the API server does: first the allowance, then the pod.
 fn evict_any(cluster: &mut Cluster) -> Option<bool> {
@@ -42,7 +42,7 @@ fn at_least(cluster: &Cluster, least: usize) {
 #[test]
 fn evictions_never_take_more_than_the_budget_allows() {
     let (mut done, mut refused) = (0, 0);
-    for seed in 20_000..20_000 + SEEDS {
+    for seed in seeds(20_000, SEEDS) {
         let (spec, least) = match seed % 4 {
             0 => (json!({"maxUnavailable": 1}), 5),
             1 => (json!({"maxUnavailable": "34%"}), 3),

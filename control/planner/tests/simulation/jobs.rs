@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use oarlock_api::catalogue::{JOBS, PODS};
 use serde_json::{Value, json};
 
-use crate::SEEDS;
 use crate::cluster::Cluster;
+use crate::{SEEDS, seeds};
 
 fn job(spec: Value) -> Value {
     let mut job = json!({"metadata": {"name": "sum", "namespace": "d"}, "spec": {"template": {"spec": {
@@ -55,7 +55,7 @@ fn is_settled(cluster: &Cluster, status: &Value) {
 
 #[test]
 fn a_job_reaches_its_completions_and_every_end_is_counted_once() {
-    for seed in 10_000..10_000 + SEEDS {
+    for seed in seeds(10_000, SEEDS) {
         let mut cluster = Cluster::new(seed, 3, 8);
         cluster.failing = seed % 3 * 20;
         let mode = if seed % 2 == 0 { "NonIndexed" } else { "Indexed" };
@@ -80,7 +80,7 @@ fn a_job_reaches_its_completions_and_every_end_is_counted_once() {
 
 #[test]
 fn whatever_users_do_meanwhile_the_job_ends_and_the_sums_agree() {
-    for seed in 11_000..11_000 + SEEDS {
+    for seed in seeds(11_000, SEEDS) {
         let mut cluster = Cluster::new(seed, 3, 8);
         cluster.failing = 10;
         let mode = if seed % 2 == 0 { "NonIndexed" } else { "Indexed" };
@@ -112,7 +112,7 @@ fn whatever_users_do_meanwhile_the_job_ends_and_the_sums_agree() {
 
 #[test]
 fn too_many_failures_end_a_job_and_take_its_pods_away() {
-    for seed in 12_000..12_000 + SEEDS / 2 {
+    for seed in seeds(12_000, SEEDS / 2) {
         let mut cluster = Cluster::new(seed, 3, 8);
         cluster.failing = 100;
         let policy = if seed % 2 == 0 { "TerminatingOrFailed" } else { "Failed" };
@@ -134,7 +134,7 @@ fn too_many_failures_end_a_job_and_take_its_pods_away() {
 
 #[test]
 fn a_job_that_goes_leaves_no_pod_behind() {
-    for seed in 13_000..13_000 + SEEDS / 2 {
+    for seed in seeds(13_000, SEEDS / 2) {
         let mut cluster = Cluster::new(seed, 3, 8);
         cluster.user_creates(&JOBS, job(json!({"completions": 6, "parallelism": 3})));
         let steps = cluster.random(120);

@@ -4,7 +4,7 @@ use oarlock_api::catalogue::{PODS, REPLICATION_CONTROLLERS};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{SEEDS, ready};
+use crate::{SEEDS, ready, seeds};
 
 fn controller(replicas: u64) -> Value {
     json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {"replicas": replicas, "selector": {"app": "web"},
@@ -18,7 +18,7 @@ fn owned(pod: &Value) -> bool {
 
 #[test]
 fn as_many_pods_as_asked_for_whoever_takes_or_leaves_some() {
-    for seed in 14_000..14_000 + SEEDS {
+    for seed in seeds(14_000, SEEDS) {
         let mut cluster = Cluster::new(seed, 3, 12);
         cluster.user_creates(&REPLICATION_CONTROLLERS, controller(3));
         let (mut replicas, mut strangers) = (3, 0);

@@ -6,7 +6,7 @@ use oarlock_api::catalogue::{CONTROLLER_REVISIONS, PODS, STATEFUL_SETS};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::{SEEDS, image, ready};
+use crate::{SEEDS, image, ready, seeds};
 
 fn stateful_set(spec: &Value) -> Value {
     let mut set = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {
@@ -56,7 +56,7 @@ fn is_as_wanted(cluster: &Cluster, ordinals: std::ops::Range<u64>, image: &str) 
 
 #[test]
 fn updates_go_from_the_top_and_take_one_at_a_time() {
-    for seed in 9000..9000 + SEEDS {
+    for seed in seeds(9000, SEEDS) {
         let policy = if seed % 2 == 0 { "OrderedReady" } else { "Parallel" };
         let strategy = if seed % 3 == 0 { json!({"type": "RollingUpdate"}) } else { Value::Null };
         let spec = json!({"podManagementPolicy": policy, "updateStrategy": strategy});
@@ -101,7 +101,7 @@ fn updates_go_from_the_top_and_take_one_at_a_time() {
 
 #[test]
 fn ordered_pods_come_when_all_below_are_ready_and_go_from_the_top() {
-    for seed in 10_000..10_000 + SEEDS {
+    for seed in seeds(10_000, SEEDS) {
         let mut cluster = Cluster::new(seed, 3, 8);
         cluster.user_creates(&STATEFUL_SETS, stateful_set(&json!({})));
         let in_order = |cluster: &Cluster| {
@@ -127,7 +127,7 @@ fn ordered_pods_come_when_all_below_are_ready_and_go_from_the_top() {
 
 #[test]
 fn whatever_users_and_nodes_do_each_name_is_there_once() {
-    for seed in 11_000..11_000 + SEEDS {
+    for seed in seeds(11_000, SEEDS) {
         let policy = if seed % 2 == 0 { "OrderedReady" } else { "Parallel" };
         let strategy = match seed % 3 {
             0 => json!({"type": "RollingUpdate"}),
@@ -162,7 +162,7 @@ fn whatever_users_and_nodes_do_each_name_is_there_once() {
 #[test]
 fn a_partition_holds_whatever_is_deleted_and_lets_go_when_it_falls() {
     let partition = |n: u64| json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": n}}}});
-    for seed in 12_000..12_000 + SEEDS / 2 {
+    for seed in seeds(12_000, SEEDS / 2) {
         let mut cluster = Cluster::new(seed, 3, 8);
         let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 2}});
         cluster.user_creates(&STATEFUL_SETS, stateful_set(&json!({"updateStrategy": strategy})));
@@ -185,7 +185,7 @@ fn a_partition_holds_whatever_is_deleted_and_lets_go_when_it_falls() {
 
 #[test]
 fn a_set_that_goes_takes_its_pods_and_revisions_along() {
-    for seed in 13_000..13_000 + SEEDS / 4 {
+    for seed in seeds(13_000, SEEDS / 4) {
         let mut cluster = Cluster::new(seed, 2, 8);
         cluster.user_creates(&STATEFUL_SETS, stateful_set(&json!({})));
         let steps = cluster.random(400);

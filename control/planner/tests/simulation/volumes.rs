@@ -6,8 +6,8 @@ use oarlock_api::catalogue::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES};
 use oarlock_api::meta;
 use serde_json::{Value, json};
 
-use crate::SEEDS;
 use crate::cluster::Cluster;
+use crate::{SEEDS, seeds};
 
 fn volume(name: &str, size: u64) -> Value {
     json!({"metadata": {"name": name, "finalizers": ["kubernetes.io/pv-protection"]}, "spec": {
@@ -42,7 +42,7 @@ fn phases(cluster: &Cluster, kind: &'static oarlock_api::catalogue::Kind) -> BTr
 
 #[test]
 fn no_volume_is_given_twice_and_all_that_fit_are_given() {
-    for seed in 30_000..30_000 + SEEDS {
+    for seed in seeds(30_000, SEEDS) {
         let mut cluster = Cluster::new(seed, 1, 1);
         // As many volumes as claims, all of which fit; in any order, some claims go and come again in the middle.
         for number in 0..8 {
