@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use oarlock_api::catalogue::{Catalogue, Kind};
+use oarlock_api::catalogue::{Catalogue, Kind, PODS};
 use oarlock_store::{Record, Revision};
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -86,6 +86,8 @@ type Table = BTreeMap<(String, String), Arc<Object>>;
 #[derive(Debug, Default)]
 struct State {
     tables: HashMap<&'static Kind, Table>,
+    /// The pods of each node.
+    on_nodes: HashMap<Box<str>, Vec<Arc<Object>>>,
     ring: VecDeque<Arc<Change>>,
     ring_bytes: usize,
     /// Changes after this revision are in the ring.
@@ -143,6 +145,12 @@ impl Cache {
             }
         };
         (objects, state.revision)
+    }
+
+    /// The pods that a node has.
+    #[must_use]
+    pub fn pods_on(&self, node: &str) -> Vec<Arc<Object>> {
+        self.state.read().on_nodes.get(node).cloned().unwrap_or_default()
     }
 
     /// How many objects of each kind there are.
@@ -224,8 +232,28 @@ impl State {
                 Change::Delete { old, revision }
             }
         };
+        match &change {
+            Change::Put { new, old } => self.place(Some(new), old.as_ref()),
+            Change::Delete { old, .. } => self.place(None, Some(old)),
+        }
         self.ring_bytes += change.object().encoded.len();
         self.ring.push_back(Arc::new(change));
+    }
+
+    /// Keeps who is on which node.
+    fn place(&mut self, new: Option<&Arc<Object>>, old: Option<&Arc<Object>>) {
+        let node = |object: &Arc<Object>| object.node_name.clone().filter(|_| *object.key.kind == PODS);
+        if let Some((old, node)) = old.and_then(|old| Some((old, node(old)?)))
+            && let Some(pods) = self.on_nodes.get_mut(&node)
+        {
+            pods.retain(|pod| !Arc::ptr_eq(pod, old));
+            if pods.is_empty() {
+                self.on_nodes.remove(&node);
+            }
+        }
+        if let Some((new, node)) = new.and_then(|new| Some((new, node(new)?))) {
+            self.on_nodes.entry(node).or_default().push(Arc::clone(new));
+        }
     }
 
     fn trim(&mut self) {

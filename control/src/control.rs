@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use oarlock_api::catalogue::{Catalogue, NAMESPACES};
+use oarlock_api::catalogue::{Catalogue, EVENTS, LEASES, NAMESPACES};
 use oarlock_api::node::Welcome;
 use oarlock_api::service::Family;
 use oarlock_daemon::Tasks;
@@ -337,12 +337,21 @@ async fn open_store(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<Arc<d
                 ca: config.etcd_ca_file.clone(),
                 cert: config.etcd_cert_file.clone(),
                 key: config.etcd_key_file.clone(),
+                // Most of what is written: that nodes live, and what was said for people.
+                together: vec![EVENTS.prefix(), LEASES.key("kube-node-lease", "")],
             };
             let etcd = Arc::new(Etcd::connect(options).await?);
             let (compacted, token) = (Arc::clone(&etcd), tasks.token());
             tasks.spawn("store/compact", async move {
                 tokio::select! {
                     () = compacted.compact_regularly(Retention::default().age) => {}
+                    () = token.cancelled() => {}
+                }
+            });
+            let (writes, token) = (Arc::clone(&etcd), tasks.token());
+            tasks.spawn("store/writes", async move {
+                tokio::select! {
+                    () = writes.write_together() => {}
                     () = token.cancelled() => {}
                 }
             });

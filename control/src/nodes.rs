@@ -9,6 +9,7 @@ mod peers;
 mod policies;
 mod references;
 mod report;
+mod router;
 mod session;
 mod share;
 mod streams;
@@ -59,6 +60,7 @@ pub struct Nodes {
     events: Arc<Events>,
     streams: streams::Hub,
     peers: Arc<peers::Peers>,
+    router: Arc<router::Router>,
     tasks: Tasks,
 }
 
@@ -77,8 +79,23 @@ impl Nodes {
         let peers = Arc::new(peers::Peers::default());
         let following = Arc::clone(&peers).run(Arc::clone(registry.cache()), tasks.token());
         tasks.spawn("nodes/peers", following);
+        let router = Arc::new(router::Router::default());
+        let routing = Arc::clone(&router).run(Arc::clone(registry.cache()), tasks.token());
+        tasks.spawn("nodes/router", routing);
         let streams = streams::Hub::default();
-        Arc::new(Self { registry, usage, ca, tokens, join_token, cluster, events, streams, peers, tasks })
+        Arc::new(Self {
+            registry,
+            usage,
+            ca,
+            tokens,
+            join_token,
+            cluster,
+            events,
+            streams,
+            peers,
+            router,
+            tasks,
+        })
     }
 
     /// Serves agents until shutdown.

@@ -81,6 +81,9 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// Whose the fields are that change. Without one, nobody is told of.
     pub manager: Option<Manager>,
+    /// Whether a change may begin with what the cache has: it is made again on what the store has when that is not the present, or
+    /// when nothing would be written. For writes of the control plane's own, which are many.
+    pub from_cache: bool,
 }
 
 /// A field manager.
@@ -100,6 +103,13 @@ impl WriteOptions {
     pub fn by(name: &str) -> Self {
         let manager = Manager { name: name.to_owned(), version: None, applies: false };
         Self { manager: Some(manager), ..Self::default() }
+    }
+
+    /// The same, begun with what the cache has.
+    #[must_use]
+    pub fn from_cache(mut self) -> Self {
+        self.from_cache = true;
+        self
     }
 
     fn applies(&self) -> bool {
@@ -286,18 +296,21 @@ impl Registry {
         options: &WriteOptions,
         mut change: impl FnMut(Value) -> Result<Value, Status>,
     ) -> Result<Value, Status> {
+        let cached = options.from_cache && !options.dry_run;
+        if let Some(present) = cached.then(|| self.cached(kind, namespace, name)).flatten() {
+            let read = present.record.modified;
+            let wanted = self.wanted(kind, name, sub, options, &present, &mut change);
+            // A refusal may be due to what the cache does not know yet, and so may that nothing has to be done.
+            if let Ok(wanted) = wanted
+                && let Ok(Some(written)) = self.write_over(kind, present, sub, wanted, options, 0).await
+                && meta::resource_version(&written) != read.0.to_string()
+            {
+                return Ok(written);
+            }
+        }
         for attempt in 0..ATTEMPTS {
             let present = self.read(kind, namespace, name).await?;
-            let view = match sub {
-                Sub::Scale if !options.applies() => scale::view(kind, &present.value)?,
-                _ => present.value.clone(),
-            };
-            let version = meta::resource_version(&view).to_owned();
-            let wanted = change(view)?;
-            let asked = meta::resource_version(&wanted);
-            if !asked.is_empty() && asked != version {
-                return Err(Status::modified(kind, name));
-            }
+            let wanted = self.wanted(kind, name, sub, options, &present, &mut change)?;
             match self.write_over(kind, present, sub, wanted, options, attempt).await? {
                 Some(written) => return Ok(written),
                 // What it has to pick may be somebody else's by now.
@@ -306,6 +319,30 @@ impl Registry {
             }
         }
         Err(Status::modified(kind, name))
+    }
+
+    /// What a change makes of the present object.
+    #[expect(clippy::unused_self, reason = "reads better beside what it is a part of")]
+    fn wanted(
+        &self,
+        kind: &'static Kind,
+        name: &str,
+        sub: Sub,
+        options: &WriteOptions,
+        present: &Present,
+        change: &mut impl FnMut(Value) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
+        let view = match sub {
+            Sub::Scale if !options.applies() => scale::view(kind, &present.value)?,
+            _ => present.value.clone(),
+        };
+        let version = meta::resource_version(&view).to_owned();
+        let wanted = change(view)?;
+        let asked = meta::resource_version(&wanted);
+        if !asked.is_empty() && asked != version {
+            return Err(Status::modified(kind, name));
+        }
+        Ok(wanted)
     }
 
     /// Replaces an object (`PUT`). A resourceVersion in it must be the present one; without one it is unconditional.
@@ -362,35 +399,41 @@ impl Registry {
         dry_run: bool,
     ) -> Result<Value, Status> {
         let kind = &oarlock_api::catalogue::PODS;
+        if let Some(present) = self.cached(kind, namespace, name).filter(|_| !dry_run)
+            && may_bind(&present.value, name, uid).is_ok()
+            && let Ok(Some(written)) = self.bind_over(present, node, dry_run).await
+        {
+            return Ok(written);
+        }
         for _ in 0..ATTEMPTS {
-            let mut present = self.read(kind, namespace, name).await?;
-            if !uid.is_empty() && meta::uid(&present.value) != uid {
-                return Err(Status::conflict(kind, name, "the pod was replaced by another of the same name"));
-            }
-            if meta::is_terminating(&present.value) {
-                return Err(Status::conflict(
-                    kind,
-                    name,
-                    &format!("pod {name} is being deleted, cannot be assigned to a host"),
-                ));
-            }
-            if present.value["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
-                let why = format!("pod {name} has non-empty .spec.schedulingGates");
-                return Err(Status::conflict(kind, name, &why));
-            }
-            if let Some(node) = present.value["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-                let why = format!("pod {name} is already assigned to node {node:?}");
-                return Err(Status::conflict(kind, name, &why));
-            }
-            let wanted = std::mem::take(&mut present.value);
-            let bound = bound(wanted, node, Timestamp::now());
-            if let Some(written) =
-                self.commit_update(kind, &present.record, bound, (Vec::new(), &[]), dry_run).await?
-            {
+            let present = self.read(kind, namespace, name).await?;
+            may_bind(&present.value, name, uid)?;
+            if let Some(written) = self.bind_over(present, node, dry_run).await? {
                 return Ok(written);
             }
         }
         Err(Status::modified(kind, name))
+    }
+
+    async fn bind_over(
+        &self,
+        mut present: Present,
+        node: &str,
+        dry_run: bool,
+    ) -> Result<Option<Value>, Status> {
+        let bound = bound(std::mem::take(&mut present.value), node, Timestamp::now());
+        self.commit_update(&oarlock_api::catalogue::PODS, &present.record, bound, (Vec::new(), &[]), dry_run)
+            .await
+    }
+
+    /// An object as the cache has it: perhaps not the present one, which a compare-and-swap finds out.
+    fn cached(&self, kind: &'static Kind, namespace: &str, name: &str) -> Option<Present> {
+        let object = self.cache.get(kind, namespace, name)?;
+        let value = Value::clone(&object.value());
+        let (key, modified) = (kind.key(namespace, name), object.revision);
+        // When it was created is not known here and asked by nobody.
+        let record = Record { key, value: write::encode(&value), created: modified, modified };
+        Some(Present { record, value })
     }
 
     async fn read(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Present, Status> {
@@ -401,6 +444,27 @@ impl Registry {
         set_version(&mut value, record.modified.0);
         Ok(Present { record, value })
     }
+}
+
+/// Whether a pod may be given a node.
+fn may_bind(pod: &Value, name: &str, uid: &str) -> Result<(), Status> {
+    let kind = &oarlock_api::catalogue::PODS;
+    if !uid.is_empty() && meta::uid(pod) != uid {
+        return Err(Status::conflict(kind, name, "the pod was replaced by another of the same name"));
+    }
+    if meta::is_terminating(pod) {
+        let why = format!("pod {name} is being deleted, cannot be assigned to a host");
+        return Err(Status::conflict(kind, name, &why));
+    }
+    if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        let why = format!("pod {name} has non-empty .spec.schedulingGates");
+        return Err(Status::conflict(kind, name, &why));
+    }
+    if let Some(node) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
+        let why = format!("pod {name} is already assigned to node {node:?}");
+        return Err(Status::conflict(kind, name, &why));
+    }
+    Ok(())
 }
 
 /// The pod with its node and the condition that says so.

@@ -30,6 +30,28 @@ pub(crate) enum Bench {
     Dataplane,
     /// How many pods a second the scheduler decides about on 5,000 nodes, by kinds of rules.
     Scheduler,
+    /// A control plane under thousands of simulated agents: pods bound, memory, idling, rollouts as the cluster grows, take-over.
+    Controllers(ControllersOptions),
+}
+
+/// How large the cluster is that `controllers` simulates.
+#[derive(Debug, Args)]
+pub(crate) struct ControllersOptions {
+    /// How many nodes.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=8_192))]
+    nodes: u32,
+    /// How many pods it is filled with.
+    #[arg(long, default_value_t = 150_000)]
+    pods: u32,
+    /// How many replicas are made at once, and rolled.
+    #[arg(long, default_value_t = 10_000)]
+    replicas: u32,
+    /// Where objects are kept; without it, once on etcd and once embedded.
+    #[arg(long, value_parser = ["etcd", "embedded"])]
+    store: Option<String>,
+    /// Minutes after which a store's measurement is given up.
+    #[arg(long, default_value_t = 15)]
+    minutes: u32,
 }
 
 /// How `quick` measures.
@@ -57,6 +79,9 @@ const NODE_PORT: &str = "30090";
 pub(crate) fn bench(what: &Bench) -> Result<()> {
     if matches!(what, Bench::Scheduler) {
         return own::scheduler();
+    }
+    if let Bench::Controllers(options) = what {
+        return own::controllers(options);
     }
     if !is_root() {
         bail!("links and cgroups are made by root: run `cargo xtask bench` as root");

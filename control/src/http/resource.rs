@@ -206,7 +206,7 @@ impl Request<'_> {
         let agent = self.head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         let name = self.query.manager(kind, agent)?;
         let manager = Manager { name, version: Some(self.served), applies };
-        Ok(WriteOptions { dry_run: self.query.dry_run()?, manager: Some(manager) })
+        Ok(WriteOptions { dry_run: self.query.dry_run()?, manager: Some(manager), from_cache: false })
     }
 
     async fn create(&self, kind: &'static Kind) -> Result<Response<Body>, Status> {

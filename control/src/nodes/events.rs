@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use oarlock_api::catalogue::EVENTS;
@@ -15,12 +16,18 @@ use crate::registry::{Registry, Sub, WriteOptions};
 
 /// Events remembered for counting; beyond it the memory starts over and new objects are written.
 const REMEMBERED: usize = 4096;
+/// How many events about one object its source may write at once, and how long it takes until it may write one more: upstream's
+/// EventSourceObjectSpamFilter. A ReplicaSet of ten thousand pods says of the first ones that it made them.
+const BURST: f64 = 25.0;
+const REFILL: Duration = Duration::from_secs(300);
 
 /// Writes Events. Shared by reference.
 pub struct Events {
     registry: Arc<Registry>,
     /// What was said, and the Event that says it: (namespace, name).
     known: Mutex<HashMap<String, (String, String)>>,
+    /// How many events each source may still write about an object, as of when.
+    left: Mutex<HashMap<String, (f64, Instant)>>,
 }
 
 /// An event to write.
@@ -40,11 +47,26 @@ pub struct Event<'e> {
     pub host: &'e str,
 }
 
+/// Whether a source may write one more event about an object.
+fn may_write(left: &mut HashMap<String, (f64, Instant)>, source: String, now: Instant) -> bool {
+    if left.len() >= REMEMBERED && !left.contains_key(&source) {
+        left.clear();
+    }
+    let (tokens, since) = left.entry(source).or_insert((BURST, now));
+    let gained = now.duration_since(*since).as_secs_f64() / REFILL.as_secs_f64();
+    (*tokens, *since) = ((*tokens + gained).min(BURST), now);
+    if *tokens < 1.0 {
+        return false;
+    }
+    *tokens -= 1.0;
+    true
+}
+
 impl Events {
     /// A writer of Events.
     #[must_use]
     pub fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, known: Mutex::default() }
+        Self { registry, known: Mutex::default(), left: Mutex::default() }
     }
 
     /// An agent's report.
@@ -67,6 +89,15 @@ impl Events {
     /// # Errors
     /// The store is away, or the namespace is.
     pub async fn write(&self, event: &Event<'_>) -> Result<(), Status> {
+        let source = format!("{}|{}|{}", event.component, event.host, event.object["uid"]);
+        if !may_write(&mut self.left.lock(), source, Instant::now()) {
+            tracing::debug!(
+                reason = event.reason,
+                component = event.component,
+                "one event too many about one object"
+            );
+            return Ok(());
+        }
         let now = Timestamp::now();
         let identity = format!(
             "{}|{}|{}|{}|{}|{}",
@@ -122,5 +153,21 @@ impl Events {
         }
         known.insert(identity, (namespace, name));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_says_too_much_of_an_object_is_slowed_down() {
+        let (mut left, start) = (HashMap::new(), Instant::now());
+        let mut said = |source: &str, at: u64, times: usize| {
+            let now = start + Duration::from_secs(at);
+            (0..times).filter(|_| may_write(&mut left, source.to_owned(), now)).count()
+        };
+        assert_eq!((said("rs|a", 0, 100), said("rs|b", 0, 100)), (25, 25));
+        assert_eq!((said("rs|a", 299, 3), said("rs|a", 301, 3), said("rs|a", 100_000, 100)), (0, 1, 25));
     }
 }

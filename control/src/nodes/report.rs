@@ -115,7 +115,7 @@ impl Nodes {
     /// Renews the node's Lease: what the node's health is judged by.
     pub(super) async fn heartbeat(&self, node: &str) -> Result<(), Status> {
         let now = json!(meta::micro_time(Timestamp::now()));
-        let options = WriteOptions::default();
+        let options = WriteOptions::default().from_cache();
         let renew = |mut lease: Value| {
             lease["spec"]["renewTime"] = now.clone();
             lease["spec"]["holderIdentity"] = json!(node);
@@ -139,7 +139,7 @@ impl Nodes {
         let parse =
             |e: serde_json::Error| Status::bad_request(format!("the pod's status does not parse: {e}"));
         let status: Value = serde_json::from_slice(&report.status).map_err(parse)?;
-        let options = WriteOptions::default();
+        let options = WriteOptions::default().from_cache();
         let change = |mut present: Value| {
             if meta::uid(&present) != report.uid || present["spec"]["nodeName"] != node {
                 return Err(Status::not_found(&PODS, &report.name));

@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::peers::Peers;
 use super::policies::Policies;
 use super::references::{self, Named, Reference};
+use super::router::{News, Other};
 use super::tokens::PodTokens;
 use super::{Nodes, caller};
 use crate::cache::{Change, Object};
@@ -77,6 +78,7 @@ impl Node for Service {
                 () = token.cancelled() => Ok(()),
             };
             nodes.usage.forget(&node);
+            nodes.router.tidy(&node);
             let why = ended.as_ref().err().map_or("it left", Status::message);
             tracing::info!(%node, why, "a node's session ended");
             if let Err(status) = ended {
@@ -142,18 +144,15 @@ impl Nodes {
         };
         let mut peers = self.peers.subscribe();
         let revision = cache.revision();
-        view.say(Message::Welcome(Welcome { revision: revision.0, ..self.cluster.clone() })).await?;
-        // Whatever changes while the lists are read comes again through the watch: updates carry whole objects.
-        let mut watch = cache.watch(None, revision).map_err(|e| Status::unavailable(e.to_string()))?;
-        for kind in [&NODES, &SERVICES, &ENDPOINT_SLICES, &PERSISTENT_VOLUMES, &PODS] {
-            for object in cache.list(kind, None).0 {
-                view.put(cache, &object).await?;
-            }
+        if !self.router.wait_for(revision, PEERS_BOUND).await {
+            return Err(Status::unavailable("the nodes' inboxes are behind"));
         }
-        view.say(Message::SnapshotEnd(SnapshotEnd {})).await?;
+        let (mut inbox, others) = self.router.subscribe(node);
+        view.say(Message::Welcome(Welcome { revision: revision.0, ..self.cluster.clone() })).await?;
+        view.snapshot(cache, others).await?;
         loop {
-            let changes = tokio::select! {
-                changes = watch.next() => changes.map_err(|e| Status::unavailable(e.to_string()))?,
+            let news = tokio::select! {
+                news = inbox.recv() => news.ok_or_else(|| Status::unavailable("the session is too far behind"))?,
                 _ = peers.changed() => {
                     view.tell_policies().await?;
                     continue;
@@ -164,11 +163,14 @@ impl Nodes {
                     continue;
                 }
             };
-            for change in changes {
-                match &*change {
+            match news {
+                News::Node(other) => view.other(other).await?,
+                // The lists have it. What changes while they are read comes again: updates carry whole objects.
+                News::Change(change) if change.revision() <= revision => {}
+                News::Change(change) => match &*change {
                     Change::Put { new, .. } => view.put(cache, new).await?,
                     Change::Delete { old, revision } => view.delete(cache, old, revision.0).await?,
-                }
+                },
             }
         }
     }
@@ -189,6 +191,37 @@ struct View {
 }
 
 impl View {
+    /// Everything that the node needs as of now.
+    async fn snapshot(&mut self, cache: &Arc<crate::cache::Cache>, others: Vec<Other>) -> Result<(), Status> {
+        if let Some(own) = cache.get(&NODES, "", &self.node) {
+            self.update(&own).await?;
+        }
+        for other in others {
+            if *other.name != *self.node {
+                self.other(other).await?;
+            }
+        }
+        for kind in [&SERVICES, &ENDPOINT_SLICES, &PERSISTENT_VOLUMES] {
+            for object in cache.list(kind, None).0 {
+                self.put(cache, &object).await?;
+            }
+        }
+        for pod in cache.pods_on(&self.node) {
+            self.put(cache, &pod).await?;
+        }
+        self.say(Message::SnapshotEnd(SnapshotEnd {})).await
+    }
+
+    async fn other(&mut self, node: Other) -> Result<(), Status> {
+        let (resource, name, revision) = (NODES.plural.to_owned(), node.name.to_string(), node.revision.0);
+        let namespace = String::new();
+        self.say(match node.object {
+            Some(object) => Message::Update(ObjectUpdate { resource, namespace, name, revision, object }),
+            None => Message::Delete(ObjectDelete { resource, namespace, name, revision }),
+        })
+        .await
+    }
+
     async fn say(&mut self, message: Message) -> Result<(), Status> {
         self.version += 1;
         let message = ControlMessage { message: Some(message), version: self.version };

@@ -19,7 +19,7 @@ use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
 
 /// Changes of one plan under way at the same time.
-const PARALLEL: usize = 16;
+const PARALLEL: usize = 64;
 
 /// The field manager of the controllers, where somebody else's fields are told apart.
 const MANAGER: &str = "kube-controller-manager";
@@ -92,8 +92,9 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
                 Part::Finalizers => Sub::Finalize,
             };
             let patch = Patch::Merge(patch);
-            let patched =
-                registry.patch(kind, &namespace, &name, sub, &patch, &WriteOptions::by(MANAGER)).await;
+            let patched = registry
+                .patch(kind, &namespace, &name, sub, &patch, &WriteOptions::by(MANAGER).from_cache())
+                .await;
             match patched {
                 Err(status) if status.is("NotFound") => Ok(0),
                 other => other.map(|object| version(&object)),
@@ -119,7 +120,7 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
         }
         Change::Condition { namespace, name, condition } => {
             let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
-            let options = WriteOptions::default();
+            let options = WriteOptions::default().from_cache();
             match registry.patch(&PODS, &namespace, &name, Sub::Status, &patch, &options).await {
                 Err(status) if status.is("NotFound") => Ok(0),
                 other => other.map(|pod| version(&pod)),

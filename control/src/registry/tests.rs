@@ -344,3 +344,40 @@ async fn claims_are_protected_and_get_the_default_class() {
     assert_eq!(without["spec"]["storageClassName"], "", "no class is a choice, too");
     assert!(matches!(f.delete(&PERSISTENT_VOLUME_CLAIMS, "c").await.unwrap(), Deleted::Terminating(_)));
 }
+
+#[tokio::test]
+async fn what_begins_with_an_outdated_cache_ends_with_what_the_store_has() {
+    let f = fixture().await;
+    f.create(&CONFIG_MAPS, "d", json!({"metadata": {"name": "a"}, "data": {"v": "1"}})).await.unwrap();
+    f.create(&PODS, "d", pod("p")).await.unwrap();
+    f.registry.catch_up().await.unwrap();
+    f.tasks.shut_down();
+    f.tasks.finish(Duration::from_secs(5)).await.unwrap();
+    // From here on the cache knows nothing new.
+    f.patch(&CONFIG_MAPS, "a", json!({"data": {"v": "2"}})).await.unwrap();
+    let options = WriteOptions::default().from_cache();
+    let set = async |from: &str, to: &str| {
+        let (from, to) = (json!(from), json!(to));
+        let change = |mut present: Value| {
+            if present["data"]["v"] != from {
+                return Err(Status::bad_request("another value"));
+            }
+            present["data"]["v"] = to.clone();
+            Ok(present)
+        };
+        let changed = f.registry.modify(&CONFIG_MAPS, "d", "a", Sub::Main, &options, change).await;
+        changed.map(|object| object["data"]["v"].clone())
+    };
+    assert_eq!(set("1", "3").await.unwrap_err().message, "another value", "only the cache has 1");
+    assert_eq!(set("2", "1").await.unwrap(), "1", "the cache refuses, the store does not");
+    let same = |present: Value| Ok(json!({"metadata": present["metadata"], "data": {"v": "1"}}));
+    let written = f.registry.modify(&CONFIG_MAPS, "d", "a", Sub::Main, &options, same).await.unwrap();
+    assert_eq!(
+        written,
+        f.registry.get(&CONFIG_MAPS, "d", "a").await.unwrap(),
+        "the store's, not the cache's"
+    );
+    f.registry.bind("d", "p", "", "n1", false).await.unwrap();
+    let again = f.registry.bind("d", "p", "", "n2", false).await.unwrap_err();
+    assert!(again.message.contains("already assigned to node \"n1\""), "{again}");
+}

@@ -6,13 +6,14 @@
 
 mod errors;
 mod list;
+mod together;
 mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
+use etcd_client::proto::{PbKeyValue, PbResponseOp, PbTxnOpResponse};
 use etcd_client::{
     Certificate, Client, Compare as EtcdCompare, CompareOp, ConnectOptions, GetOptions, Identity, KvClient,
     PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp, WatchClient,
@@ -45,6 +46,9 @@ pub struct EtcdOptions {
     pub cert: Option<PathBuf>,
     /// The file with our certificate's key (PEM).
     pub key: Option<PathBuf>,
+    /// What begins like one of these may be written at one revision with others of them. A watch that breaks between two and goes on from
+    /// the first misses the second: for what is written often and matters little by itself.
+    pub together: Vec<String>,
 }
 
 /// A store in etcd. Keys outside of what is asked for are left alone.
@@ -53,6 +57,8 @@ pub struct Etcd {
     watches: WatchClient,
     client: Client,
     name: String,
+    together: together::Door,
+    prefixes: Vec<String>,
 }
 
 impl std::fmt::Debug for Etcd {
@@ -87,6 +93,8 @@ impl Etcd {
             watches: client.watch_client().max_decoding_message_size(MAX_MESSAGE),
             client,
             name,
+            together: together::Door::default(),
+            prefixes: options.together,
         })
     }
 
@@ -149,6 +157,21 @@ impl Etcd {
         }
     }
 
+    /// One transaction alone.
+    async fn write(&self, compares: Vec<Compare>, ops: Vec<Op>, size: usize) -> Result<Outcome> {
+        let bound = |op: &Op| if let Op::Put(_, _, lease) = op { *lease } else { None };
+        let lease = ops.iter().find_map(bound).unwrap_or(LeaseId(0));
+        let txn = transaction(&compares, ops);
+        let mut kv = self.kv.clone();
+        match self.call("write", kv.txn(txn)).await {
+            Ok(response) => {
+                let revision = revision_of(response.header())?;
+                outcome(response.succeeded(), revision, response.0.responses)
+            }
+            Err(failure) => Err(failure.into_error(lease, size)),
+        }
+    }
+
     /// Fills in what etcd's refusal of a revision does not say.
     async fn explain(&self, failure: errors::Failure, requested: Revision) -> Error {
         match failure {
@@ -207,6 +230,21 @@ fn record(kv: PbKeyValue) -> Result<Record> {
     Ok(Record { key, value: kv.value.into(), created: Revision(created), modified: Revision(modified) })
 }
 
+/// What came of a transaction: its revision, or the compared keys as they are.
+fn outcome(succeeded: bool, revision: Revision, responses: Vec<PbResponseOp>) -> Result<Outcome> {
+    if succeeded {
+        return Ok(Outcome::Committed(revision));
+    }
+    let mut present = Vec::with_capacity(responses.len());
+    for answer in responses {
+        let Some(PbTxnOpResponse::ResponseRange(found)) = answer.response else {
+            return Err(Error::Corrupt("etcd answered a read with something else".to_owned()));
+        };
+        present.push(found.kvs.into_iter().next().map(record).transpose()?);
+    }
+    Ok(Outcome::Conflict(present))
+}
+
 /// The transaction in etcd's words: when it fails, it reads the compared keys.
 fn transaction(compares: &[Compare], ops: Vec<Op>) -> Txn {
     let mut conditions = Vec::with_capacity(compares.len());
@@ -254,34 +292,15 @@ impl Store for Etcd {
     }
 
     async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Outcome> {
-        let mut lease = LeaseId(0);
-        let mut size = 0;
-        for op in &ops {
-            if let Op::Put(key, value, bound) = op {
-                size += key.len() + value.len();
-                lease = bound.unwrap_or(lease);
-            }
-        }
+        let put = |op: &Op| if let Op::Put(key, value, _) = op { key.len() + value.len() } else { 0 };
+        let size = ops.iter().map(put).sum();
         if size > MAX_VALUE {
             return Err(Error::TooLarge { size, limit: MAX_VALUE });
         }
-        let txn = transaction(&compares, ops);
-        let mut kv = self.kv.clone();
-        let response = match self.call("write", kv.txn(txn)).await {
-            Ok(response) => response,
-            Err(failure) => return Err(failure.into_error(lease, size)),
-        };
-        if response.succeeded() {
-            return Ok(Outcome::Committed(revision_of(response.header())?));
+        match self.hand_over(compares, ops, size).await {
+            Ok(outcome) => outcome,
+            Err((compares, ops)) => self.write(compares, ops, size).await,
         }
-        let mut present = Vec::with_capacity(compares.len());
-        for answer in response.0.responses {
-            let Some(PbTxnOpResponse::ResponseRange(found)) = answer.response else {
-                return Err(Error::Corrupt("etcd answered a read with something else".to_owned()));
-            };
-            present.push(found.kvs.into_iter().next().map(record).transpose()?);
-        }
-        Ok(Outcome::Conflict(present))
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch> {

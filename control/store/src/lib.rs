@@ -75,6 +75,16 @@ pub enum Compare {
     ModifiedAt(String, Revision),
 }
 
+impl Compare {
+    /// The key that it looks at.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Absent(key) | Self::ModifiedAt(key, _) => key,
+        }
+    }
+}
+
 /// A write of a transaction. A transaction names each key at most once.
 #[derive(Debug, Clone)]
 pub enum Op {
@@ -84,10 +94,21 @@ pub enum Op {
     Delete(String),
 }
 
+impl Op {
+    /// The key that it writes.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(key, _, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
 /// What came of a transaction.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// All compares held and every op was applied, durably, at this revision. (With no effective op: the current one.)
+    /// All compares held and every op was applied, durably, at this revision, which it may share with others that do not meet it.
+    /// (With no effective op: the current one.)
     Committed(Revision),
     /// A compare failed and nothing was written. The present records of the compared keys, in their order.
     Conflict(Vec<Option<Record>>),

@@ -26,6 +26,15 @@ async fn etcd() -> (Arc<dyn Store>, support::Server) {
     (Arc::new(server.client().await), server)
 }
 
+/// The same, whose writes go together as a control plane's do.
+async fn etcd_together() -> (Arc<dyn Store>, support::Server) {
+    let server = support::Server::start().await;
+    let client = Arc::new(server.client().await);
+    let writes = Arc::clone(&client);
+    tokio::spawn(async move { writes.write_together().await });
+    (client, server)
+}
+
 macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
         mod on_embedded {
@@ -42,6 +51,15 @@ macro_rules! on_both {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
                     let (store, _server) = super::etcd().await;
+                    super::suite::$name(store).await;
+                }
+            )*
+        }
+        mod on_etcd_together {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    let (store, _server) = super::etcd_together().await;
                     super::suite::$name(store).await;
                 }
             )*

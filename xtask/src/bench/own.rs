@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use super::ControllersOptions;
 use super::report::{self, Figure};
 use crate::exec::{root, state, step};
 use crate::{bpf, setup};
@@ -22,18 +23,43 @@ pub(super) fn scheduler() -> Result<()> {
     bench("oarlock-planner", "scheduler")
 }
 
+/// What a control plane does for a whole cluster.
+pub(super) fn controllers(options: &ControllersOptions) -> Result<()> {
+    setup::setup()?;
+    let stores = options.store.as_deref().map_or(vec!["etcd", "embedded"], |store| vec![store]);
+    let sizes = [
+        ("--nodes", options.nodes),
+        ("--pods", options.pods),
+        ("--replicas", options.replicas),
+        ("--minutes", options.minutes),
+    ];
+    let mut all = Vec::new();
+    for store in stores {
+        let sizes = sizes.iter().flat_map(|(name, size)| [(*name).to_owned(), size.to_string()]);
+        let arguments: Vec<String> = sizes.chain(["--store".to_owned(), store.to_owned()]).collect();
+        all.extend(measure("oarlock-control", "controllers", &arguments)?);
+    }
+    report::publish("controllers", &all)
+}
+
 /// Builds it, runs it, and publishes what it has measured.
 fn bench(package: &str, name: &str) -> Result<()> {
+    report::publish(name, &measure(package, name, &[])?)
+}
+
+/// Builds it, runs it, and reads what it has measured.
+fn measure(package: &str, name: &str, arguments: &[String]) -> Result<Vec<Figure>> {
     let folder = state().join("bench");
     std::fs::create_dir_all(&folder)?;
     let rounds = folder.join(format!("{name}-rounds.json"));
-    step(&format!("measuring (builds {package} with optimisations first)"), || run(package, name, &rounds))?;
-    report::publish(name, &figures(&rounds)?)
+    let what = format!("measuring (builds {package} with optimisations first)");
+    step(&what, || run(package, name, arguments, &rounds))?;
+    figures(&rounds)
 }
 
-fn run(package: &str, name: &str, rounds: &Path) -> Result<()> {
+fn run(package: &str, name: &str, arguments: &[String], rounds: &Path) -> Result<()> {
     let mut command = Command::new("cargo");
-    command.args(["bench", "--package", package, "--bench", name, "--"]).arg(rounds);
+    command.args(["bench", "--package", package, "--bench", name, "--"]).args(arguments).arg(rounds);
     let status = command.current_dir(root()).status()?;
     if status.success() { Ok(()) } else { bail!("the benchmark {name} failed: {status}") }
 }

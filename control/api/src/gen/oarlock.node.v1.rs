@@ -275,7 +275,8 @@ pub struct Welcome {
     pub cluster_cidrs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// An object that this node needs: its own Pods, the ConfigMaps, Secrets and PersistentVolumeClaims they use, the volumes of those
-/// claims, the volumes that were provisioned as directories of this node, and all Services, EndpointSlices and Nodes.
+/// claims, the volumes that were provisioned as directories of this node, and all Services, EndpointSlices and Nodes (of other nodes
+/// metadata.labels and annotations, the ranges of their pods and status.addresses alone, and only when those change).
 /// Secrets never reach a node that runs no pod using them. NetworkPolicies of the namespaces of its pods come before
 /// those pods, and before the policies the pods that their peers name (networkpeers: namespace is the group of a peer, name
 /// <namespace>/<pod>, object a JSON {"ip", "ports"}; see oarlock_api::network_policy). Before a pod also the tokens that its volumes

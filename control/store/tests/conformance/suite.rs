@@ -323,14 +323,17 @@ pub(crate) async fn watchers_under_concurrent_writers_miss_nothing(store: Shared
         let mut watch = store.watch("/a/", start).await.unwrap();
         watches.push(tokio::spawn(async move {
             let (mut last, mut seen) = (start, BTreeMap::<String, u32>::new());
-            for _ in 0..400 {
+            let mut events = 0;
+            while events < 400 {
                 let batch = next(&mut watch).await;
                 assert!(batch.revision > last, "revisions grow");
-                last = batch.revision;
-                let Event::Put { record, .. } = &batch.events[0] else { panic!("only puts") };
-                let value: u32 = String::from_utf8_lossy(&record.value).parse().unwrap();
-                let before = seen.insert(record.key.clone(), value);
-                assert_eq!(value, before.map_or(0, |b| b + 1), "{} without gap or duplicate", record.key);
+                (last, events) = (batch.revision, events + batch.events.len());
+                for event in &batch.events {
+                    let Event::Put { record, .. } = event else { panic!("only puts") };
+                    let value: u32 = String::from_utf8_lossy(&record.value).parse().unwrap();
+                    let before = seen.insert(record.key.clone(), value);
+                    assert_eq!(value, before.map_or(0, |b| b + 1), "{} without gap or duplicate", record.key);
+                }
             }
             seen
         }));

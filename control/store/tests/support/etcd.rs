@@ -33,7 +33,9 @@ impl Server {
     /// A client of it.
     pub(crate) async fn client(&self) -> Etcd {
         let endpoints = vec![format!("http://127.0.0.1:{}", self.ports.0)];
-        Etcd::connect(EtcdOptions { endpoints, ..EtcdOptions::default() }).await.unwrap()
+        Etcd::connect(EtcdOptions { endpoints, together: vec!["/".to_owned()], ..EtcdOptions::default() })
+            .await
+            .unwrap()
     }
 
     /// SIGKILL, at once.

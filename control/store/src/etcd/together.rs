@@ -1,0 +1,220 @@
+//! Writes that come at the same time, sent as one: a transaction of transactions, each with its own compares and its own outcome. etcd
+//! writes one entry of its log for all, and says one answer; alone, each would cost as much as all together.
+//!
+//! In: transactions that do not depend on each other. Out: what each would have been told alone; those of one request share its revision.
+//! A watch that breaks between two of them goes on after both: so go only keys of which whoever follows them can miss one.
+
+use std::collections::HashSet;
+
+use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
+use etcd_client::{Txn, TxnOp};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Etcd, errors, outcome, revision_of, transaction};
+use crate::{Compare, Error, LeaseId, Op, Outcome, Result, Revision};
+
+/// Requests under way at a time. What comes meanwhile waits and goes with the next: the busier, the more go together.
+const REQUESTS: usize = 3;
+/// Transactions in one request, and compares and changes in one of them: etcd takes 128 (`--max-txn-ops`) over both levels.
+const TRANSACTIONS: usize = 60;
+const PARTS: usize = 24;
+/// Bytes of values in one request: etcd takes 1.5 MiB (`--max-request-bytes`).
+const BYTES: usize = 512 << 10;
+
+/// A transaction that waits for its turn.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    compares: Vec<Compare>,
+    ops: Vec<Op>,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Outcome>>,
+}
+
+/// How to hand over a transaction, while somebody takes them.
+#[derive(Debug, Default)]
+pub(super) struct Door(parking_lot::Mutex<Option<mpsc::UnboundedSender<Waiting>>>);
+
+/// Closes the door again, whatever happens.
+struct Open<'d>(&'d Door);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock() = None;
+    }
+}
+
+impl Etcd {
+    /// Runs until dropped: from now on, writes below [`EtcdOptions::together`](super::EtcdOptions) that come at the same time are sent together.
+    pub async fn write_together(&self) {
+        let (sender, mut waiting) = mpsc::unbounded_channel();
+        *self.together.0.lock() = Some(sender);
+        let _open = Open(&self.together);
+        let (mut under_way, mut held) = (FuturesUnordered::new(), None);
+        loop {
+            if under_way.len() < REQUESTS
+                && let Some(first) = held.take().or_else(|| waiting.try_recv().ok())
+            {
+                let (batch, rest) = gather(first, &mut waiting);
+                held = rest;
+                under_way.push(self.send(batch));
+                continue;
+            }
+            tokio::select! {
+                Some(()) = under_way.next(), if !under_way.is_empty() => {}
+                next = waiting.recv(), if held.is_none() && under_way.len() < REQUESTS => held = next,
+            }
+        }
+    }
+
+    /// Hands a transaction over, if somebody takes it; else gives it back.
+    pub(super) async fn hand_over(
+        &self,
+        compares: Vec<Compare>,
+        ops: Vec<Op>,
+        bytes: usize,
+    ) -> std::result::Result<Result<Outcome>, (Vec<Compare>, Vec<Op>)> {
+        // One whose lease has ended is refused, and all that are with it.
+        let may = |op: &Op| {
+            !matches!(op, Op::Put(_, _, Some(_)))
+                && self.prefixes.iter().any(|prefix| op.key().starts_with(prefix))
+        };
+        let small = compares.len() + ops.len() <= PARTS;
+        let door = self.together.0.lock().clone();
+        let Some(door) = door.filter(|_| small && ops.iter().all(may)) else {
+            return Err((compares, ops));
+        };
+        let (answer, answered) = oneshot::channel();
+        if let Err(refused) = door.send(Waiting { compares, ops, bytes, answer }) {
+            return Err((refused.0.compares, refused.0.ops));
+        }
+        let ended = || Error::Unavailable(format!("etcd at {}: write: this process is ending", self.name));
+        Ok(answered.await.unwrap_or_else(|_| Err(ended())))
+    }
+
+    async fn send(&self, mut batch: Vec<Waiting>) {
+        let outcomes = if batch.len() == 1 {
+            let only = batch.remove(0);
+            let outcome = self.write(only.compares, only.ops, only.bytes).await;
+            // Whoever asked may have gone.
+            let _ = only.answer.send(outcome);
+            return;
+        } else {
+            let parts =
+                batch.iter_mut().map(|w| TxnOp::txn(transaction(&w.compares, std::mem::take(&mut w.ops))));
+            let txn = Txn::new().and_then(parts.collect::<Vec<_>>());
+            let mut kv = self.kv.clone();
+            match self.call("write", kv.txn(txn)).await {
+                Ok(response) => match revision_of(response.header()) {
+                    Ok(revision) => parts_of(revision, response.0.responses, batch.len()),
+                    Err(error) => Err(errors::Failure::Told(error)),
+                },
+                Err(failure) => Err(failure),
+            }
+        };
+        match outcomes {
+            Ok(outcomes) => {
+                for (waiting, outcome) in batch.into_iter().zip(outcomes) {
+                    let _ = waiting.answer.send(outcome);
+                }
+            }
+            Err(failure) => {
+                let text = failure.into_error(LeaseId(0), 0).to_string();
+                for waiting in batch {
+                    let _ = waiting.answer.send(Err(Error::Unavailable(text.clone())));
+                }
+            }
+        }
+    }
+}
+
+/// What may go with the first, in the order in which it came, and the first that may not.
+fn gather(first: Waiting, waiting: &mut mpsc::UnboundedReceiver<Waiting>) -> (Vec<Waiting>, Option<Waiting>) {
+    let mut keys = Keys::default();
+    keys.take(&first);
+    let mut bytes = first.bytes;
+    let mut batch = vec![first];
+    while batch.len() < TRANSACTIONS
+        && let Ok(next) = waiting.try_recv()
+    {
+        bytes += next.bytes;
+        if bytes > BYTES || !keys.take(&next) {
+            return (batch, Some(next));
+        }
+        batch.push(next);
+    }
+    (batch, None)
+}
+
+/// What the transactions of a request look at and write.
+#[derive(Default)]
+struct Keys {
+    compared: HashSet<String>,
+    written: HashSet<String>,
+}
+
+impl Keys {
+    /// Takes a transaction in, unless it meets another: etcd compares for all before it writes for any, so that one would not see
+    /// what the other did.
+    fn take(&mut self, waiting: &Waiting) -> bool {
+        let compared = || waiting.compares.iter().map(Compare::key);
+        let written = || waiting.ops.iter().map(Op::key);
+        let meets = compared().any(|key| self.written.contains(key))
+            || written().any(|key| self.written.contains(key) || self.compared.contains(key));
+        if !meets {
+            self.compared.extend(compared().map(str::to_owned));
+            self.written.extend(written().map(str::to_owned));
+        }
+        !meets
+    }
+}
+
+/// The outcome of each part.
+fn parts_of(
+    revision: Revision,
+    responses: Vec<PbResponseOp>,
+    count: usize,
+) -> std::result::Result<Vec<Result<Outcome>>, errors::Failure> {
+    let part = |part: PbResponseOp| match part.response {
+        Some(PbTxnOpResponse::ResponseTxn(part)) => outcome(part.succeeded, revision, part.responses),
+        _ => Err(Error::Corrupt("etcd answered a transaction with something else".to_owned())),
+    };
+    let parts: Vec<Result<Outcome>> = responses.into_iter().map(part).collect();
+    if parts.len() == count {
+        Ok(parts)
+    } else {
+        let text = format!("etcd answered {} of {count} transactions", parts.len());
+        Err(errors::Failure::Told(Error::Corrupt(text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn waiting(compared: &[&str], written: &[&str]) -> Waiting {
+        Waiting {
+            compares: compared
+                .iter()
+                .map(|key| Compare::ModifiedAt((*key).to_owned(), Revision(1)))
+                .collect(),
+            ops: written.iter().map(|key| Op::Put((*key).to_owned(), Bytes::new(), None)).collect(),
+            bytes: 0,
+            answer: oneshot::channel().0,
+        }
+    }
+
+    #[test]
+    fn only_what_would_come_to_the_same_alone_goes_together() {
+        let mut keys = Keys::default();
+        assert!(keys.take(&waiting(&["namespace", "a"], &["a"])));
+        assert!(keys.take(&waiting(&["namespace", "b"], &["b"])), "both look at a third");
+        assert!(!keys.take(&waiting(&["a"], &["c"])), "it would not see the other's a");
+        assert!(!keys.take(&waiting(&["c"], &["namespace"])), "the others would have had to see it");
+        assert!(!keys.take(&waiting(&[], &["b"])), "a key is written once");
+        assert!(keys.take(&waiting(&["c"], &["c"])));
+    }
+}
