@@ -116,6 +116,9 @@ impl Cache {
 
     /// Waits until the cache shows `revision` or later. False when that took longer than `bound`.
     pub async fn wait_for(&self, revision: Revision, bound: Duration) -> bool {
+        if self.revision() >= revision {
+            return true;
+        }
         let mut seen = self.revision.subscribe();
         let reached = seen.wait_for(|present| *present >= revision);
         tokio::time::timeout(bound, reached).await.is_ok_and(|r| r.is_ok())
@@ -203,7 +206,29 @@ enum Applied {
     Delete(String, Revision),
 }
 
+/// An object of a record; `None` for what is none of ours (claims, leases of replicas) and what does not parse.
+fn decode(catalogue: &Catalogue, record: &Record) -> Option<Arc<Object>> {
+    let (kind, namespace, name) = catalogue.by_key(&record.key)?;
+    let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+    match Object::decode(key, record) {
+        Ok(object) => Some(Arc::new(object)),
+        Err(error) => {
+            tracing::error!(key = %record.key, %error, "an object in the store does not parse; skipped");
+            None
+        }
+    }
+}
+
 impl State {
+    /// Takes in what was there at start.
+    fn fill(&mut self, catalogue: &Catalogue, records: Vec<Record>) {
+        for record in records {
+            let Some(object) = decode(catalogue, &record) else { continue };
+            let place = (object.key.namespace.clone(), object.key.name.clone());
+            self.tables.entry(object.key.kind).or_default().insert(place, object);
+        }
+    }
+
     fn apply(&mut self, catalogue: &Catalogue, change: Applied) {
         let key = match &change {
             Applied::Put(record) => record.key.as_str(),
@@ -214,14 +239,7 @@ impl State {
         let place = (namespace.to_owned(), name.to_owned());
         let change = match change {
             Applied::Put(record) => {
-                let key = ObjectKey { kind, namespace: place.0.clone(), name: place.1.clone() };
-                let new = match Object::decode(key, &record) {
-                    Ok(object) => Arc::new(object),
-                    Err(error) => {
-                        tracing::error!(key = %record.key, %error, "an object in the store does not parse; skipped");
-                        return;
-                    }
-                };
+                let Some(new) = decode(catalogue, &record) else { return };
                 let old = self.tables.entry(kind).or_default().insert(place, Arc::clone(&new));
                 Change::Put { new, old }
             }

@@ -13,6 +13,7 @@ mod etag;
 mod gzip;
 mod impersonate;
 mod list;
+mod listing;
 mod logs;
 mod negotiate;
 mod path;

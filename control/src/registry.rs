@@ -8,7 +8,9 @@ mod claims;
 mod components;
 mod delete;
 mod evict;
+mod freshness;
 mod owners;
+mod past;
 mod prepare;
 mod quota;
 mod repair;
@@ -135,6 +137,8 @@ pub struct Registry {
     ranges: Ranges,
     /// Whose turn it is where there are quotas.
     turns: Arc<quota::Turns>,
+    /// How far the store is.
+    gauge: Arc<freshness::Gauge>,
 }
 
 /// A part of an older list.
@@ -156,34 +160,20 @@ impl Registry {
     /// The verbs over a store and the cache that follows it.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, cache: Arc<Cache>, ranges: Ranges) -> Arc<Self> {
-        Arc::new(Self { store, cache, ranges, turns: Arc::default() })
+        Arc::new(Self { store, cache, ranges, turns: Arc::default(), gauge: Arc::default() })
     }
 
     /// The same verbs on another door to the same store, as a leader's.
     #[must_use]
     pub fn on(&self, store: Arc<dyn Store>) -> Self {
         let (cache, turns) = (Arc::clone(&self.cache), Arc::clone(&self.turns));
-        Self { store, cache, ranges: self.ranges.clone(), turns }
+        Self { store, cache, ranges: self.ranges.clone(), turns, gauge: Arc::clone(&self.gauge) }
     }
 
     /// The cache, for lists and watches.
     #[must_use]
     pub fn cache(&self) -> &Arc<Cache> {
         &self.cache
-    }
-
-    /// The store's present revision, reached by the cache, too: what a consistent list shows at least.
-    ///
-    /// # Errors
-    /// The store is away, or the cache does not catch up in time.
-    pub async fn catch_up(&self) -> Result<(), Status> {
-        // Any key does: the answer's revision is what matters.
-        let (_, revision) = bounded(self.store.get(crate::cache::PREFIX)).await?;
-        if self.cache.wait_for(revision, BOUND).await {
-            Ok(())
-        } else {
-            Err(Status::timeout("the watch cache does not catch up with the store; try again"))
-        }
     }
 
     /// Waits until the cache was filled once: before that it would show an empty cluster.
@@ -226,7 +216,7 @@ impl Registry {
             Some(namespace) if kind.namespaced => format!("{}{namespace}/", kind.prefix()),
             _ => kind.prefix(),
         };
-        let options = ListOptions { at: Some(revision), start, limit };
+        let options = ListOptions { at: Some(revision), start, limit, uncounted: false };
         let page = bounded(self.store.list(&prefix, options)).await?;
         let remaining = page.count.saturating_sub(page.records.len() as u64);
         let objects = page.records.iter().filter_map(|record| {

@@ -28,6 +28,8 @@ pub(crate) enum Bench {
     Quick(QuickOptions),
     /// What the programs cost per packet and per connection, and the agent per change, with up to 50,000 Services.
     Dataplane,
+    /// What the API server serves a second, holds in memory and needs to start, on both stores. Needs etcd.
+    Api,
     /// How many pods a second the scheduler decides about on 5,000 nodes, by kinds of rules.
     Scheduler,
     /// A control plane under thousands of simulated agents: pods bound, memory, idling, rollouts as the cluster grows, take-over.
@@ -77,11 +79,11 @@ const NODE_PORT: &str = "30090";
 
 /// Runs a benchmark.
 pub(crate) fn bench(what: &Bench) -> Result<()> {
-    if matches!(what, Bench::Scheduler) {
-        return own::scheduler();
-    }
-    if let Bench::Controllers(options) = what {
-        return own::controllers(options);
+    match what {
+        Bench::Scheduler => return own::scheduler(),
+        Bench::Api => return own::api(),
+        Bench::Controllers(options) => return own::controllers(options),
+        Bench::Quick(_) | Bench::Dataplane => {}
     }
     if !is_root() {
         bail!("links and cgroups are made by root: run `cargo xtask bench` as root");

@@ -28,13 +28,36 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 1_000_000)]
         seed: u64,
     },
+    /// Requests that are nearly right, by the hundred thousand, and every property test of a decoder: no panic, no failure of the server.
+    Fuzz {
+        /// How many requests.
+        #[arg(long, default_value_t = 300_000)]
+        inputs: u64,
+        /// The same seed makes the same requests.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Clients and watchers of a control plane that is killed with its etcd: what they see could have happened. Needs etcd.
+    History {
+        /// For how long, on each store.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Chooses what is asked for and when something is killed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
 }
+
+/// Cases of each property test of a decoder.
+const CASES: &str = "20000";
 
 /// Runs it until its end or its first failure.
 pub(crate) fn soak(what: &Soak) -> Result<()> {
     match what {
         Soak::Packets { frames, seed } => packets(*frames, *seed),
         Soak::Simulation { seeds, seed } => simulation(*seeds, *seed),
+        Soak::Fuzz { inputs, seed } => fuzz(*inputs, *seed),
+        Soak::History { seconds, seed } => history(*seconds, *seed),
     }
 }
 
@@ -55,6 +78,40 @@ fn simulation(seeds: u64, seed: u64) -> Result<()> {
         command.args(["test", "--release", "-p", "oarlock-planner", "--test", "simulation"]);
         command.env("OARLOCK_SEEDS", seeds.to_string());
         end(command.env("OARLOCK_SEED", seed.to_string()), "the seed is above")
+    })
+}
+
+fn fuzz(inputs: u64, seed: u64) -> Result<()> {
+    step(&format!("{inputs} requests, seed {seed}"), || {
+        let mut command = Command::new("cargo");
+        command.args(["test", "--release", "-p", "oarlock-control", "--lib", "mutants", "--", "--nocapture"]);
+        command.env("OARLOCK_INPUTS", inputs.to_string());
+        end(command.env("OARLOCK_SEED", seed.to_string()), "the request and its seed are above")
+    })?;
+    step("property tests of the decoders", || {
+        let mut command = Command::new("cargo");
+        command.args([
+            "test",
+            "--release",
+            "-p",
+            "oarlock-control",
+            "-p",
+            "oarlock-api",
+            "-p",
+            "oarlock-daemon",
+            "--lib",
+        ]);
+        // What proptest itself reads.
+        end(command.env("PROPTEST_CASES", CASES), "what failed is above")
+    })
+}
+
+fn history(seconds: u64, seed: u64) -> Result<()> {
+    step(&format!("histories of {seconds} s, seed {seed}"), || {
+        let mut command = Command::new("cargo");
+        command.args(["test", "-p", "oarlock-control", "--test", "history", "--", "--nocapture"]);
+        command.env("OARLOCK_SECONDS", seconds.to_string());
+        end(command.env("OARLOCK_SEED", seed.to_string()), "what failed and its seed are above")
     })
 }
 

@@ -57,34 +57,44 @@ impl Cache {
 
     /// Lists everything at one revision and applies what differs, oldest change first.
     async fn relist(&self, store: &dyn Store) -> Result<Revision, oarlock_store::Error> {
+        let is_first = self.revision() == Revision(0);
+        if is_first {
+            // What an attempt that broke off has left.
+            self.state.write().tables.clear();
+        }
         let mut records: Vec<Record> = Vec::new();
-        let mut options = ListOptions { limit: PAGE, ..ListOptions::default() };
+        let mut options = ListOptions { limit: PAGE, uncounted: true, ..ListOptions::default() };
         let revision = loop {
             let page = store.list(PREFIX, options.clone()).await?;
-            records.extend(page.records);
             options.at = Some(page.revision);
-            options.start = records.last().map(|last| format!("{}\0", last.key));
+            options.start = page.records.last().map(|last| format!("{}\0", last.key));
+            if is_first {
+                // Nobody sees the cache before it has a revision: a large store is never in memory twice.
+                self.state.write().fill(&self.catalogue, page.records);
+            } else {
+                records.extend(page.records);
+            }
             if !page.more {
                 break page.revision;
             }
         };
-        if revision <= self.revision() && self.revision() != Revision(0) {
+        if is_first {
+            {
+                let mut state = self.state.write();
+                // What was there at start is no history.
+                (state.oldest, state.revision) = (revision, revision);
+            }
+            self.revision.send_replace(revision);
+            return Ok(revision);
+        }
+        if revision <= self.revision() {
             // A store that went back in time (a backup was restored) must not be hidden from watchers.
             if revision < self.revision() {
                 tracing::error!(was = self.revision().0, is = revision.0, "the store's revision went back");
             }
         }
         let changes = self.differences(records, revision);
-        if self.revision() == Revision(0) {
-            // What was there at start is no history.
-            self.state.write().oldest = revision;
-        }
         self.apply(changes, revision);
-        if self.state.read().oldest == revision {
-            let mut state = self.state.write();
-            state.ring.clear();
-            state.ring_bytes = 0;
-        }
         Ok(revision)
     }
 

@@ -1,12 +1,16 @@
 //! Objects in the form that the client asked for. Encoded bytes from the cache are written as they are.
 
+use std::sync::Arc;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use jiff::Timestamp;
 use oarlock_api::catalogue::Kind;
 use oarlock_api::{convert, table};
 use serde_json::{Value, json};
 
+use super::listing::Listing;
 use super::negotiate::Form;
+use super::respond::Body;
 use crate::cache::Object;
 
 /// What a row of a Table carries beside its cells.
@@ -61,46 +65,44 @@ impl ListMeta {
 }
 
 /// A list.
-pub(super) fn list<O: AsRef<Object>>(
+pub(super) fn list(
     kind: &'static Kind,
     form: Form,
     include: Include,
-    objects: &[O],
+    objects: Vec<Arc<Object>>,
     meta: &ListMeta,
-) -> Bytes {
+) -> Body {
+    let meta = meta.json();
     match form {
         Form::Objects => {
-            let size: usize = objects.iter().map(|o| o.as_ref().encoded.len() + 1).sum();
-            let head = format!(
-                r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#,
-                kind.list_kind(),
-                kind.api_version(),
-                meta.json()
-            );
-            let mut body = BytesMut::with_capacity(size + head.len() + 8);
-            body.put_slice(head.as_bytes());
-            for (index, object) in objects.iter().enumerate() {
-                if index > 0 {
-                    body.put_u8(b',');
-                }
-                body.put_slice(&bytes(kind, object.as_ref()));
-            }
-            body.put_slice(b"]}\n");
-            body.freeze()
+            let (list, version) = (kind.list_kind(), kind.api_version());
+            let head = format!(r#"{{"kind":"{list}","apiVersion":"{version}","metadata":{meta},"items":["#);
+            let write = |object: &Object, to: &mut BytesMut| to.put_slice(&bytes(kind, object));
+            let is_verbatim = kind.stored_as.is_none();
+            Listing { head, objects, write, tail: "]}\n", is_verbatim }.body()
         }
         Form::Metadata(version) => {
-            let items: Vec<Value> = objects.iter().map(|o| partial(version, &o.as_ref().value())).collect();
-            let list = json!({
-                "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"),
-                "metadata": meta.json(), "items": items,
-            });
-            list.to_string().into()
+            let head = format!(
+                r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/{version}","metadata":{meta},"items":["#
+            );
+            let write = move |object: &Object, to: &mut BytesMut| put(&partial(version, &object.value()), to);
+            Listing { head, objects, write, tail: "]}", is_verbatim: false }.body()
         }
         Form::Table(version) => {
-            let rows = objects.iter().map(|o| row(kind, version, include, &o.as_ref().value())).collect();
-            rows_table(kind, version, meta.json(), rows, true).to_string().into()
+            let mut head = rows_table(kind, version, meta, Vec::new(), true).to_string();
+            // The rows come last, and there are none yet.
+            head.truncate(head.len() - "]}".len());
+            let write = move |object: &Object, to: &mut BytesMut| {
+                put(&row(kind, version, include, &object.value()), to);
+            };
+            Listing { head, objects, write, tail: "]}", is_verbatim: false }.body()
         }
     }
+}
+
+fn put(value: &Value, to: &mut BytesMut) {
+    // A value always serializes, and memory takes all of it.
+    let _ = serde_json::to_writer(to.writer(), value);
 }
 
 /// A list of objects that are in no cache.

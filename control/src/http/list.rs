@@ -121,8 +121,8 @@ pub(super) async fn list(
             }
         },
     };
-    let body = encode::list(scope.served, form, include, &objects, &meta);
-    Ok(respond::bytes(StatusCode::OK, "application/json", body))
+    let body = encode::list(scope.served, form, include, objects, &meta);
+    Ok(respond::made("application/json", body))
 }
 
 /// The refusal of a token whose history is gone, with one that goes on in the present, as upstream has it.
@@ -206,6 +206,22 @@ async fn exact(
                 remaining: (more && scope.is_everything()).then_some(remaining),
             };
             return Ok((objects, meta));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_token_says_what_it_was_made_of_and_no_text_panics(revision: u64, start in ".{0,40}", text in "[-_A-Za-z0-9=]{0,60}") {
+            let token = Continue::decode(&Continue::encode(revision, start.clone())).unwrap();
+            prop_assert_eq!((token.rv, token.start), (revision, start));
+            let _ = Continue::decode(&text);
         }
     }
 }

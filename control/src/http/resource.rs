@@ -136,8 +136,10 @@ impl Request<'_> {
                 watch::watch(self.registry, scope, &self.query, self.form()?, self.tasks.token()).await
             }
             Method::GET => {
-                let value = self.registry.get(kind, namespace, name).await?;
-                self.answer_object(StatusCode::OK, &value, &[])
+                let object = self.registry.find(kind, namespace, name).await?;
+                let include = Include::parse(self.query.get("includeObject"));
+                let body = encode::event(self.served, self.form()?, include, &object, true);
+                Ok(respond::bytes(StatusCode::OK, "application/json", body))
             }
             Method::PUT if kind.allows("update") => self.update(kind, name, Sub::Main).await,
             Method::PATCH if kind.allows("patch") => self.patch(kind, name, Sub::Main).await,

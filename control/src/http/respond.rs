@@ -51,6 +51,13 @@ pub(super) fn failure(status: &Status) -> Response<Body> {
     response
 }
 
+/// A body of some kind.
+pub(super) fn made(content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
 /// A body that is made piece by piece.
 pub(super) fn stream(
     content_type: &'static str,
@@ -58,9 +65,7 @@ pub(super) fn stream(
 ) -> Response<Body> {
     use futures_util::StreamExt as _;
     let frames = pieces.map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+    made(content_type, StreamBody::new(frames).boxed_unsync())
 }
 
 /// A body that arrives; what breaks off ends early.

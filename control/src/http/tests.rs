@@ -16,6 +16,7 @@ mod certificates;
 mod fuzz;
 mod kinds;
 mod lists;
+mod mutants;
 mod security;
 mod tokens;
 mod versions;

@@ -75,8 +75,13 @@ pub(super) async fn watch(
     let watch = match registry.cache().watch(Some(session.scope.kind), after) {
         Ok(watch) => watch,
         Err(expired) => {
-            ready.push_back(error_line(expired));
-            return Ok(respond::stream("application/json", stream::iter(ready)));
+            let went_on = go_on(registry, &mut session, after).await?;
+            let Some((lines, watch)) = went_on else {
+                ready.push_back(error_line(expired));
+                return Ok(respond::stream("application/json", stream::iter(ready)));
+            };
+            ready.extend(lines);
+            watch
         }
     };
     let seconds = match query.number("timeoutSeconds")? {
@@ -96,6 +101,22 @@ pub(super) async fn watch(
     let lines =
         stream::unfold(state, |mut state| async move { state.next().await.map(|line| (line, state)) });
     Ok(respond::stream("application/json", lines))
+}
+
+/// What the store knows of changes that the cache does not hold, and a watch from there; none where that is gone, too.
+async fn go_on(
+    registry: &Arc<Registry>,
+    session: &mut Session,
+    after: Revision,
+) -> Result<Option<(Vec<Bytes>, CacheWatch)>, Status> {
+    let (changes, until) = match registry.past(session.scope.kind, after).await {
+        Ok(past) => past,
+        Err(status) if status.is("Expired") => return Ok(None),
+        Err(status) => return Err(status),
+    };
+    let lines = changes.iter().filter_map(|change| session.change(change)).collect();
+    let watch = registry.cache().watch(Some(session.scope.kind), until);
+    Ok(watch.ok().map(|watch| (lines, watch)))
 }
 
 struct State {

@@ -134,7 +134,28 @@ fn without_nulls(value: &Value) -> Value {
     }
 }
 
+/// The merge patch that makes one object the other, which has no nulls: the standard cannot say them.
+fn merge_between(one: &Value, other: &Value) -> Value {
+    let (Value::Object(from), Value::Object(to)) = (one, other) else { return other.clone() };
+    let gone = from.keys().filter(|key| !to.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+    let changed = to.iter().filter(|(key, value)| from.get(*key) != Some(value));
+    let changed = changed.map(|(key, value)| {
+        let before = from.get(key).filter(|before| before.is_object()).cloned().unwrap_or(json!({}));
+        (key.clone(), merge_between(&before, value))
+    });
+    Value::Object(gone.chain(changed).collect())
+}
+
 proptest! {
+    #[test]
+    fn the_difference_of_two_objects_makes_one_the_other(one in object(), other in object()) {
+        let steps = serde_json::to_value(json_patch::diff(&one, &other)).unwrap();
+        prop_assert_eq!(&apply(JSON, &steps, one.clone()).unwrap(), &other);
+        let other = without_nulls(&other);
+        let patch = merge_between(&one, &other);
+        prop_assert_eq!(apply(MERGE, &patch, one).unwrap(), other, "{}", patch);
+    }
+
     #[test]
     fn a_merge_patch_is_idempotent_and_of_nothing_is_itself_without_nulls(object in object(), patch in object()) {
         let patch_of = Patch::Merge(patch.clone());

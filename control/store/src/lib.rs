@@ -51,6 +51,8 @@ pub struct ListOptions {
     pub start: Option<String>,
     /// At most this many records; 0 means all.
     pub limit: usize,
+    /// Nobody asks how many there are after the page: what is past it need not be read to be counted.
+    pub uncounted: bool,
 }
 
 /// One page of a list, in key order.
@@ -62,7 +64,7 @@ pub struct Page {
     pub revision: Revision,
     /// Whether keys after the last record exist under the prefix.
     pub more: bool,
-    /// How many records lie under the prefix from `start` on, this page included.
+    /// How many records lie under the prefix from `start` on, this page included; fewer where nobody asks.
     pub count: u64,
 }
 

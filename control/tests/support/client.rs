@@ -16,8 +16,8 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) struct Client {
-    port: u16,
-    tls: TlsConnector,
+    pub(crate) port: u16,
+    pub(crate) tls: TlsConnector,
     tasks: Tasks,
     token: Option<String>,
 }
@@ -89,9 +89,16 @@ impl Client {
 
     /// A watch: its lines, parsed.
     pub(crate) async fn watch(&self, path: &str) -> Lines {
-        let response = self.open("GET", path, &Value::Null).await.unwrap();
-        assert_eq!(response.status(), 200);
-        Lines { body: response.into_body(), rest: Vec::new() }
+        self.try_watch(path).await.unwrap()
+    }
+
+    /// The same where it may fail.
+    pub(crate) async fn try_watch(&self, path: &str) -> Result<Lines, Failure> {
+        let response = self.open("GET", path, &Value::Null).await?;
+        match response.status().as_u16() {
+            200 => Ok(Lines { body: response.into_body(), rest: Vec::new() }),
+            code => Err(format!("a watch is answered with {code}").into()),
+        }
     }
 }
 

@@ -24,8 +24,12 @@ impl Process {
         }))
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
+        kill(Pid::from_raw(i32::try_from(self.id()).unwrap()), signal).unwrap();
     }
 
     /// SIGKILL, at once.
@@ -182,7 +186,7 @@ impl Control {
 
     async fn is_ready(&self) {
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(20) {
+        while start.elapsed() < Duration::from_secs(60) {
             if self.client.text("/readyz").await.is_ok_and(|answer| answer == "ok") {
                 return;
             }

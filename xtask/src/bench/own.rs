@@ -18,6 +18,11 @@ pub(super) fn dataplane() -> Result<()> {
     bench("oarlock-agent", "dataplane")
 }
 
+/// What the API server serves.
+pub(super) fn api() -> Result<()> {
+    bench("oarlock-control", "api")
+}
+
 /// What the scheduler decides.
 pub(super) fn scheduler() -> Result<()> {
     bench("oarlock-planner", "scheduler")

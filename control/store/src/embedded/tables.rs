@@ -58,6 +58,30 @@ pub(super) fn prepare(database: &Database) -> Result<Start> {
     Ok(start)
 }
 
+/// A page on its way. What is past it is counted, not read.
+struct Filling {
+    page: Page,
+    limit: usize,
+    uncounted: bool,
+}
+
+impl Filling {
+    fn take(&mut self, record: impl FnOnce() -> Result<Record>) -> Result<()> {
+        self.page.count += 1;
+        if self.page.records.len() < self.limit {
+            self.page.records.push(record()?);
+        } else {
+            self.page.more = true;
+        }
+        Ok(())
+    }
+
+    /// Whether nobody wants to know what else there is.
+    fn is_done(&self) -> bool {
+        self.uncounted && self.page.more
+    }
+}
+
 /// Reads of the committed state.
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
@@ -100,10 +124,10 @@ impl Reader {
         let start = options.start.as_deref().filter(|s| *s > prefix).unwrap_or(prefix);
         let mut undone = if at < now { before_changes(&txn, prefix, start, at)? } else { BTreeMap::new() };
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
-        let mut page = Page { records: Vec::new(), revision: at, more: false, count: 0 };
-        let mut take = |record: Record| {
-            page.count += 1;
-            if page.records.len() < limit { page.records.push(record) } else { page.more = true }
+        let mut page = Filling {
+            page: Page { records: Vec::new(), revision: at, more: false, count: 0 },
+            limit,
+            uncounted: options.uncounted,
         };
         let current = txn.open_table(CURRENT).map_err(storage)?;
         for entry in current.range(start..).map_err(storage)? {
@@ -114,15 +138,18 @@ impl Reader {
             }
             // Keys that were deleted since, and stand before this one.
             while let Some(first) = undone.first_entry().filter(|e| e.key().as_str() < key) {
-                first.remove().into_iter().for_each(&mut take);
+                first.remove().into_iter().try_for_each(|record| page.take(|| Ok(record)))?;
             }
             match undone.remove(key) {
-                Some(before) => before.into_iter().for_each(&mut take),
-                None => take(decode_record(key, bytes.value())?.0),
+                Some(before) => before.into_iter().try_for_each(|record| page.take(|| Ok(record)))?,
+                None => page.take(|| Ok(decode_record(key, bytes.value())?.0))?,
+            }
+            if page.is_done() {
+                return Ok(page.page);
             }
         }
-        undone.into_values().flatten().for_each(&mut take);
-        Ok(page)
+        undone.into_values().flatten().try_for_each(|record| page.take(|| Ok(record)))?;
+        Ok(page.page)
     }
 
     /// Batches after a revision, oldest first, at most `limit` of them.

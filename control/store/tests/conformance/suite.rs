@@ -114,7 +114,16 @@ pub(crate) async fn a_list_is_paged_at_one_revision(store: Shared) {
         committed(&store, vec![put(&format!("/a/{i}"), "old")]).await;
     }
     let mut options = ListOptions { limit: 4, ..ListOptions::default() };
+    let rough = store.list("/a/", ListOptions { uncounted: true, ..options.clone() }).await.unwrap();
     let first = store.list("/a/", options.clone()).await.unwrap();
+    assert_eq!(
+        (&rough.records, rough.more),
+        (&first.records, true),
+        "who does not ask how many gets as many"
+    );
+    let all = ListOptions { limit: 10, uncounted: true, ..ListOptions::default() };
+    let all = store.list("/a/", all).await.unwrap();
+    assert_eq!((all.records.len(), all.more), (10, false));
     assert_eq!((first.records.len(), first.more, first.count), (4, true, 10));
     committed(&store, vec![put("/a/5", "new"), Op::Delete("/a/6".to_owned()), put("/a/99", "new")]).await;
     let mut seen: Vec<String> = first.records.iter().map(text).collect();
