@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +20,14 @@ use oarlock_daemon::admin::{self, Health};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::config::RunConfig;
+use crate::config::{Keep, RunConfig};
 use crate::dataplane::{self, Dataplane, DataplaneConfig, PodLink, Tc};
 use crate::desired::{Desired, Topic};
+use crate::disk::Disk;
 use crate::dns::{self, Dns};
+use crate::eviction::{Eviction, Pressures};
 use crate::health_checks;
+use crate::kept_images::KeptImages;
 use crate::look::{self, Look};
 use crate::net::{self, Network, Peer, Peers6, PodNetResult, Reached, Underlay};
 use crate::node_object::{self, NodeFacts, NodeState};
@@ -73,14 +77,18 @@ struct Parts {
     docker: Arc<Docker>,
     health: Health,
     cluster: watch::Sender<Option<Welcome>>,
+    images: Arc<KeptImages>,
+    pressures: watch::Receiver<Pressures>,
 }
 
 async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     anyhow::ensure!(!config.uplinks.is_empty(), "--uplink is needed");
+    let keep = config.keep.resolve()?;
     let listener = TcpListener::bind(config.metrics_bind_address).await.with_context(|| {
         format!("cannot listen on {}: is another agent running?", config.metrics_bind_address)
     })?;
-    std::fs::create_dir_all(&config.data_dir)
+    // How full the disk of the pods' folders is, is looked at from the start.
+    std::fs::create_dir_all(pods_dir(config))
         .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
     let health = Health::default();
     let of_dataplane = dataplane_config(config).await?;
@@ -98,7 +106,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     };
     let network = Arc::new(Network::open(tasks, &config.data_dir, underlay).await?);
     let dataplane = Dataplane::open(of_dataplane)?;
-    let facts = facts.with_modes(dataplane.modes());
+    let facts = facts.with_modes(dataplane.modes()).keeping_free(&keep.eviction.hard);
     for mode in dataplane.modes() {
         tracing::info!(uplink = %mode.uplink, mode = mode.name(), why = mode.without_xdp, "uplink attached");
     }
@@ -131,7 +139,10 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
 
     let state = NodeState { not_ready: vec![STARTING.to_owned()], ..NodeState::default() };
     let (object, node) = watch::channel(encode(&facts.object(&state, Timestamp::now())));
+    let (images, eviction) = keep_well(config, keep, &desired, &outbox, &pods, &docker);
     let parts = Arc::new(Parts {
+        images: Arc::clone(&images),
+        pressures: eviction.pressures.subscribe(),
         name: config.node_name.clone(),
         facts,
         desired,
@@ -143,6 +154,8 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
         cluster: watch::Sender::new(None),
     });
     spawn_session(config, tasks, &parts, look, node);
+    tasks.spawn("images", images.run(tasks.clone()));
+    tasks.spawn("eviction", eviction.run(tasks.clone()));
     let sampler = stats::Sampler::new(config.cgroup(), config.data_dir.clone());
     let (desired, network) = (Arc::clone(&parts.desired), Arc::clone(&parts.network));
     let sampling = stats::run(sampler, desired, network, Arc::clone(&parts.outbox), tasks.clone());
@@ -167,6 +180,45 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     tasks.spawn("node-status", Arc::clone(&parts).report_node(object, tasks.clone()));
     tracing::info!(node = %config.node_name, ip = %config.node_ip, "the agent is up");
     Ok(())
+}
+
+/// What keeps the node from running full.
+fn keep_well(
+    config: &RunConfig,
+    keep: Keep,
+    desired: &Arc<Desired>,
+    outbox: &Arc<Outbox>,
+    pods: &Arc<Pods>,
+    docker: &Arc<Docker>,
+) -> (Arc<KeptImages>, Eviction) {
+    let images = Arc::new(KeptImages {
+        store: Arc::<Docker>::clone(docker),
+        outbox: Arc::clone(outbox),
+        node: config.node_name.clone(),
+        pause_image: config.pause_image.clone(),
+        policy: keep.images,
+        measure: Disk::of,
+        records: parking_lot::Mutex::default(),
+        listed: watch::Sender::default(),
+    });
+    let eviction = Eviction {
+        policy: keep.eviction,
+        node: config.node_name.clone(),
+        parent: config.cgroup(),
+        pods_dir: pods_dir(config),
+        desired: Arc::clone(desired),
+        outbox: Arc::clone(outbox),
+        pods: Arc::clone(pods),
+        docker: Arc::clone(docker),
+        images: Arc::clone(&images),
+        pressures: watch::Sender::default(),
+    };
+    (images, eviction)
+}
+
+/// Where the folders of pods are.
+fn pods_dir(config: &RunConfig) -> PathBuf {
+    config.data_dir.join("pods/pods")
 }
 
 async fn dataplane_config(config: &RunConfig) -> anyhow::Result<DataplaneConfig> {
@@ -335,10 +387,16 @@ impl Parts {
         let mut runtime = self.pods.runtime_health();
         let mut nodes = self.desired.subscribe(Topic::Nodes);
         let mut reached = self.network.reached();
+        let (mut images, mut pressures) = (self.images.subscribe(), self.pressures.clone());
         let token = tasks.token();
         loop {
             let routing = reached.borrow_and_update().description.clone();
-            let mut state = NodeState { routing, ..NodeState::default() };
+            let mut state = NodeState {
+                routing,
+                images: images.borrow_and_update().clone(),
+                pressures: pressures.borrow_and_update().clone(),
+                ..NodeState::default()
+            };
             match self.docker.version().await {
                 Ok(version) => {
                     state.docker_version = version.runtime.trim_start_matches("docker://").to_owned();
@@ -371,6 +429,9 @@ impl Parts {
                 _ = runtime.changed() => {}
                 _ = nodes.changed() => {}
                 _ = reached.changed() => {}
+                _ = images.changed() => {}
+                // Without eviction's task, which ends at shutdown alone, there is no more to hear.
+                Ok(()) = pressures.changed() => {}
                 () = tokio::time::sleep(REFRESH) => {}
                 () = token.cancelled() => return,
             }

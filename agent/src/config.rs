@@ -1,5 +1,6 @@
 //! The agent's settings: parsed once from flags and environment, then only values travel.
 
+mod keep;
 mod proxy;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,8 @@ use oarlock_daemon::logging::Format;
 use crate::dataplane::Acceleration;
 use crate::dual_ip::DualIp;
 use crate::net::Routing;
+pub(crate) use keep::Keep;
+pub use keep::KeepArgs;
 pub use proxy::ProxyConfig;
 
 /// The node agent of Oarlock: runs the pods that the control plane binds to this node through Docker, gives them a network,
@@ -111,6 +114,9 @@ pub struct RunConfig {
     /// How many pods this node takes.
     #[arg(long, env = "OARLOCK_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,
+    /// What it keeps free.
+    #[command(flatten)]
+    pub keep: KeepArgs,
 }
 
 /// A name server, at the port of DNS if none is said.

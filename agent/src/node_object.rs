@@ -12,6 +12,8 @@ use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use oarlock_api::storage::VOLUMES_DIR;
 
 use crate::dual_ip::DualIp;
+use crate::eviction::{Hard, Pressure, Pressures};
+use crate::kept_images::Listed;
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub(crate) struct NodeFacts {
     pub(crate) dataplane_modes: String,
     /// Where directories for claims are; volumes name it.
     pub(crate) volumes_dir: String,
+    /// Bytes of memory and of disk that pods do not get.
+    pub(crate) kept_free: (u64, u64),
 }
 
 /// What may change.
@@ -43,7 +47,9 @@ pub(crate) struct NodeState {
     /// How other nodes' pods are reached: `direct,vxlan mtu=1450`. Shown as an annotation.
     pub(crate) routing: String,
     /// Images present: names and size in bytes.
-    pub(crate) images: Vec<(Vec<String>, i64)>,
+    pub(crate) images: Listed,
+    /// What it is short of.
+    pub(crate) pressures: Pressures,
 }
 
 /// Where an agent keeps directories for claims: a full path, as volumes name it.
@@ -76,12 +82,19 @@ impl NodeFacts {
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             dataplane_modes: String::new(),
             volumes_dir: volumes_dir(data_dir).to_string_lossy().into_owned(),
+            kept_free: (0, 0),
         }
     }
 
     /// The same, with how its uplinks are served.
     pub(crate) fn with_modes(mut self, modes: &[crate::dataplane::Mode]) -> Self {
         self.dataplane_modes = modes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        self
+    }
+
+    /// The same, with what pods may not use: below that they are evicted.
+    pub(crate) fn keeping_free(mut self, hard: &Hard) -> Self {
+        self.kept_free = hard.kept_free(self.memory_bytes, self.disk_bytes);
         self
     }
 
@@ -119,12 +132,16 @@ impl NodeFacts {
 
     /// The status alone, for reports.
     pub(crate) fn status(&self, state: &NodeState, now: Timestamp) -> NodeStatus {
-        let resources = BTreeMap::from([
-            ("cpu".to_owned(), Quantity(self.cpus.to_string())),
-            ("memory".to_owned(), Quantity(format!("{}Ki", self.memory_bytes / 1024))),
-            ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", self.disk_bytes / 1024))),
-            ("pods".to_owned(), Quantity(self.max_pods.to_string())),
-        ]);
+        let (memory, disk) = self.kept_free;
+        let kib = |bytes: u64, less: u64| Quantity(format!("{}Ki", bytes.saturating_sub(less) / 1024));
+        let resources = |memory: u64, disk: u64| {
+            BTreeMap::from([
+                ("cpu".to_owned(), Quantity(self.cpus.to_string())),
+                ("memory".to_owned(), kib(self.memory_bytes, memory)),
+                ("ephemeral-storage".to_owned(), kib(self.disk_bytes, disk)),
+                ("pods".to_owned(), Quantity(self.max_pods.to_string())),
+            ])
+        };
         let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
         let images = state
             .images
@@ -138,8 +155,8 @@ impl NodeFacts {
                     .chain([address("Hostname", self.name.clone())])
                     .collect(),
             ),
-            allocatable: Some(resources.clone()),
-            capacity: Some(resources),
+            allocatable: Some(resources(memory, disk)),
+            capacity: Some(resources(0, 0)),
             conditions: Some(conditions(state, now)),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.metrics_port) }),
@@ -182,27 +199,12 @@ fn conditions(state: &NodeState, now: Timestamp) -> Vec<NodeCondition> {
     } else {
         condition("Ready", false, "KubeletNotReady", state.not_ready.join("; "))
     };
-    vec![
-        condition(
-            "MemoryPressure",
-            false,
-            "KubeletHasSufficientMemory",
-            "kubelet has sufficient memory available".to_owned(),
-        ),
-        condition(
-            "DiskPressure",
-            false,
-            "KubeletHasNoDiskPressure",
-            "kubelet has no disk pressure".to_owned(),
-        ),
-        condition(
-            "PIDPressure",
-            false,
-            "KubeletHasSufficientPID",
-            "kubelet has sufficient PID available".to_owned(),
-        ),
-        ready,
-    ]
+    let pressures = Pressure::ALL.map(|pressure| {
+        let holds = state.pressures.contains(&pressure);
+        let (reason, message) = pressure.words(holds);
+        condition(pressure.condition(), holds, reason, message.to_owned())
+    });
+    pressures.into_iter().chain([ready]).collect()
 }
 
 /// The architecture in Go's words, which Kubernetes uses.
@@ -261,5 +263,32 @@ mod tests {
             ("False", Some("docker does not answer"))
         );
         assert!(facts.disk_bytes > 0 && facts.memory_bytes > 0);
+    }
+
+    #[test]
+    fn pods_do_not_get_what_they_would_be_evicted_for() {
+        let path = std::path::Path::new("/");
+        let facts = NodeFacts::read("n1", "10.0.0.1".parse().unwrap(), 110, 10255, path);
+        let facts = NodeFacts { memory_bytes: 1 << 30, disk_bytes: 10 << 30, ..facts };
+        let facts =
+            facts.keeping_free(&Hard::parse("memory.available<100Mi,nodefs.available<10%", "").unwrap());
+        let pressures = [Pressure::Disk].into();
+        let status = facts.status(&NodeState { pressures, ..NodeState::default() }, Timestamp::UNIX_EPOCH);
+        let of =
+            |resources: Option<BTreeMap<String, Quantity>>, what: &str| resources.unwrap()[what].0.clone();
+        assert_eq!(of(status.capacity.clone(), "memory"), "1048576Ki");
+        assert_eq!(of(status.allocatable.clone(), "memory"), "946176Ki");
+        assert_eq!(of(status.capacity, "ephemeral-storage"), "10485760Ki");
+        assert_eq!(of(status.allocatable, "ephemeral-storage"), "9437184Ki");
+        let conditions = status.conditions.unwrap();
+        let said: Vec<_> =
+            conditions.iter().map(|c| (&*c.type_, &*c.status, c.reason.as_deref().unwrap())).collect();
+        let expected = [
+            ("MemoryPressure", "False", "KubeletHasSufficientMemory"),
+            ("DiskPressure", "True", "KubeletHasDiskPressure"),
+            ("PIDPressure", "False", "KubeletHasSufficientPID"),
+            ("Ready", "True", "KubeletReady"),
+        ];
+        assert_eq!(said, expected);
     }
 }

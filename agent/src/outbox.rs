@@ -114,6 +114,18 @@ impl Outbox {
         self.bell.notify_one();
     }
 
+    /// An event about the node itself, whose uid is its name, as in upstream's.
+    pub fn node_event(&self, node: &str, kind: &str, reason: &str, message: &str) {
+        let object = serde_json::json!({"kind": "Node", "apiVersion": "v1", "name": node, "uid": node});
+        self.event(EventReport {
+            involved_object: object.to_string().into_bytes().into(),
+            r#type: kind.to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            component: "kubelet".to_owned(),
+        });
+    }
+
     /// The agent has applied everything up to this version of the running session.
     pub fn ack(&self, version: u64) {
         let mut inner = self.inner.lock();

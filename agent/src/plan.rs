@@ -53,6 +53,8 @@ pub(crate) enum Step {
     DetachNetwork,
     /// The pod ends for a reason of its own.
     End(PodEnd),
+    /// What is said of the pod now is what stays: what it is known by goes.
+    Settle,
     /// Say that a container waits before it is started again.
     SayBackOff { container: String },
     /// Remove the pod's files.

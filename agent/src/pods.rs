@@ -30,11 +30,13 @@ use tokio::sync::{Notify, watch};
 
 use crate::desired::Snapshot;
 use crate::dual_ip::DualIp;
+use crate::eviction::Pressures;
 use crate::net::PodNetwork;
 use crate::outbox::Outbox;
 pub use crate::plan::files::ClusterDns;
 use crate::runtime::Runtime;
 use crate::volumes::Volumes;
+pub(crate) use storage::folder_use;
 
 /// How often everything is looked at although no event came.
 const RELIST: Duration = Duration::from_secs(30);
@@ -72,6 +74,7 @@ pub(crate) struct Shared {
     pub(crate) has_apparmor: bool,
     snapshot: Mutex<Arc<Snapshot>>,
     dns: Mutex<ClusterDns>,
+    pressures: Mutex<Pressures>,
     health: watch::Sender<Result<(), String>>,
 }
 
@@ -82,6 +85,11 @@ impl Shared {
 
     pub(crate) fn dns(&self) -> ClusterDns {
         self.dns.lock().clone()
+    }
+
+    /// What the node is under: what it does not take then.
+    pub(crate) fn pressures(&self) -> Pressures {
+        self.pressures.lock().clone()
     }
 
     fn runtime_is(&self, state: Result<(), String>) {
@@ -116,6 +124,14 @@ pub(crate) struct Wish {
     pub(crate) removed: bool,
     /// A ConfigMap, Secret or claim that it may use changed: what failed for want of one is worth another try.
     pub(crate) refreshed: bool,
+    /// The node needs what it has: why, and whether that is disk.
+    pub(crate) evicted: Option<(String, bool)>,
+}
+
+impl Wish {
+    fn new(pod: Arc<Pod>, removed: bool) -> Self {
+        Self { pod, removed, refreshed: false, evicted: None }
+    }
 }
 
 /// The pods of this node. Shared by reference.
@@ -158,6 +174,7 @@ impl Pods {
             has_apparmor: has_apparmor(),
             snapshot: Mutex::default(),
             dns: Mutex::default(),
+            pressures: Mutex::default(),
             // Not asked yet: well until proven otherwise, so that a restart of the agent shows no node as failing.
             health: watch::Sender::new(Ok(())),
         });
@@ -177,6 +194,25 @@ impl Pods {
         *self.shared.dns.lock() = dns;
     }
 
+    /// What the node is under now.
+    pub(crate) fn set_pressures(&self, pressures: Pressures) {
+        *self.shared.pressures.lock() = pressures;
+    }
+
+    /// Ends a pod because the node needs what it has; false if there is none, or it is told already.
+    pub(crate) fn evict(&self, uid: &str, why: String, frees_disk: bool) -> bool {
+        let workers = self.workers.lock();
+        let Some(slot) = workers.slots.get(uid) else { return false };
+        let mut wish = slot.wish.lock();
+        if wish.evicted.is_some() || wish.removed || wish.pod.metadata.deletion_timestamp.is_some() {
+            return false;
+        }
+        wish.evicted = Some((why, frees_disk));
+        drop(wish);
+        slot.bell.notify_one();
+        true
+    }
+
     /// Makes the node run what the snapshot says. Until a snapshot was `complete`, nothing is taken away.
     pub fn apply(&self, snapshot: &Arc<Snapshot>, complete: bool) {
         let before = std::mem::replace(&mut *self.shared.snapshot.lock(), Arc::clone(snapshot));
@@ -188,11 +224,7 @@ impl Pods {
             match workers.slots.get(&uid) {
                 Some(slot) => update(slot, pod, &before, snapshot),
                 None if workers.finished.contains(&uid) => self.say_gone(pod),
-                None => self.hire(
-                    &mut workers,
-                    uid,
-                    Wish { pod: Arc::clone(pod), removed: false, refreshed: false },
-                ),
+                None => self.hire(&mut workers, uid, Wish::new(Arc::clone(pod), false)),
             }
         }
         if !complete {
@@ -308,7 +340,7 @@ impl Pods {
                 let known = workers.slots.contains_key(&uid);
                 if !known && !uid.is_empty() {
                     let pod = Arc::new(worker::orphan(&uid));
-                    self.hire(&mut workers, uid, Wish { pod, removed: true, refreshed: false });
+                    self.hire(&mut workers, uid, Wish::new(pod, true));
                 }
             }
         }

@@ -6,6 +6,7 @@
 mod docker;
 #[cfg(test)]
 pub(crate) mod fake;
+mod store;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 use tokio::io::AsyncWrite;
 
 pub use docker::Docker;
+pub use store::{ImageStore, StoredImage};
 
 /// The labels of a container. The first four are what kubelet's Docker shim wrote, so that tools keep working.
 pub mod label {

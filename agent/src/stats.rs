@@ -19,7 +19,8 @@ use oarlock_daemon::Tasks;
 use crate::desired::{Desired, Snapshot};
 use crate::net::Network;
 use crate::outbox::Outbox;
-use cgroup::{Cgroups, Used, field};
+pub(crate) use cgroup::Cgroups;
+use cgroup::{Used, field};
 
 /// How often everything is looked at.
 const INTERVAL: Duration = Duration::from_secs(10);

@@ -118,6 +118,11 @@ impl Cluster {
         self.start(&["--keep"]);
     }
 
+    /// The same, with a file of settings for agents that are started.
+    pub fn up_again_with(&self, agent_config: &Path) {
+        self.start(&["--keep", "--agent-config", &agent_config.display().to_string()]);
+    }
+
     fn start(&self, more: &[&str]) {
         // Both families: what holds for them holds for IPv4 alone, which is what a user's `up` has.
         let up = ["up", "--profile", "dev", "--ip-family", "dual", "--store", self.store];

@@ -84,6 +84,9 @@ pub(crate) struct UpOptions {
     /// Which addresses nodes, pods and Services have.
     #[arg(long, value_enum, default_value = "ipv4")]
     ip_family: IpFamily,
+    /// Settings of the agents, as `oarlock-agent run --config` has them.
+    #[arg(long)]
+    agent_config: Option<PathBuf>,
     /// How the daemons are built.
     #[arg(long, value_enum, default_value = "release")]
     profile: Profile,
@@ -262,6 +265,12 @@ fn start_node(options: &UpOptions, number: u8) -> Result<()> {
     command.args(["--node-ip", &node_ip, "--uplink", "eth0", &options.xdp.flag()]);
     // The machine, which is no node, reaches ClusterIPs by a route to a node.
     command.arg("--accept-external-cluster-ip");
+    // Docker and the disk are this machine's: none of its images goes, and no pod because it is full.
+    command.arg("--image-gc-high-threshold=100");
+    match &options.agent_config {
+        Some(file) => command.arg("--config").arg(file),
+        None => command.arg("--eviction-hard=memory.available<100Mi"),
+    };
     daemons::spawn(&name, command)
 }
 

@@ -73,8 +73,26 @@ pub(super) fn wind_down(
         let grace = memory.end.as_ref().and_then(super::PodEnd::grace);
         stop(spec, container, memory, now, &Reason { why: &why, grace }, plan);
     }
-    if observed.running().next().is_none() {
-        end_sandboxes(observed, memory, plan);
+    if observed.running().next().is_some() {
+        return;
+    }
+    end_sandboxes(observed, memory, plan);
+    if memory.end.as_ref().is_some_and(|end| end.frees_disk) && memory.network_removed {
+        leave_nothing_on_disk(observed, memory, plan);
+    }
+}
+
+/// What a pod wrote that was evicted because the disk is short: its logs, too.
+fn leave_nothing_on_disk(observed: &Observed, memory: &Memory, plan: &mut Plan) {
+    if !memory.was_over {
+        plan.push(Step::Settle);
+        return;
+    }
+    for container in observed.containers.iter().chain(&observed.sandboxes) {
+        plan.push(Step::Remove { id: container.id.clone() });
+    }
+    if !memory.volumes_removed {
+        plan.push(Step::RemoveVolumes);
     }
 }
 

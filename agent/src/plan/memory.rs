@@ -133,6 +133,8 @@ pub(crate) struct PodEnd {
     pub(crate) reason: String,
     pub(crate) message: String,
     pub(crate) kind: EndKind,
+    /// The disk is short: what it wrote goes with it, not with its object.
+    pub(crate) frees_disk: bool,
 }
 
 /// In which way a pod ends for a reason of its own.
@@ -152,15 +154,21 @@ impl PodEnd {
             reason: "DeadlineExceeded".to_owned(),
             message: "Pod was active on the node longer than the specified deadline".to_owned(),
             kind: EndKind::Deadline,
+            frees_disk: false,
         }
     }
 
     pub(crate) fn rejected(reason: &str, message: String) -> Self {
-        Self { reason: reason.to_owned(), message, kind: EndKind::Rejected }
+        Self { reason: reason.to_owned(), message, kind: EndKind::Rejected, frees_disk: false }
     }
 
     pub(crate) fn evicted(message: String) -> Self {
-        Self { reason: "Evicted".to_owned(), message, kind: EndKind::Evicted }
+        Self { reason: "Evicted".to_owned(), message, kind: EndKind::Evicted, frees_disk: false }
+    }
+
+    /// The node needs the disk that it has.
+    pub(crate) fn freeing_disk(self) -> Self {
+        Self { frees_disk: true, ..self }
     }
 
     /// How long containers may take to end, where the pod has no say in it.

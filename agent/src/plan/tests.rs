@@ -244,6 +244,23 @@ fn fault() -> impl Strategy<Value = Fault> {
     ]
 }
 
+#[test]
+fn a_pod_that_is_evicted_for_its_disk_leaves_nothing_on_it() {
+    let ended = |end: PodEnd| {
+        let mut world = World::new(one("Always"));
+        world.settle();
+        world.forget_history();
+        world.ends(end);
+        world.settle();
+        world
+    };
+    let world = ended(PodEnd::evicted("short".to_owned()).freeing_disk());
+    assert_eq!(world.history(), "stop a; term a; detach; kill POD; settle; remove a; remove POD; files");
+    let world = ended(PodEnd::evicted("short".to_owned()));
+    assert_eq!(world.history(), "stop a; term a; detach; kill POD", "its logs stay");
+    assert!(world.observed().is_still());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

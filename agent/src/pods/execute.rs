@@ -58,6 +58,7 @@ impl Worker {
             Step::Remove { id } => runtime.remove(&id).await?,
             Step::DetachNetwork => return Ok(self.detach().await),
             Step::End(end) => self.end(end),
+            Step::Settle => self.memory.was_over = true,
             Step::SayBackOff { container } => self.say_back_off(&container),
             Step::RemoveVolumes => return Ok(self.remove_volumes().await),
             Step::Gone => {
@@ -188,6 +189,7 @@ impl Worker {
         match outcome.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| report::chain(&e))) {
             Ok(()) => {
                 self.memory.volumes_removed = true;
+                self.memory.volumes_ready = false;
                 Done::Changed
             }
             Err(error) => {

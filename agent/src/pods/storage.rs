@@ -53,21 +53,38 @@ pub(super) fn arrange(worker: &mut Worker) {
     });
 }
 
-/// Bytes on disk of everything in a folder; files with several names once. What cannot be read counts as nothing.
-fn size(root: &Path) -> i64 {
-    let (mut bytes, mut seen, mut folders) = (0, BTreeSet::new(), vec![root.to_path_buf()]);
+/// What is on disk of a folder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FolderUse {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
+/// Everything in a folder; files with several names once, nothing that is mounted below it. What cannot be read counts as nothing.
+pub(crate) fn folder_use(root: &Path) -> FolderUse {
+    let Ok(device) = std::fs::metadata(root).map(|found| found.dev()) else { return FolderUse::default() };
+    let (mut found, mut seen, mut folders) =
+        (FolderUse::default(), BTreeSet::new(), vec![root.to_path_buf()]);
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(found) = entry.metadata() else { continue };
-            if found.is_dir() {
-                folders.push(entry.path());
-            } else if found.nlink() > 1 && !seen.insert((found.dev(), found.ino())) {
+            let Ok(one) = entry.metadata() else { continue };
+            if one.dev() != device {
                 continue;
             }
-            bytes += i64::try_from(found.blocks()).unwrap_or(0).saturating_mul(512);
+            if one.is_dir() {
+                folders.push(entry.path());
+            } else if one.nlink() > 1 && !seen.insert(one.ino()) {
+                continue;
+            }
+            found.inodes += 1;
+            found.bytes = found.bytes.saturating_add(one.blocks().saturating_mul(512));
         }
     }
-    bytes
+    found
+}
+
+fn size(root: &Path) -> i64 {
+    i64::try_from(folder_use(root).bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

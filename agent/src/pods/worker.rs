@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::probe::{self, Verdict};
 use super::{Shared, Slot, Wish, report, storage};
 use crate::dual_ip::DualIp;
+use crate::eviction;
 use crate::plan::memory::Probed;
 use crate::plan::{self, Deletion, Memory, Observed, Pull, Retry, Stop, StopPhase, definition, security};
 use crate::runtime::{Container, Image, RuntimeError, State, label};
@@ -135,6 +136,8 @@ impl Worker {
         let Some(spec) = self.pod.spec.as_ref().filter(|_| !begun) else { return };
         if let Some(end) = security::refusal(spec, self.shared.has_apparmor) {
             self.end(end);
+        } else if let Some(why) = eviction::refusal(&self.shared.pressures(), &self.pod) {
+            self.end(plan::PodEnd::rejected("Evicted", why));
         }
     }
 
@@ -179,6 +182,14 @@ impl Worker {
     /// Takes over what is wanted now.
     fn take(&mut self, wish: &Wish, now: Timestamp) {
         self.pod = Arc::clone(&wish.pod);
+        if let Some((why, frees_disk)) = &wish.evicted
+            && self.memory.end.is_none()
+            && self.memory.deletion.is_none()
+            && !self.memory.was_over
+        {
+            let end = plan::PodEnd::evicted(why.clone());
+            self.end(if *frees_disk { end.freeing_disk() } else { end });
+        }
         if wish.refreshed {
             let wanting =
                 self.memory.failures.values_mut().filter(|f| f.reason == "CreateContainerConfigError");

@@ -3,6 +3,8 @@
 //! In: a [`Runtime`] call. Out: requests to dockerd, its answers in our words. Only containers with this node's label are
 //! listed, so no other container is ever touched. The connection is made when it is first needed and again after a loss.
 
+mod images;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 

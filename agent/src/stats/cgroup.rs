@@ -25,12 +25,46 @@ enum Hierarchy {
 
 /// The hierarchies of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cgroups {
+pub(crate) struct Cgroups {
     cpu: Hierarchy,
     memory: Hierarchy,
+    pids: Hierarchy,
 }
 
 impl Cgroups {
+    /// Those of this machine.
+    pub(crate) fn of_host() -> Self {
+        Self::detect(Path::new("/sys/fs/cgroup"))
+    }
+
+    /// The machine's memory, and how much of it is not in use: caches that nobody has touched lately are free.
+    pub(crate) fn memory_of_host() -> Option<(u64, u64)> {
+        let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+        let kib = |name: &str| field(&meminfo, name).map(|kib| kib.saturating_mul(1024));
+        let capacity = kib("MemTotal")?;
+        Some((capacity, kib("MemFree")?.saturating_add(kib("Inactive(file)").unwrap_or(0)).min(capacity)))
+    }
+
+    /// How many processes and threads the machine has room for, and how many more than there are.
+    pub(crate) fn processes_of_host() -> Option<(u64, u64)> {
+        let most = number(Path::new("/proc/sys/kernel/pid_max"))?;
+        let most = most.min(number(Path::new("/proc/sys/kernel/threads-max")).unwrap_or(most));
+        let loads = fs::read_to_string("/proc/loadavg").ok()?;
+        let there: u64 = loads.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+        Some((most, most.saturating_sub(there)))
+    }
+
+    /// The memory of a cgroup without what the kernel can drop at once.
+    pub(crate) fn working_set(&self, cgroup: &str) -> Option<u64> {
+        self.memory(cgroup.trim_start_matches('/')).map(|(_, working_set, _)| working_set)
+    }
+
+    /// How many processes and threads a cgroup has.
+    pub(crate) fn processes(&self, cgroup: &str) -> Option<u64> {
+        let (Hierarchy::V1(path) | Hierarchy::V2(path)) = &self.pids;
+        number(&path.join(cgroup.trim_start_matches('/')).join("pids.current"))
+    }
+
     /// Looks below the root, usually `/sys/fs/cgroup`.
     pub(super) fn detect(root: &Path) -> Self {
         let unified = [root.to_path_buf(), root.join("unified")];
@@ -43,7 +77,7 @@ impl Cgroups {
                 (None, None) => Hierarchy::V2(root.to_path_buf()),
             }
         };
-        Self { cpu: find(&["cpuacct", "cpu,cpuacct"]), memory: find(&["memory"]) }
+        Self { cpu: find(&["cpuacct", "cpu,cpuacct"]), memory: find(&["memory"]), pids: find(&["pids"]) }
     }
 
     /// What a cgroup (its path from the root of the hierarchies) has used; `None` when it is gone.

@@ -4,6 +4,7 @@
 mod bounds;
 mod certificates;
 mod disruption;
+mod pressure;
 mod reach;
 mod scaling;
 mod security;
@@ -20,6 +21,7 @@ const SOON: Duration = Duration::from_secs(30);
 #[test]
 fn workloads_run_on_real_nodes_as_kubectl_expects() {
     let cluster = Cluster::up_on("2", "embedded", "native");
+    pressure::a_full_disk_evicts_who_filled_it(&cluster);
     cluster.kubectl("apply -f manifests/workloads/");
     scaling::a_pod_begins_to_work(&cluster);
     a_stateful_set_keeps_names_through_updates_and_deletions(&cluster);

@@ -85,6 +85,10 @@ impl World {
         self.pod.spec = Some(serde_json::from_value(spec).unwrap());
     }
 
+    pub(super) fn ends(&mut self, end: PodEnd) {
+        self.memory.end = Some(end);
+    }
+
     pub(super) fn was_over(&mut self) {
         self.memory.was_over = true;
     }
@@ -306,6 +310,10 @@ impl World {
                 self.memory.volumes_removed = true;
             }
             Step::End(end) => self.memory.end = Some(end),
+            Step::Settle => {
+                self.note("settle".into());
+                self.memory.was_over = true;
+            }
             Step::SayBackOff { container } => {
                 let id = self.observed.latest(&container).unwrap().id.clone();
                 assert!(self.memory.announced.insert(id), "said once");

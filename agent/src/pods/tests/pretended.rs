@@ -164,3 +164,42 @@ async fn a_running_pod_sees_a_changed_object_and_one_that_is_gone_keeps_its_file
     node.until_gone(&pod).await;
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_pod_is_evicted_and_a_node_under_pressure_takes_no_other_of_its_kind() {
+    let fake = Arc::new(Fake::default());
+    let node = Node::on(fake.clone(), "evicted");
+    let pod = node.pod("p", one("i"));
+    node.want(std::slice::from_ref(&pod));
+    node.until(&pod, "Ready", is_ready).await;
+    let why = "The node was low on resource: ephemeral-storage. ";
+    assert!(node.pods.evict(&super::harness::uid(&pod), why.to_owned(), true));
+    assert!(!node.pods.evict(&super::harness::uid(&pod), why.to_owned(), true), "once");
+    let status = node.until(&pod, "Failed", |s| s["phase"] == "Failed").await;
+    assert_eq!((&status["reason"], &status["message"]), (&json!("Evicted"), &json!(why)));
+    let is_target = |c: &Value| c["type"] == "DisruptionTarget" && c["reason"] == "TerminationByKubelet";
+    assert!(status["conditions"].as_array().unwrap().iter().any(is_target), "{status}");
+    for _ in 0..200 {
+        if fake.containers().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(fake.containers().is_empty(), "what it wrote is gone: {:?}", fake.containers());
+    let after = node.until(&pod, "Failed", |s| s["phase"] == "Failed").await;
+    let state = |status: &Value| status["containerStatuses"][0]["state"]["terminated"]["exitCode"].clone();
+    assert!(state(&after).is_number(), "what it was stays known: {after}");
+
+    node.pods.set_pressures([crate::eviction::Pressure::Memory].into());
+    let refused = node.pod("best-effort", one("i"));
+    node.want(std::slice::from_ref(&refused));
+    let status = node.until(&refused, "rejected", |s| s["phase"] == "Failed").await;
+    let said = "Pod was rejected: The node had condition: [MemoryPressure]. ";
+    assert_eq!((&status["reason"], &status["message"]), (&json!("Evicted"), &json!(said)));
+    let mut spec = one("i");
+    spec["containers"][0]["resources"] = json!({"requests": {"memory": "1Mi"}});
+    let taken = node.pod("burstable", spec);
+    node.want(std::slice::from_ref(&taken));
+    node.until(&taken, "Ready", is_ready).await;
+    node.stop().await;
+}

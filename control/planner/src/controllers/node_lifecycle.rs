@@ -21,6 +21,13 @@ const GRACE: i64 = 40;
 const DOUBT: i64 = 20;
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
+/// Conditions of nodes that keep new pods away while they are true.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
 
 pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> {
     if *kind == PODS {
@@ -93,22 +100,31 @@ fn mark_unknown(key: &Key, held: &Held, now: Timestamp) -> Change {
     }
 }
 
-/// The taints that follow from the Ready condition; other taints are the user's.
+/// The taints that follow from conditions; other taints are the user's.
 fn taints(key: &Key, held: &Held, ready: &str, now: Timestamp) -> Option<Change> {
-    let wanted = match ready {
+    let lost = match ready {
         "True" => None,
         "Unknown" => Some(UNREACHABLE),
         _ => Some(NOT_READY),
     };
+    // Of a node that is not heard of nothing is known.
+    let conditions = held.value["status"]["conditions"].as_array().into_iter().flatten();
+    let holding: Vec<&Value> = conditions.filter(|c| ready != "Unknown" && c["status"] == "True").collect();
+    let short = PRESSURES.iter().filter(|(kind, _)| holding.iter().any(|c| c["type"] == *kind));
+    let mut wanted: Vec<(&str, &str)> = short.map(|(_, taint)| (*taint, "NoSchedule")).collect();
+    wanted.extend(lost.iter().flat_map(|taint| ["NoSchedule", "NoExecute"].map(|effect| (*taint, effect))));
     let present = held.value["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    let is_ours = |t: &Value| t["key"] == UNREACHABLE || t["key"] == NOT_READY;
-    let mut next: Vec<Value> =
-        present.iter().filter(|t| !is_ours(t) || wanted.is_some_and(|w| t["key"] == w)).cloned().collect();
-    if let Some(wanted) = wanted {
-        for effect in ["NoSchedule", "NoExecute"] {
-            if !next.iter().any(|t| t["key"] == wanted && t["effect"] == effect) {
-                next.push(json!({"key": wanted, "effect": effect, "timeAdded": meta::time(now)}));
-            }
+    // Each of a pressure with the one effect that it has: another one under the same key is the user's.
+    let is_ours = |t: &Value| {
+        let of_pressure = |(_, taint): &(&str, &str)| t["key"] == *taint && t["effect"] == "NoSchedule";
+        t["key"] == UNREACHABLE || t["key"] == NOT_READY || PRESSURES.iter().any(of_pressure)
+    };
+    let is_wanted =
+        |t: &Value| wanted.iter().any(|(taint, effect)| t["key"] == *taint && t["effect"] == *effect);
+    let mut next: Vec<Value> = present.iter().filter(|t| !is_ours(t) || is_wanted(t)).cloned().collect();
+    for (taint, effect) in wanted {
+        if !next.iter().any(|t| t["key"] == taint && t["effect"] == effect) {
+            next.push(json!({"key": taint, "effect": effect, "timeAdded": meta::time(now)}));
         }
     }
     (next != present).then(|| Change::Patch {
@@ -232,6 +248,55 @@ mod tests {
             _ => None,
         });
         told.collect()
+    }
+
+    /// The taints that a node gets, of the conditions that it says.
+    fn tainted(conditions: &[(&str, &str)], present: Value, heard: i64) -> Option<Vec<String>> {
+        let now: Timestamp = NOW.parse().unwrap();
+        let conditions: Vec<Value> =
+            conditions.iter().map(|(kind, status)| json!({"type": kind, "status": status})).collect();
+        let mut world = World::default();
+        let node = json!({"metadata": {"name": "n1"}, "spec": {"taints": present}, "status": {"conditions": conditions}});
+        world.put(&NODES, "", "n1", &Arc::new(node), 7);
+        let renewed = meta::time(now - jiff::SignedDuration::from_secs(heard));
+        world.put(&LEASES, LEASE_NAMESPACE, "n1", &Arc::new(json!({"spec": {"renewTime": renewed}})), 8);
+        let settings = Settings { cluster_cidr: "10.0.0.0/16".parse().unwrap(), ca_pem: String::new() };
+        let plan = plan(&world, &settings, &(String::new(), "n1".to_owned()), now);
+        let patch = plan.changes.into_iter().find_map(|change| match change {
+            Change::Patch { part: Part::Main, patch, .. } => Some(patch),
+            _ => None,
+        })?;
+        let text = |t: &Value, field: &str| t[field].as_str().unwrap_or_default().to_owned();
+        let taints = patch["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        Some(taints.iter().map(|t| format!("{}:{}", text(t, "key"), text(t, "effect"))).collect())
+    }
+
+    #[test]
+    fn a_node_under_pressure_takes_no_new_pods_until_it_is_well_again() {
+        let short = [
+            ("Ready", "True"),
+            ("MemoryPressure", "True"),
+            ("DiskPressure", "True"),
+            ("PIDPressure", "False"),
+        ];
+        let both =
+            ["node.kubernetes.io/memory-pressure:NoSchedule", "node.kubernetes.io/disk-pressure:NoSchedule"];
+        let both = both.map(str::to_owned).to_vec();
+        assert_eq!(tainted(&short, Value::Null, 1), Some(both.clone()));
+        let mine = json!({"key": "mine", "effect": "NoExecute"});
+        let given = json!([
+            mine, {"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"},
+            {"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]);
+        assert_eq!(tainted(&short, given.clone(), 1), None, "it has them");
+        let well = [("Ready", "True"), ("MemoryPressure", "False"), ("DiskPressure", "False")];
+        assert_eq!(tainted(&well, given.clone(), 1), Some(vec!["mine:NoExecute".to_owned()]));
+        assert_eq!(tainted(&well, Value::Null, 1), None);
+        let lost = [
+            "mine:NoExecute".to_owned(),
+            format!("{UNREACHABLE}:NoSchedule"),
+            format!("{UNREACHABLE}:NoExecute"),
+        ];
+        assert_eq!(tainted(&short, given, 60), Some(lost.to_vec()), "of a silent node nothing is known");
     }
 
     #[test]
