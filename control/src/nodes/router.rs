@@ -23,6 +23,8 @@ use crate::cache::{Cache, Change, Expired, Object};
 
 /// News that wait for one session. One that is so far behind begins anew.
 const INBOX: usize = 20_000;
+/// How often it is looked whether the cache was filled.
+const FIRST_LIST: Duration = Duration::from_secs(60);
 
 /// Something that a node has to hear of.
 #[derive(Debug, Clone)]
@@ -97,6 +99,8 @@ impl Router {
     }
 
     async fn follow(&self, cache: &Arc<Cache>) -> Result<(), Expired> {
+        // Before the first list there is nothing to follow.
+        while !cache.wait_for(Revision(1), FIRST_LIST).await {}
         let revision = cache.revision();
         let mut watch = cache.watch(None, revision)?;
         self.inner.lock().nodes =
