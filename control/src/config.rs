@@ -30,6 +30,42 @@ pub enum Command {
     Serve(Box<ServeConfig>),
     /// Print the command with which a node joins this cluster.
     Token(TokenConfig),
+    /// What is kept, as a whole.
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+/// The commands about stores.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Make one store hold what another holds.
+    Copy(CopyConfig),
+}
+
+/// What `store copy` needs to know.
+#[derive(Debug, Args)]
+pub struct CopyConfig {
+    /// The source: file:///FOLDER/store.redb, or the endpoints of etcd as http(s)://HOST:PORT,...
+    #[arg(long)]
+    pub from: String,
+    /// The target, in the same words.
+    #[arg(long)]
+    pub to: String,
+    /// Take over what changes in etcd until told to end (SIGINT, SIGTERM); then finish.
+    #[arg(long)]
+    pub follow: bool,
+    /// The target may hold objects; those that the source has not are removed.
+    #[arg(long)]
+    pub replace: bool,
+    /// The file with the authority of etcd's certificates, for https endpoints.
+    #[arg(long, env = "OARLOCK_ETCD_CA_FILE")]
+    pub etcd_ca_file: Option<PathBuf>,
+    /// The file with our certificate for etcd.
+    #[arg(long, env = "OARLOCK_ETCD_CERT_FILE", requires = "etcd_key_file")]
+    pub etcd_cert_file: Option<PathBuf>,
+    /// The file with the key of our certificate for etcd.
+    #[arg(long, env = "OARLOCK_ETCD_KEY_FILE", requires = "etcd_cert_file")]
+    pub etcd_key_file: Option<PathBuf>,
 }
 
 /// Where objects are kept.

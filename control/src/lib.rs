@@ -6,6 +6,7 @@ mod auth;
 pub mod cache;
 pub mod config;
 pub mod control;
+pub mod copy;
 pub mod http;
 pub mod leader;
 pub mod metrics;

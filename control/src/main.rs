@@ -6,8 +6,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use oarlock_control::config::{Cli, Command};
-use oarlock_control::control;
+use oarlock_control::config::{Cli, Command, StoreCommand};
+use oarlock_control::{control, copy};
 use oarlock_daemon::logging;
 
 fn main() -> ExitCode {
@@ -28,6 +28,12 @@ fn run() -> anyhow::Result<()> {
         Command::Serve(config) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(control::serve(*config))
+        }
+        Command::Store(StoreCommand::Copy(config)) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let text = runtime.block_on(copy::copy(&config))?;
+            std::io::stdout().write_all(text.as_bytes())?;
+            Ok(())
         }
         Command::Token(config) => {
             let text = control::join_command(&config.data_dir)?;

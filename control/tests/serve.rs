@@ -485,3 +485,45 @@ async fn an_accounts_token_is_good_over_tls_and_after_a_restart_and_not_when_the
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+/// `oarlock-control store copy`.
+fn copied(from: &str, to: &str) -> std::process::Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_oarlock-control"));
+    command.args(["--log", "error", "store", "copy", "--from", from, "--to", to]).output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_moves_to_another_store_with_all_that_was_acknowledged() {
+    let (folder, etcd) = (tempfile::tempdir().unwrap(), EtcdServer::start().await);
+    let mut control = Control::start(folder.path(), "moving", Store::Embedded).await;
+    await_account(&control.client, "default").await;
+    let mut last = 0;
+    for i in 0..50 {
+        last = create(&control.client, &format!("m{i}")).await.version();
+    }
+    let (file, endpoint) = (control.file(), etcd.endpoint());
+    let used = copied(&file, &endpoint);
+    let said = String::from_utf8_lossy(&used.stderr).into_owned();
+    assert!(!used.status.success() && said.contains("in use by another process"), "{said}");
+    control.process.kill();
+    let moved = copied(&file, &endpoint);
+    assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
+    control.restart_on(&etcd).await;
+    let list = control.client.get(MAPS).await;
+    let names = list.body["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].clone());
+    assert_eq!(names.filter(|name| name.as_str().unwrap().starts_with('m')).count(), 50);
+    assert!(list.version() > last, "no revision of before is one of now");
+    let old = control.client.get(&format!("{MAPS}?watch=1&resourceVersion={last}")).await;
+    assert!(old.code == 410 || old.body["object"]["code"] == 410, "{} {}", old.code, old.body);
+
+    let back = format!("file://{}/back.redb", folder.path().display());
+    let leads = copied(&endpoint, &back);
+    let said = String::from_utf8_lossy(&leads.stderr).into_owned();
+    assert!(!leads.status.success() && said.contains("stop all control planes on it first"), "{said}");
+    control.process.stop();
+    let moved = copied(&endpoint, &back);
+    assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
+    let again = copied(&endpoint, &back);
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && said.contains("is not empty"), "{said}");
+}

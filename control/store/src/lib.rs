@@ -7,10 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+mod copy;
 mod embedded;
 mod error;
 mod etcd;
 
+pub use copy::Copy;
 pub use embedded::{Embedded, Retention};
 pub use error::{Error, Result};
 pub use etcd::{Etcd, EtcdOptions};

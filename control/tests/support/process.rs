@@ -163,6 +163,18 @@ impl Control {
         Process::start(&mut command)
     }
 
+    /// Starts it again in its folder with another store.
+    pub(crate) async fn restart_on(&mut self, store: &EtcdServer) {
+        self.arguments =
+            ["--store", "etcd", "--etcd-endpoints", &store.endpoint()].map(str::to_owned).to_vec();
+        self.restart().await;
+    }
+
+    /// The address of its embedded store.
+    pub(crate) fn file(&self) -> String {
+        format!("file://{}/store.redb", self.folder.display())
+    }
+
     /// The folder of certificates and keys.
     pub(crate) fn pki(&self) -> PathBuf {
         self.folder.join("pki")
