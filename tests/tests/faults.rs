@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use oarlock_tests::cluster::{CLIENT, Cluster, run_in, shell, wait};
+use oarlock_tests::cluster::{CLIENT, Cluster, NODES, run_in, shell, wait};
 use oarlock_tests::load::Load;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -18,6 +18,7 @@ fn traffic_and_objects_outlive_agents_control_plane_and_store() {
 
     strangers_are_refused(&cluster);
     agents_killed_under_load(&cluster);
+    connections_outlive_rollouts(&cluster);
     control_plane_killed_while_it_writes(&cluster);
     a_store_that_hangs(&cluster);
     cluster.down();
@@ -109,6 +110,74 @@ fn agents_killed_under_load(cluster: &Cluster) {
     );
     assert_eq!(cluster.kubectl(ready), since, "the nodes were Ready all the time");
     assert_eq!(cluster.kubectl(slices), endpoints, "the pods were endpoints all the time");
+}
+
+/// Two web servers that stay, one on each node, beside those of the quickstart that are replaced.
+const STEADY: &str = "apiVersion: v1
+kind: Service
+metadata: {name: steady}
+spec:
+  type: NodePort
+  selector: {app: steady}
+  ports: [{port: 80, nodePort: 30081}]
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: steady}
+spec:
+  selector: {matchLabels: {app: steady}}
+  template:
+    metadata: {labels: {app: steady}}
+    spec: {containers: [{name: web, image: 'oarlock/web:0.1.0'}]}
+";
+
+/// Connections to pods that stay, and requests to pods that are replaced, while pods are replaced and agents killed.
+fn connections_outlive_rollouts(cluster: &Cluster) {
+    let rollouts = std::env::var("OARLOCK_ROLLOUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let said = cluster.shell(&format!("kubectl apply -f - <<'END'\n{STEADY}END"));
+    assert!(said.well, "{}", said.text);
+    cluster.kubectl("rollout status daemonset steady --timeout=60s");
+    let ip = cluster.kubectl("get service steady -o jsonpath='{.spec.clusterIP}'");
+    for node in NODES {
+        wait("the NodePort of those that stay answers", SOON, || {
+            let said = run_in(CLIENT, &format!("curl -sS -m 3 http://{node}:30081/"));
+            if said.text.contains("pod: ") { Ok(()) } else { Err(said.text) }
+        });
+    }
+    let kept = [[172, 30, 77, 11], [172, 30, 77, 12]].map(|ip| Load::keep(CLIENT, (ip, 30081).into(), 8));
+    // One connection from a pod by the ClusterIP: netcat ends when it does.
+    let script = format!(
+        "rm -f /tmp/kept; (while [ ! -e /tmp/kept ]; do printf \"GET / HTTP/1.1\\r\\n\\r\\n\"; sleep 0.05; done) \
+         | nc {ip} 80 | grep -c ^pod:; [ -e /tmp/kept ] || echo broken"
+    );
+    let inside = std::thread::spawn(move || {
+        shell(&format!("docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox) sh -c '{script}'")).text
+    });
+    let loads = Loads::start(cluster);
+    for rollout in 0..rollouts {
+        cluster.kubectl("rollout restart deployment web");
+        if rollout % 10 == 1 {
+            // In the midst of it: one node's, then the other's.
+            std::thread::sleep(Duration::from_millis(300 * (rollout % 7)));
+            cluster.signal(if rollout % 20 == 1 { "node1" } else { "node2" }, "KILL");
+            std::thread::sleep(Duration::from_secs(1));
+            cluster.up_again();
+        }
+        cluster.kubectl("rollout status deployment web --timeout=120s");
+    }
+    loads.end(&format!("while {rollouts} rollouts replaced its pods"));
+    for (node, kept) in NODES.iter().zip(kept) {
+        let (well, failures) = kept.end();
+        assert_eq!(failures, Vec::<String>::new(), "connections to {node} that stay; {well} were answered");
+        assert!(well > 500, "{well} requests on connections to {node} that stay");
+    }
+    let _ = shell("docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox) touch /tmp/kept");
+    let inside = inside.join().unwrap_or_default();
+    assert!(
+        inside.trim().parse::<u32>().is_ok_and(|n| n > 50),
+        "a pod's connection to the ClusterIP: {inside}"
+    );
+    cluster.kubectl("delete service,daemonset steady");
 }
 
 fn control_plane_killed_while_it_writes(cluster: &Cluster) {

@@ -1,11 +1,14 @@
-//! A load generator: one connection for each request, as many as fit into a time. Prints one line of JSON.
+//! A load generator: as many requests as fit into a time. Prints one line of JSON.
 //!
-//! `hammer SECONDS THREADS ADDRESS...`: the addresses take turns, so that several servers asked directly can be compared with
-//! one address that stands for them.
+//! `hammer KIND SECONDS THREADS ADDRESS...`: the addresses take turns, so that several servers asked directly can be compared with
+//! one address that stands for them. The kind is `short`, one connection for each request; `keep`, one for each thread; or `bulk`, the same
+//! with answers of a mebibyte each.
+//!
+//! `hammer relay LISTEN ADDRESS...`: a proxy of TCP in user space, to compare with.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +28,18 @@ struct Count {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, seconds, threads, addresses @ ..] = arguments.as_slice() else { panic!("hammer SECONDS THREADS ADDRESS...") };
+    if let [_, relay, listen, backends @ ..] = arguments.as_slice() && relay == "relay" {
+        return self::relay(listen, backends);
+    }
+    let [_, kind, seconds, threads, addresses @ ..] = arguments.as_slice() else {
+        panic!("hammer short|keep|bulk SECONDS THREADS ADDRESS...")
+    };
+    let kind = match kind.as_str() {
+        "short" => Kind::Short,
+        "keep" => Kind::Keep,
+        "bulk" => Kind::Bulk,
+        other => panic!("{other} is none of short, keep, bulk"),
+    };
     let seconds: f64 = seconds.parse().expect("seconds");
     let threads: usize = threads.parse().expect("threads");
     let addresses: Vec<SocketAddr> = addresses.iter().map(|a| a.parse().expect("address:port")).collect();
@@ -36,7 +50,7 @@ fn main() {
     let workers: Vec<_> = (0..threads)
         .map(|_| {
             let (addresses, turn) = (addresses.clone(), Arc::clone(&turn));
-            std::thread::spawn(move || hammer(&addresses, &turn, end))
+            std::thread::spawn(move || hammer(kind, &addresses, &turn, end))
         })
         .collect();
     let mut total = Count::default();
@@ -70,10 +84,18 @@ fn main() {
     );
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Short,
+    Keep,
+    Bulk,
+}
+
 /// Asks until the end. All threads take turns together, as a Service's clients do.
-fn hammer(addresses: &[SocketAddr], turn: &AtomicUsize, end: Instant) -> Count {
+fn hammer(kind: Kind, addresses: &[SocketAddr], turn: &AtomicUsize, end: Instant) -> Count {
     let mut count = Count::default();
     let mut answer = Vec::with_capacity(4096);
+    let mut kept = None;
     loop {
         let address = &addresses[turn.fetch_add(1, Ordering::Relaxed) % addresses.len()];
         let begin = Instant::now();
@@ -81,7 +103,7 @@ fn hammer(addresses: &[SocketAddr], turn: &AtomicUsize, end: Instant) -> Count {
             break;
         }
         answer.clear();
-        match ask(address, &mut answer) {
+        match ask(kind, address, &mut kept, &mut answer) {
             Ok(()) => {
                 count.times.push(u32::try_from(begin.elapsed().as_micros()).unwrap_or(u32::MAX));
                 let text = String::from_utf8_lossy(&answer);
@@ -102,28 +124,75 @@ fn hammer(addresses: &[SocketAddr], turn: &AtomicUsize, end: Instant) -> Count {
     count
 }
 
-/// One request on a connection of its own, which ends by a reset: no side is left in TIME_WAIT, so that neither ports run out nor
-/// a masqueraded port meets what is left of another connection.
-fn ask(address: &SocketAddr, answer: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    reset_on_close(&stream)?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
-    let mut part = [0; 4096];
-    while !is_whole(answer) {
-        match stream.read(&mut part)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            length => answer.extend_from_slice(&part[..length]),
+/// One request. Connections end by a reset: no side is left in TIME_WAIT, so that neither ports run out nor a masqueraded port meets
+/// what is left of another connection.
+fn ask(kind: Kind, address: &SocketAddr, kept: &mut Option<TcpStream>, answer: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut stream = match kept.take() {
+        Some(stream) => stream,
+        None => {
+            let stream = TcpStream::connect_timeout(address, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_nodelay(true)?;
+            reset_on_close(&stream)?;
+            stream
+        }
+    };
+    let path = if kind == Kind::Bulk { "/bytes/1048576" } else { "/" };
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: web\r\n\r\n").as_bytes())?;
+    let mut part = [0; 65_536];
+    // How long the head and all of it are, once the head is there.
+    let mut lengths = None;
+    let mut length = 0;
+    while lengths.is_none_or(|whole| length < whole) {
+        let read = stream.read(&mut part)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        length += read;
+        // Of a long answer the beginning is enough.
+        if answer.len() < 4096 {
+            answer.extend_from_slice(&part[..read]);
+            lengths = lengths.or_else(|| whole(answer));
         }
     }
-    if answer.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(std::io::Error::other("no answer of the web server")) }
+    if !answer.starts_with(b"HTTP/1.1 200") {
+        return Err(std::io::Error::other("no answer of the web server"));
+    }
+    if kind != Kind::Short {
+        *kept = Some(stream);
+    }
+    Ok(())
 }
 
-fn is_whole(answer: &[u8]) -> bool {
+/// How long the answer is that begins so, where that is said already.
+fn whole(answer: &[u8]) -> Option<usize> {
     let text = String::from_utf8_lossy(answer);
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-    length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| body.len() >= length)
+    let (head, _) = text.split_once("\r\n\r\n")?;
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "))?;
+    Some(head.len() + 4 + length.parse::<usize>().ok()?)
+}
+
+/// Copies between each client and one of the backends in turn, in two threads for each connection.
+fn relay(listen: &str, backends: &[String]) {
+    let listener = TcpListener::bind(listen).expect("the address is free");
+    for (client, backend) in listener.incoming().zip(backends.iter().cycle()) {
+        let Ok(client) = client else { continue };
+        let backend = backend.clone();
+        std::thread::spawn(move || {
+            let Ok(server) = TcpStream::connect(&backend) else { return };
+            let _ = (client.set_nodelay(true), server.set_nodelay(true));
+            let (Ok(from), Ok(to)) = (client.try_clone(), server.try_clone()) else { return };
+            let asks = std::thread::spawn(move || copy(&from, &to));
+            copy(&server, &client);
+            let _ = asks.join();
+        });
+    }
+}
+
+fn copy(mut from: &TcpStream, mut to: &TcpStream) {
+    let _ = std::io::copy(&mut from, &mut to);
+    // Whoever ends, both end.
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
 /// SO_LINGER of no time. The standard library has it only in nightlies; numbers of Linux on x86-64 and arm64.

@@ -1,4 +1,4 @@
-//! A web server for tests: answers who it is, who asks, and what was sent. `/healthz` is well. Datagrams to the same port are
+//! A web server for tests: answers who it is, who asks, and what was sent. `/healthz` is well, `/bytes/N` so many bytes. Datagrams to the same port are
 //! answered with who it is and who asks.
 
 use std::io::{BufRead, BufReader, Write};
@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// Threads that wait for connections; more would only be woken in vain.
 const IDLE: usize = 4;
+
+/// How many bytes one answer has at most.
+const LONGEST: usize = 16 << 20;
 
 struct Server {
     listener: TcpListener,
@@ -89,6 +92,8 @@ fn serve(server: &Server, stream: TcpStream) -> std::io::Result<()> {
         let path = request.split(' ').nth(1).unwrap_or("/");
         let body = if path == "/healthz" {
             "ok\n".to_owned()
+        } else if let Some(length) = path.strip_prefix("/bytes/").and_then(|length| length.parse().ok()) {
+            "x".repeat(LONGEST.min(length))
         } else {
             format!("<title>{host}</title>\npod: {host}\nclient: {client}\nrequest: {}\n{headers}", request.trim())
         };

@@ -3,6 +3,7 @@
 
 mod lab;
 mod own;
+mod plot;
 mod report;
 
 use std::io::{Read as _, Write as _};
@@ -34,6 +35,8 @@ pub(crate) enum Bench {
     Scheduler,
     /// A control plane under thousands of simulated agents: pods bound, memory, idling, rollouts as the cluster grows, take-over.
     Controllers(ControllersOptions),
+    /// Pictures of what was measured last, in `docs/plots`.
+    Plots,
 }
 
 /// How large the cluster is that `controllers` simulates.
@@ -83,6 +86,7 @@ pub(crate) fn bench(what: &Bench) -> Result<()> {
         Bench::Scheduler => return own::scheduler(),
         Bench::Api => return own::api(),
         Bench::Controllers(options) => return own::controllers(options),
+        Bench::Plots => return plot::plots(),
         Bench::Quick(_) | Bench::Dataplane => {}
     }
     if !is_root() {
@@ -268,6 +272,24 @@ enum From<'a> {
     Lab(&'a Lab, &'static str),
 }
 
+/// What is asked for: how the load generator calls it, what of its figures counts, and how often it is measured.
+struct Kind {
+    word: &'static str,
+    /// Behind the names of its figures.
+    suffix: &'static str,
+    unit: &'static str,
+    /// What one request is in that unit.
+    each: f64,
+    /// One of how many rounds it is measured in.
+    every: u8,
+}
+
+const KINDS: [Kind; 3] = [
+    Kind { word: "short", suffix: "", unit: "connections/s", each: 1.0, every: 1 },
+    Kind { word: "keep", suffix: ", kept connections", unit: "requests/s", each: 1.0, every: 3 },
+    Kind { word: "bulk", suffix: ", bulk", unit: "MB/s", each: 1.048_576, every: 3 },
+];
+
 /// One thing to measure: a name, where from, where to, and the place of what it is compared with.
 struct Case<'a> {
     name: &'static str,
@@ -287,6 +309,7 @@ fn throughput(options: &QuickOptions) -> Result<Vec<Figure>> {
     let cluster_ip = vec![format!("{cluster_ip}:80")];
     let node_port = |node: u8| vec![format!("{}:{NODE_PORT}", fabric::node_ip(node))];
     let backends: Vec<String> = lab::BACKENDS.iter().map(|ip| format!("{ip}:{}", lab::DIRECT_PORT)).collect();
+    let _relay = Relay::start(&plain, &hammer, &backends)?;
     let lab_ip = vec![lab::CLUSTER_IP.to_owned()];
     let lab_port = vec![lab::NODE_PORT.to_owned()];
     let case = |name, from, to: &[String], baseline| Case { name, from, to: to.to_vec(), baseline };
@@ -304,6 +327,12 @@ fn throughput(options: &QuickOptions) -> Result<Vec<Figure>> {
             &["10.244.9.1:30090".to_owned()],
             Some(lab_direct),
         ),
+        case(
+            "a proxy in user space, from a pod",
+            From::Lab(&plain, "pod0"),
+            &[format!("{}:{RELAY_PORT}", lab::GATEWAY)],
+            Some(lab_direct),
+        ),
         case(outside, From::Outside, &pods, None),
         case("Oarlock, outside to ClusterIP", From::Outside, &cluster_ip, Some(outside)),
         case("Oarlock, outside to NodePort", From::Outside, &node_port(1), Some(outside)),
@@ -311,15 +340,31 @@ fn throughput(options: &QuickOptions) -> Result<Vec<Figure>> {
         case(lab_outside, From::Lab(&plain, "out"), &backends, None),
         case("iptables, outside to ClusterIP", From::Lab(&rules, "out"), &lab_ip, Some(lab_outside)),
         case("iptables, outside to NodePort", From::Lab(&rules, "out"), &lab_port, Some(lab_outside)),
+        case(
+            "a proxy in user space, from outside",
+            From::Lab(&plain, "out"),
+            &[format!("{}:{RELAY_PORT}", lab::OUTER)],
+            Some(lab_outside),
+        ),
     ];
+    let mut figures = Vec::new();
+    for kind in &KINDS {
+        figures.extend(compare(&cases, kind, &hammer, options)?);
+    }
+    Ok(figures)
+}
+
+/// All cases in turn, round by round.
+fn compare(cases: &[Case<'_>], kind: &Kind, hammer: &Path, options: &QuickOptions) -> Result<Vec<Figure>> {
+    let rounds = options.rounds.div_ceil(kind.every);
     let mut rates = vec![Vec::new(); cases.len()];
-    for round in 1..=options.rounds {
-        step(&format!("connections per second, round {round} of {}", options.rounds), || {
+    for round in 1..=rounds {
+        step(&format!("{}{}, round {round} of {rounds}", kind.unit, kind.suffix), || {
             // Each round begins elsewhere, so that no case always follows the same one.
             let mut order: Vec<_> = cases.iter().zip(&mut rates).collect();
             order.rotate_left(usize::from(round) * 5 % cases.len());
             for (case, rates) in order {
-                rates.push(hammering(case, &hammer, options)?);
+                rates.push(hammering(case, kind, hammer, options)?);
             }
             Ok(())
         })?;
@@ -330,7 +375,7 @@ fn throughput(options: &QuickOptions) -> Result<Vec<Figure>> {
     };
     let mut figures: Vec<Figure> = Vec::new();
     for (case, rates) in cases.iter().zip(&rates) {
-        let figure = Figure::of(case.name, "connections/s", rates);
+        let figure = Figure::of(format!("{}{}", case.name, kind.suffix), kind.unit, rates);
         figures.push(match case.baseline {
             Some(baseline) => figure.compared(rates, rounds_of(baseline)),
             None => figure,
@@ -338,14 +383,14 @@ fn throughput(options: &QuickOptions) -> Result<Vec<Figure>> {
     }
     for way in ["pod to ClusterIP", "pod to NodePort", "outside to ClusterIP", "outside to NodePort"] {
         let (ours, theirs) = (rounds_of(&format!("Oarlock, {way}")), rounds_of(&format!("iptables, {way}")));
-        let name = format!("Oarlock and iptables, {way}");
-        figures.push(Figure::of(name, "connections/s", ours).compared(ours, theirs));
+        let name = format!("Oarlock and iptables, {way}{}", kind.suffix);
+        figures.push(Figure::of(name, kind.unit, ours).compared(ours, theirs));
     }
     Ok(figures)
 }
 
 /// Requests of one case for one round; how many a second were answered. Of ours, none may fail.
-fn hammering(case: &Case<'_>, hammer: &Path, options: &QuickOptions) -> Result<f64> {
+fn hammering(case: &Case<'_>, kind: &Kind, hammer: &Path, options: &QuickOptions) -> Result<f64> {
     let mut command = match case.from {
         From::Outside => Command::new(hammer),
         From::Pod(container) => {
@@ -364,7 +409,8 @@ fn hammering(case: &Case<'_>, hammer: &Path, options: &QuickOptions) -> Result<f
             command
         }
     };
-    command.args([options.seconds.to_string(), options.threads.to_string()]).args(&case.to);
+    let (seconds, threads) = (options.seconds.to_string(), options.threads.to_string());
+    command.args([kind.word, &seconds, &threads]).args(&case.to);
     let said = command.output()?;
     let text = String::from_utf8_lossy(&said.stdout);
     let count: Value = serde_json::from_str(&text)
@@ -375,7 +421,27 @@ fn hammering(case: &Case<'_>, hammer: &Path, options: &QuickOptions) -> Result<f
         (From::Lab(..), failed) => println!("    {}: {failed} requests failed", case.name),
         _ => bail!("{}: requests failed: {count}", case.name),
     }
-    count["per_second"].as_f64().context("the load generator said no rate")
+    count["per_second"].as_f64().map(|rate| rate * kind.each).context("the load generator said no rate")
+}
+
+const RELAY_PORT: u16 = 8090;
+
+/// A proxy in user space on a node, as kube-proxy once was; ended when dropped.
+struct Relay(std::process::Child);
+
+impl Relay {
+    fn start(lab: &Lab, hammer: &Path, backends: &[String]) -> Result<Self> {
+        let mut command = lab.command("node");
+        command.arg(hammer).args(["relay", &format!("0.0.0.0:{RELAY_PORT}")]).args(backends);
+        Ok(Self(command.spawn()?))
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Three web servers and a client on the first node, a Service for the servers; its address and those of its pods.

@@ -46,6 +46,23 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Agents killed while they change the tables of Services: each is answered as before or as after, and the next agent completes
+    /// them. Needs root.
+    Kills {
+        /// How many.
+        #[arg(long, default_value_t = 300)]
+        kills: u32,
+        /// The same seed changes the same Services; when it is killed is up to the machine.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Connections that stay and requests to pods that are replaced, through rollouts and killed agents: none fails. Needs root and
+    /// Docker; no cluster of `up` may run.
+    Rollouts {
+        /// How many; in one of ten an agent is killed.
+        #[arg(long, default_value_t = 200)]
+        rollouts: u32,
+    },
 }
 
 /// Cases of each property test of a decoder.
@@ -58,6 +75,8 @@ pub(crate) fn soak(what: &Soak) -> Result<()> {
         Soak::Simulation { seeds, seed } => simulation(*seeds, *seed),
         Soak::Fuzz { inputs, seed } => fuzz(*inputs, *seed),
         Soak::History { seconds, seed } => history(*seconds, *seed),
+        Soak::Kills { kills, seed } => killing(*kills, *seed),
+        Soak::Rollouts { rollouts } => rolling(*rollouts),
     }
 }
 
@@ -69,6 +88,27 @@ fn packets(frames: u64, seed: u64) -> Result<()> {
         command.args(["test", "--release", "-p", "oarlock-agent", "--test", "packets", "random_frames"]);
         command.env("OARLOCK_FRAMES", frames.to_string());
         end(command.env("OARLOCK_SEED", seed.to_string()), "the frame and its seed are above")
+    })
+}
+
+fn killing(kills: u32, seed: u64) -> Result<()> {
+    setup::setup()?;
+    bpf::build()?;
+    step(&format!("{kills} killed agents, seed {seed}"), || {
+        let mut command = Command::new("cargo");
+        command.args(["test", "-p", "oarlock-agent", "--test", "look", "killed"]);
+        command.env("OARLOCK_KILLS", kills.to_string());
+        end(command.env("OARLOCK_SEED", seed.to_string()), "the moment is above")
+    })
+}
+
+fn rolling(rollouts: u32) -> Result<()> {
+    setup::setup()?;
+    bpf::build()?;
+    step(&format!("{rollouts} rollouts"), || {
+        let mut command = Command::new("cargo");
+        command.args(["test", "-p", "oarlock-tests", "--test", "faults"]);
+        end(command.env("OARLOCK_ROLLOUTS", rollouts.to_string()), "what failed is above")
     })
 }
 

@@ -5,10 +5,11 @@
 //! is compared with round by round.
 
 #![expect(
+    unsafe_code,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a measurement that cannot be made ends, and says what it is at"
+    reason = "a measurement that cannot be made ends, and says what it is at; programs of a few instructions are loaded by the system call itself"
 )]
 
 mod connections;
@@ -16,6 +17,7 @@ mod node;
 mod packets;
 mod programming;
 mod programs;
+mod wire;
 
 use serde_json::{Value, json};
 
@@ -47,12 +49,13 @@ type Part = (&'static str, fn() -> Vec<Measured>);
 fn main() {
     let path = std::env::args().find(|argument| argument.ends_with(".json"));
     let path = path.expect("the file to write to: run `cargo xtask bench dataplane`");
-    let parts: [Part; 4] = [
+    let parts: [Part; 5] = [
         // First, as what it holds is told from what the process held before.
         ("programming", programming::measure),
         ("connections", connections::measure),
         ("programs", programs::measure),
         ("packets", packets::measure),
+        ("wire", wire::measure),
     ];
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| parts.iter().any(|p| p.0 == argument)).collect();

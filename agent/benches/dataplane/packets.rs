@@ -31,8 +31,8 @@ const CLIENTS: u32 = 256;
 const BACKENDS: u32 = 64;
 
 /// The node's tables and its uplink, in a network namespace of its own.
-struct Node {
-    ebpf: Ebpf,
+pub(crate) struct Node {
+    pub(crate) ebpf: Ebpf,
     flows: Array<MapData, Bucket>,
     /// The same, as it was written.
     written: Vec<Bucket>,
@@ -40,7 +40,7 @@ struct Node {
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
         for command in [
             "link add eth0 address 02:00:00:00:00:11 type veth peer name far",
@@ -84,7 +84,7 @@ impl Node {
     }
 
     /// Established connections, half of the flows there and half back.
-    fn enter(&mut self, flows: &[(Flow, Flow)]) {
+    pub(crate) fn enter(&mut self, flows: &[(Flow, Flow)]) {
         let mut touched = BTreeSet::new();
         for (flow, to) in flows {
             let whose = Whose::new(1, NUMBER).word();
@@ -225,7 +225,7 @@ pub(crate) fn measure() -> Vec<Measured> {
 }
 
 /// One of the flows, as it comes and as it leaves: of a client to the NodePort, or back from its backend.
-fn flow(number: u32) -> (Flow, Flow) {
+pub(crate) fn flow(number: u32) -> (Flow, Flow) {
     let [.., client] = (number % CLIENTS).to_be_bytes();
     let [.., backend] = (number % BACKENDS + 1).to_be_bytes();
     let port = 1024 + u16::try_from(number / CLIENTS).unwrap();
@@ -237,7 +237,7 @@ fn flow(number: u32) -> (Flow, Flow) {
 }
 
 /// So many numbers, in an order that has nothing to do with where their flows lie.
-fn shuffled(count: u32, round: usize) -> impl Iterator<Item = u32> {
+pub(crate) fn shuffled(count: u32, round: usize) -> impl Iterator<Item = u32> {
     // A multiplicative permutation: the step is prime to any count below it.
     let (step, round) = (1_000_003_u64, u64::try_from(round).unwrap());
     (0..count).map(move |at| u32::try_from((u64::from(at) * step + round) % u64::from(count)).unwrap())
@@ -249,7 +249,7 @@ fn first(at: usize) -> Flow {
     Flow::new(([10, 9, 0, client], 20_000 + u16::try_from(at / 251).unwrap()), (NODE, PORT), TCP)
 }
 
-fn frame(flow: Flow, first: bool) -> Vec<u8> {
+pub(crate) fn frame(flow: Flow, first: bool) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(OWN, OWN).ipv4(flow.source, flow.destination, 64).tcp(
         flow.source_port(),
         flow.destination_port(),
@@ -269,7 +269,7 @@ where
     M::try_from(ebpf.take_map(name).unwrap()).unwrap()
 }
 
-fn xdp<'e>(ebpf: &'e mut Ebpf, name: &str) -> &'e mut Xdp {
+pub(crate) fn xdp<'e>(ebpf: &'e mut Ebpf, name: &str) -> &'e mut Xdp {
     ebpf.program_mut(name).unwrap().try_into().unwrap()
 }
 

@@ -1,6 +1,7 @@
 //! What carries the traffic between nodes: the uplinks, their addresses and what they take, as they are now; and a bell that
 //! rings when they change.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -9,7 +10,7 @@ use oarlock_daemon::Tasks;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
 
@@ -72,7 +73,8 @@ pub(super) fn watch(tasks: &Tasks, uplinks: &[String], bell: watch::Sender<u64>)
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
     let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups).map_err(failed)?;
     tasks.job("netlink/changes", connection);
-    let names: Vec<String> = uplinks.iter().cloned().chain([tunnel::LINK.to_owned()]).collect();
+    let names = uplinks.iter().cloned().chain([tunnel::LINK.to_owned()]);
+    let mut links = Links(names.map(|name| (name, None)).collect());
     let token = tasks.token();
     tasks.job("uplinks", async move {
         // The connection ends with it.
@@ -83,7 +85,7 @@ pub(super) fn watch(tasks: &Tasks, uplinks: &[String], bell: watch::Sender<u64>)
                 () = token.cancelled() => return,
             };
             let Some((message, _)) = message else { return };
-            if names.iter().any(|name| is_about(&message.payload, name)) {
+            if links.have_changed(&message.payload) {
                 bell.send_modify(|count| *count = count.wrapping_add(1));
             }
         }
@@ -91,18 +93,77 @@ pub(super) fn watch(tasks: &Tasks, uplinks: &[String], bell: watch::Sender<u64>)
     Ok(())
 }
 
-fn is_about(message: &NetlinkPayload<RouteNetlinkMessage>, name: &str) -> bool {
-    let is_named = |index: u32| nix::net::if_::if_nametoindex(name).is_ok_and(|number| number == index);
-    match message {
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
-        ) => link
-            .attributes
-            .iter()
-            .any(|attribute| matches!(attribute, LinkAttribute::IfName(of) if of == name)),
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address),
-        ) => is_named(address.header.index),
-        _ => false,
+/// The links that are listened to, as they were told of last.
+struct Links(BTreeMap<String, Option<Told>>);
+
+/// What counts of a link: its number, what it takes, its hardware address, whether it is up.
+type Told = (u32, Option<u32>, Option<Vec<u8>>, bool);
+
+impl Links {
+    /// Whether the message says something new of one of them. The kernel also tells of a link when somebody asks for what it already is,
+    /// as we do after each change.
+    fn have_changed(&mut self, message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+        match message {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                self.of(link).is_some_and(|(before, told)| before.replace(told.clone()) != Some(told))
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+                self.of(link).is_some_and(|(before, _)| before.take().is_some())
+            }
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address),
+            ) => {
+                let number = address.header.index;
+                self.0
+                    .keys()
+                    .any(|name| nix::net::if_::if_nametoindex(name.as_str()).is_ok_and(|of| of == number))
+            }
+            _ => false,
+        }
+    }
+
+    fn of(&mut self, link: &LinkMessage) -> Option<(&mut Option<Told>, Told)> {
+        let mut told = (link.header.index, None, None, link.header.flags.contains(LinkFlags::Up));
+        let mut name = None;
+        for attribute in &link.attributes {
+            match attribute {
+                LinkAttribute::IfName(of) => name = Some(of),
+                LinkAttribute::Mtu(mtu) => told.1 = Some(*mtu),
+                LinkAttribute::Address(address) => told.2 = Some(address.clone()),
+                _ => {}
+            }
+        }
+        Some((self.0.get_mut(name?)?, told))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str, mtu: u32, flags: LinkFlags) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        (message.header.index, message.header.flags) = (7, flags);
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(mtu)];
+        message
+    }
+
+    #[test]
+    fn a_link_that_is_told_of_again_has_not_changed() {
+        let mut links = Links([("eth0".to_owned(), None)].into());
+        let mut new = |name: &str, mtu, flags| {
+            let message = RouteNetlinkMessage::NewLink(link(name, mtu, flags));
+            links.have_changed(&NetlinkPayload::InnerMessage(message))
+        };
+        assert!(new("eth0", 1500, LinkFlags::Up), "it is there");
+        assert!(!new("eth0", 1500, LinkFlags::Up | LinkFlags::Running), "nothing that counts");
+        assert!(!new("eth1", 1400, LinkFlags::Up), "somebody else's");
+        assert!(new("eth0", 1400, LinkFlags::Up), "it takes less");
+        assert!(new("eth0", 1400, LinkFlags::empty()), "it is down");
+        let mut gone = || {
+            let message = RouteNetlinkMessage::DelLink(link("eth0", 1400, LinkFlags::empty()));
+            links.have_changed(&NetlinkPayload::InnerMessage(message))
+        };
+        assert!(gone() && !gone());
     }
 }

@@ -10,7 +10,7 @@ use crate::{Node, key, put_node, put_service, put_slice};
 
 /// What happens to a cluster.
 #[derive(Debug, Clone)]
-enum Step {
+pub(crate) enum Step {
     /// A Service is made or changed: its number, what it is like.
     Service(u8, Like),
     /// A Service is deleted; its slices may stay for a while.
@@ -26,7 +26,7 @@ enum Step {
 }
 
 #[derive(Debug, Clone)]
-struct Like {
+pub(crate) struct Like {
     affinity: bool,
     local_outside: bool,
     local_inside: bool,
@@ -46,7 +46,7 @@ fn like() -> impl Strategy<Value = Like> {
     })
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let endpoints = prop::collection::vec((1u8..9, any::<bool>()), 0..6);
     prop_oneof![
         4 => (0u8..5, like()).prop_map(|(number, like)| Step::Service(number, like)),
@@ -78,7 +78,7 @@ fn spec(number: u8, like: &Like) -> Value {
 }
 
 /// What the step makes of the objects.
-fn take(snapshot: &mut Snapshot, step: &Step, own: &str) {
+pub(crate) fn take(snapshot: &mut Snapshot, step: &Step, own: &str) {
     match step {
         Step::Service(number, like) => {
             let ingress = format!("127.0.2.{number}");

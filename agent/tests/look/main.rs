@@ -5,6 +5,7 @@
 
 mod damage;
 mod histories;
+mod killed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

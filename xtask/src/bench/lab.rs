@@ -20,7 +20,9 @@ pub(super) const DIRECT_PORT: u16 = 80;
 const CLUSTER_PORT: u16 = 81;
 const NODE_PORT_PORT: u16 = 82;
 const ASKING: &str = "10.244.9.10";
-const GATEWAY: &str = "10.244.9.1";
+/// The node's address for its pods, and for clients outside.
+pub(super) const GATEWAY: &str = "10.244.9.1";
+pub(super) const OUTER: &str = "172.30.78.1";
 const NAMES: [&str; 3] = ["node", "fabric", "out"];
 /// The first one asks, the others answer.
 pub(super) const PODS: [&str; 4] = ["pod0", "pod1", "pod2", "pod3"];
