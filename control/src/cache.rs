@@ -225,6 +225,7 @@ impl State {
         for record in records {
             let Some(object) = decode(catalogue, &record) else { continue };
             let place = (object.key.namespace.clone(), object.key.name.clone());
+            self.place(Some(&object), None);
             self.tables.entry(object.key.kind).or_default().insert(place, object);
         }
     }

@@ -60,7 +60,9 @@ impl Cache {
         let is_first = self.revision() == Revision(0);
         if is_first {
             // What an attempt that broke off has left.
-            self.state.write().tables.clear();
+            let mut state = self.state.write();
+            state.tables.clear();
+            state.on_nodes.clear();
         }
         let mut records: Vec<Record> = Vec::new();
         let mut options = ListOptions { limit: PAGE, uncounted: true, ..ListOptions::default() };
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
     use crate::cache::Change;
     use bytes::Bytes;
-    use oarlock_api::catalogue::{CONFIG_MAPS, Catalogue};
+    use oarlock_api::catalogue::{CONFIG_MAPS, Catalogue, PODS};
     use oarlock_daemon::Tasks;
     use oarlock_store::{Embedded, Op, Retention};
 
@@ -212,6 +214,33 @@ mod tests {
         assert!(f.cache.watch(None, Revision(1)).is_err(), "what was there at start is no history");
         f.tasks.shut_down();
         f.tasks.finish(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn pods_are_on_their_nodes_also_those_that_were_there_at_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&folder.path().join("s"), Retention::default()).unwrap();
+        let pod = |name: &str, node: &str| {
+            let text = format!(
+                r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}"}},"spec":{{"nodeName":"{node}"}}}}"#
+            );
+            Op::Put(PODS.key("d", name), Bytes::from(text), None)
+        };
+        for (name, node) in [("a", "n1"), ("b", "n2"), ("c", "n1")] {
+            write(&store, pod(name, node)).await;
+        }
+        let cache = Cache::new(Arc::new(Catalogue::builtin()));
+        cache.relist(&store).await.unwrap();
+        let on = |node: &str| -> Vec<String> {
+            let mut names: Vec<String> = cache.pods_on(node).iter().map(|pod| pod.key.name.clone()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!((on("n1"), on("n2"), on("n3")), (vec!["a".into(), "c".into()], vec!["b".into()], vec![]));
+        write(&store, Op::Delete(PODS.key("d", "a"))).await;
+        write(&store, pod("d", "n3")).await;
+        cache.relist(&store).await.unwrap();
+        assert_eq!((on("n1"), on("n2"), on("n3")), (vec!["c".into()], vec!["b".into()], vec!["d".into()]));
     }
 
     #[tokio::test]
