@@ -25,8 +25,8 @@ use crate::histories::{Step, step, take};
 
 /// How to this test says that it is the agent: the node's name, the seed of the history, and the step that it goes on from.
 const ROLE: &str = "OARLOCK_KILLED";
-/// More steps than any agent lives to take.
-const STEPS: usize = 4000;
+/// After so many steps a history begins again.
+const STEPS: usize = 2000;
 /// How often an agent is killed, unless `OARLOCK_KILLS` says.
 const KILLS: u32 = 8;
 
@@ -57,8 +57,8 @@ fn a_killed_agent_leaves_whole_services_and_the_next_one_completes_them() {
         let begun = agent.kill();
         let before = node.wanted(&snapshot);
         let (last, mut after) = (begun.unwrap_or(next), vec![before]);
-        for step in &history[next..=last] {
-            take(&mut snapshot, step, &node.config.node_name);
+        for number in next..=last {
+            take(&mut snapshot, &history[number % STEPS], &node.config.node_name);
             after.push(node.wanted(&snapshot));
         }
         if begun.is_some() {
@@ -89,18 +89,16 @@ fn be_killed(role: &str) {
     node.config.cgroup = format!("/oarlock/{name}");
     let mut snapshot = Snapshot::default();
     let history = history(seed);
-    for step in &history[..from] {
-        take(&mut snapshot, step, name);
+    for number in 0..from {
+        take(&mut snapshot, &history[number % STEPS], name);
     }
     say("opening");
     let mut agent = Dataplane::open(node.config.clone()).unwrap();
-    for (number, step) in history.iter().enumerate().skip(from) {
-        take(&mut snapshot, step, name);
+    for number in from.. {
+        take(&mut snapshot, &history[number % STEPS], name);
         say(&number.to_string());
         agent.sync(&snapshot).unwrap();
     }
-    // Whoever was not killed leaves the tables to those who wait for it.
-    std::mem::forget(node);
 }
 
 /// The test harness keeps what is printed to itself; the pipe gets this.
@@ -190,7 +188,9 @@ fn answers(picture: &Picture) -> BTreeMap<Key, Answer> {
 /// Each Service is answered as before or as after.
 fn are_whole(node: &Node, moments: &[Picture], moment: &str) {
     let kernel = dataplane::kernel(&node.config.bpffs, &node.config.node_name).unwrap();
-    assert!(kernel.flaws.is_empty(), "{moment}: {:#?}", kernel.flaws);
+    // Nobody is led to what is left over; the next agent takes it away.
+    let flaws: Vec<_> = kernel.flaws.iter().filter(|flaw| flaw.problem != "is not wanted").collect();
+    assert!(flaws.is_empty(), "{moment}: {flaws:#?}");
     let present = answers(&kernel.tables);
     let moments: Vec<BTreeMap<Key, Answer>> = moments.iter().map(answers).collect();
     for (key, answer) in &present {
