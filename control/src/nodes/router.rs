@@ -94,7 +94,6 @@ impl Router {
                 ended = self.follow(&cache) => ended,
             };
             tracing::warn!(?ended, "the nodes' inboxes fell behind the cache: all sessions begin anew");
-            self.inner.lock().inboxes.clear();
         }
     }
 
@@ -103,8 +102,10 @@ impl Router {
         while !cache.wait_for(Revision(1), FIRST_LIST).await {}
         let revision = cache.revision();
         let mut watch = cache.watch(None, revision)?;
-        self.inner.lock().nodes =
+        let nodes =
             cache.list(&NODES, None).0.iter().map(|node| (node.key.name.clone(), other(node))).collect();
+        // Whoever subscribed before this watch began may have missed something.
+        *self.inner.lock() = Inner { inboxes: HashMap::new(), nodes };
         self.revision.send_replace(revision);
         loop {
             let changes = watch.next().await?;
