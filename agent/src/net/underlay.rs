@@ -1,7 +1,7 @@
 //! What carries the traffic between nodes: the uplinks, their addresses and what they take, as they are now; and a bell that
 //! rings when they change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -74,7 +74,7 @@ pub(super) fn watch(tasks: &Tasks, uplinks: &[String], bell: watch::Sender<u64>)
     let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups).map_err(failed)?;
     tasks.job("netlink/changes", connection);
     let names = uplinks.iter().cloned().chain([tunnel::LINK.to_owned()]);
-    let mut links = Links(names.map(|name| (name, None)).collect());
+    let mut links = Links { told: names.map(|name| (name, None)).collect(), addresses: BTreeSet::new() };
     let token = tasks.token();
     tasks.job("uplinks", async move {
         // The connection ends with it.
@@ -93,33 +93,48 @@ pub(super) fn watch(tasks: &Tasks, uplinks: &[String], bell: watch::Sender<u64>)
     Ok(())
 }
 
-/// The links that are listened to, as they were told of last.
-struct Links(BTreeMap<String, Option<Told>>);
+/// The links that are listened to, as they were told of last, and addresses of theirs: by the link's number, and how long the prefix is.
+struct Links {
+    told: BTreeMap<String, Option<Told>>,
+    addresses: BTreeSet<(u32, IpAddr, u8)>,
+}
 
 /// What counts of a link: its number, what it takes, its hardware address, whether it is up.
 type Told = (u32, Option<u32>, Option<Vec<u8>>, bool);
 
 impl Links {
-    /// Whether the message says something new of one of them. The kernel also tells of a link when somebody asks for what it already is,
-    /// as we do after each change.
+    /// Whether the message says something new of one of them. The kernel also tells of a link or an address when somebody asks for what it
+    /// already is, as we do after each change.
     fn have_changed(&mut self, message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+        let NetlinkPayload::InnerMessage(message) = message else { return false };
         match message {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+            RouteNetlinkMessage::NewLink(link) => {
                 self.of(link).is_some_and(|(before, told)| before.replace(told.clone()) != Some(told))
             }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+            RouteNetlinkMessage::DelLink(link) => {
+                self.addresses.retain(|(number, ..)| *number != link.header.index);
                 self.of(link).is_some_and(|(before, _)| before.take().is_some())
             }
-            NetlinkPayload::InnerMessage(
-                RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address),
-            ) => {
-                let number = address.header.index;
-                self.0
-                    .keys()
-                    .any(|name| nix::net::if_::if_nametoindex(name.as_str()).is_ok_and(|of| of == number))
+            RouteNetlinkMessage::NewAddress(address) => {
+                self.address(address).is_some_and(|address| self.addresses.insert(address))
+            }
+            // It may have been there before we listened.
+            RouteNetlinkMessage::DelAddress(address) => {
+                self.address(address).inspect(|address| _ = self.addresses.remove(address)).is_some()
             }
             _ => false,
         }
+    }
+
+    /// An address of one of them.
+    fn address(&self, message: &AddressMessage) -> Option<(u32, IpAddr, u8)> {
+        let (number, prefix) = (message.header.index, message.header.prefix_len);
+        let ours = |name: &String| nix::net::if_::if_nametoindex(name.as_str()).is_ok_and(|of| of == number);
+        let local = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(ip) => Some(*ip),
+            _ => None,
+        });
+        self.told.keys().any(ours).then_some((number, local?, prefix))
     }
 
     fn of(&mut self, link: &LinkMessage) -> Option<(&mut Option<Told>, Told)> {
@@ -133,7 +148,7 @@ impl Links {
                 _ => {}
             }
         }
-        Some((self.0.get_mut(name?)?, told))
+        Some((self.told.get_mut(name?)?, told))
     }
 }
 
@@ -148,9 +163,37 @@ mod tests {
         message
     }
 
+    fn listening(name: &str) -> Links {
+        Links { told: [(name.to_owned(), None)].into(), addresses: BTreeSet::new() }
+    }
+
+    #[test]
+    fn an_address_that_is_told_of_again_has_not_changed() {
+        let mut links = listening("lo");
+        let lo = nix::net::if_::if_nametoindex("lo").expect("loopback is everywhere");
+        let mut told = |link: u32, ip: [u8; 4], gone: bool| {
+            let mut address = AddressMessage::default();
+            (address.header.index, address.header.prefix_len) = (link, 24);
+            address.attributes = vec![AddressAttribute::Local(ip.into())];
+            let message = if gone {
+                RouteNetlinkMessage::DelAddress(address)
+            } else {
+                RouteNetlinkMessage::NewAddress(address)
+            };
+            links.have_changed(&NetlinkPayload::InnerMessage(message))
+        };
+        let (ours, other) = ([10, 1, 0, 1], [10, 1, 0, 2]);
+        assert!(told(lo, ours, false), "it is there");
+        assert!(!told(lo, ours, false), "it was asked for once more");
+        assert!(!told(lo + 1_000, other, false), "somebody else's");
+        assert!(told(lo, other, false), "a second one");
+        assert!(told(lo, ours, true), "it is gone");
+        assert!(told(lo, ours, false), "it is back");
+    }
+
     #[test]
     fn a_link_that_is_told_of_again_has_not_changed() {
-        let mut links = Links([("eth0".to_owned(), None)].into());
+        let mut links = listening("eth0");
         let mut new = |name: &str, mtu, flags| {
             let message = RouteNetlinkMessage::NewLink(link(name, mtu, flags));
             links.have_changed(&NetlinkPayload::InnerMessage(message))
