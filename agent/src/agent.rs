@@ -27,6 +27,7 @@ use crate::disk::Disk;
 use crate::dns::{self, Dns};
 use crate::eviction::{Eviction, Pressures};
 use crate::health_checks;
+use crate::holding::{Holding, Made};
 use crate::kept_images::KeptImages;
 use crate::look::{self, Look};
 use crate::net::{self, Network, Peer, Peers6, PodNetResult, Reached, Underlay};
@@ -54,6 +55,15 @@ const REFRESH: Duration = Duration::from_secs(30);
 /// What keeps it from starting, or the task that ended.
 pub async fn run(config: RunConfig) -> anyhow::Result<()> {
     let tasks = Tasks::new();
+    let _holding = Holding::begin(
+        &config.data_dir,
+        &Made {
+            node_name: config.node_name.clone(),
+            cgroup: config.cgroup(),
+            bpffs: config.bpffs.clone(),
+            docker_host: config.docker_host.clone(),
+        },
+    )?;
     start(&config, &tasks).await?;
     tokio::select! {
         signal = oarlock_daemon::shutdown_signal() => {

@@ -2,6 +2,7 @@
 
 mod keep;
 mod proxy;
+mod reset;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use crate::net::Routing;
 pub(crate) use keep::Keep;
 pub use keep::KeepArgs;
 pub use proxy::ProxyConfig;
+pub use reset::ResetConfig;
 
 /// The node agent of Oarlock: runs the pods that the control plane binds to this node through Docker, gives them a network,
 /// and answers Services in eBPF.
@@ -41,6 +43,8 @@ pub enum Command {
     Proxy(Box<ProxyConfig>),
     /// Say what this host lacks to be a node, and how to mend it.
     Check(CheckConfig),
+    /// Remove from this host all that the agent has made: containers of pods, links, routes, programs, cgroups, mounts, its data.
+    Reset(ResetConfig),
     /// Bring images to this node's Docker without a registry.
     #[command(subcommand)]
     Image(ImageCommand),

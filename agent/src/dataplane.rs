@@ -524,6 +524,12 @@ pub fn remove_pins(bpffs: &Path, node_name: &str) -> Result<(), DataplaneError> 
     Ok(())
 }
 
+/// Where all of a node is pinned.
+#[must_use]
+pub fn pins_of(bpffs: &Path, node_name: &str) -> PathBuf {
+    load::folder(bpffs, node_name)
+}
+
 /// Whether anything of a node is pinned.
 #[must_use]
 pub fn is_pinned(bpffs: &Path, node_name: &str) -> bool {

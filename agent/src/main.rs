@@ -7,7 +7,7 @@ use clap::Parser as _;
 use oarlock_agent::config::{CheckConfig, Cli, Command, DataplaneCommand, ImageCommand, VerifyConfig};
 use oarlock_agent::dataplane::{self, Dataplane, DataplaneConfig};
 use oarlock_agent::look::{self, Counted};
-use oarlock_agent::{agent, check, image, net, proxy};
+use oarlock_agent::{agent, check, image, net, proxy, reset};
 use oarlock_daemon::logging;
 
 fn main() -> ExitCode {
@@ -28,6 +28,9 @@ fn run() -> anyhow::Result<ExitCode> {
             Command::Run(config) => agent::run(*config).await?,
             Command::Proxy(config) => proxy::run(*config).await?,
             Command::Check(config) => return report(&config).await,
+            Command::Reset(config) => {
+                reset::run(&config, std::io::stdin().lock(), std::io::stdout()).await?;
+            }
             Command::Dataplane(DataplaneCommand::Load { iface, xdp, node_ip, node_name, bpffs }) => {
                 let cgroup = format!("/oarlock/{node_name}");
                 let uplinks = net::uplinks(&[iface]).await?;

@@ -6,6 +6,7 @@
 
 mod bandwidth;
 mod ipam;
+mod leftovers;
 mod links;
 mod netns;
 mod pod_veth;
@@ -23,6 +24,7 @@ use async_trait::async_trait;
 
 use crate::dual_ip::DualIp;
 pub use bandwidth::Bandwidth;
+pub use leftovers::{Leftovers, leftovers, remove_leftovers};
 pub use netns::{dial_loopback, own_cookie};
 pub use pod_veth::{Network, Reached};
 pub use reach::{NodeRoute, Peer, Routing, Way};

@@ -25,6 +25,7 @@ use crate::desired::Snapshot;
 use crate::plan::downward::Place;
 use ownership::Heir;
 use payload::Payload;
+pub(crate) use tmpfs::{mounts_below, unmount_below};
 
 /// Why a volume cannot be mounted; the text is that of the `FailedMount` event.
 #[derive(Debug, thiserror::Error)]

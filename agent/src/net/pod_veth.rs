@@ -409,6 +409,12 @@ fn addresses(net: &PodNet) -> DualIp {
     DualIp { v4: net.ip, v6: net.ip6 }
 }
 
+/// Whether a link of this name is the node's end of a pod's.
+pub(super) fn is_interface_name(name: &str) -> bool {
+    let is_hex = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    name.strip_prefix("oar").is_some_and(|digits| digits.len() == 10 && digits.bytes().all(is_hex))
+}
+
 /// `oar` and ten hexadecimal digits of the uid's hash: with the peer's prefix 14 of the 15 bytes that Linux allows.
 fn interface_name(uid: &str) -> String {
     use std::fmt::Write as _;

@@ -130,7 +130,10 @@ fn links_of_default(route: &RouteMessage) -> Vec<u32> {
 }
 
 /// Asks the kernel something on a socket of its own.
-async fn asking<T>(what: &str, ask: impl AsyncFnOnce(Handle) -> Result<T, NetError>) -> Result<T, NetError> {
+pub(super) async fn asking<T>(
+    what: &str,
+    ask: impl AsyncFnOnce(Handle) -> Result<T, NetError>,
+) -> Result<T, NetError> {
     let (connection, handle, _) = rtnetlink::new_connection()
         .map_err(|source| NetError::Io { what: "open a netlink socket".to_owned(), source })?;
     tokio::select! {

@@ -20,7 +20,7 @@ pub(super) fn mount(path: &Path, size: Option<i64>) -> io::Result<()> {
 }
 
 /// Unmounts everything at or below `dir`.
-pub(super) fn unmount_below(dir: &Path) -> io::Result<()> {
+pub(crate) fn unmount_below(dir: &Path) -> io::Result<()> {
     for mounted in mounts_below(dir)?.iter().rev() {
         umount2(mounted.as_str(), MntFlags::MNT_DETACH)?;
     }
@@ -28,7 +28,7 @@ pub(super) fn unmount_below(dir: &Path) -> io::Result<()> {
 }
 
 /// Mount points at or below `dir`, in the order in which they were made (proc_pid_mountinfo(5)).
-pub(super) fn mounts_below(dir: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn mounts_below(dir: &Path) -> io::Result<Vec<String>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
     let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
     Ok(points.filter(|point| Path::new(point).starts_with(dir)).collect())

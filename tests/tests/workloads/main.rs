@@ -6,6 +6,7 @@ mod certificates;
 mod disruption;
 mod pressure;
 mod reach;
+mod reset;
 mod scaling;
 mod security;
 mod storage;
@@ -42,6 +43,7 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     reach::pods_of_other_networks_are_reached(&cluster);
     storage::claims_keep_data(&cluster);
     scaling::a_deployment_shrinks_again(&cluster);
+    reset::a_node_is_reset(&cluster);
     cluster.down();
 }
 
