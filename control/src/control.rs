@@ -19,11 +19,12 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::aggregate::{self, Aggregator};
 use crate::auth::tokens::Tokens;
 use crate::auth::{Authenticator, Authorizer, Signing, TokenFile, TokenSecrets};
 use crate::cache::Cache;
 use crate::config::{Backend, ServeConfig};
-use crate::http::{Documents, Server};
+use crate::http::{Documents, NodeStreams, Server};
 use crate::leader;
 use crate::metrics::{Queues, Requests};
 use crate::nodes::{Event, Events, Nodes};
@@ -106,9 +107,10 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     let usage = Arc::<Board>::default();
     let authorizer = Arc::new(Authorizer::new(Arc::clone(registry.cache())));
     let keys = (&ca, &tokens_of_accounts, &authorizer);
-    spawn_controllers(config, tasks, store, &registry, keys, &usage, queues);
     let nodes =
         Nodes::new(Arc::clone(&registry), Arc::clone(&usage), events, signers, token, cluster, tasks.clone());
+    let (aggregator, front_ca) = aggregator(&pki_dir, &registry, &nodes, tasks)?;
+    spawn_controllers(config, tasks, store, &registry, keys, (&usage, &aggregator, front_ca), queues);
     let serving = Arc::clone(&nodes);
     let own_of_nodes = own.clone();
     tasks.spawn("nodes", async move {
@@ -123,6 +125,7 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
         authorizer,
         registry,
         nodes,
+        aggregator,
         usage,
         health,
         metrics: Arc::new(metrics),
@@ -135,6 +138,24 @@ pub async fn start(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<()> {
     tasks.spawn("http", server.serve(tasks.clone(), api, tls));
     tracing::info!(api = config.secure_port, agents = config.agent_port, ca = %ca.hash(), "the control plane is up");
     Ok(())
+}
+
+/// Who else answers, and the authority by which they know us: not the cluster's, or whoever has a certificate could say that they are
+/// somebody else.
+fn aggregator(
+    pki_dir: &Path,
+    registry: &Arc<Registry>,
+    nodes: &Arc<Nodes>,
+    tasks: &Tasks,
+) -> anyhow::Result<(Arc<Aggregator>, String)> {
+    let ca = Ca::load_or_create_as(pki_dir, "front-proxy-ca")?;
+    let identity = Identity { user: aggregate::FRONT_PROXY.to_owned(), groups: Vec::new() };
+    let front = ca.client_in(pki_dir, aggregate::FRONT_PROXY, &identity)?;
+    let nodes: Arc<dyn NodeStreams> = Arc::<Nodes>::clone(nodes);
+    let aggregator = Aggregator::new(Arc::clone(registry.cache()), nodes, front, tasks.clone());
+    let (keeping, stop) = (Arc::clone(&aggregator), tasks.token());
+    tasks.spawn("aggregate/documents", async move { keeping.keep_documents(stop).await });
+    Ok((aggregator, ca.certificate_pem().to_owned()))
 }
 
 /// Addresses that no agent answers would be accepted and not honoured.
@@ -188,7 +209,7 @@ fn spawn_controllers(
     store: Arc<dyn Store>,
     registry: &Arc<Registry>,
     (ca, tokens, authorizer): (&Arc<Ca>, &Arc<Tokens>, &Arc<Authorizer>),
-    usage: &Arc<Board>,
+    (usage, aggregator, front_ca): (&Arc<Board>, &Arc<Aggregator>, String),
     queues: Queues,
 ) {
     let settings = Settings { cluster_cidr: config.cluster_cidr, ca_pem: ca.certificate_pem().to_owned() };
@@ -201,6 +222,8 @@ fn spawn_controllers(
         tokens: Arc::clone(tokens),
         signing: (Arc::clone(ca), Arc::clone(authorizer)),
         usage: Arc::clone(usage),
+        aggregator: Arc::clone(aggregator),
+        front_ca,
         queues,
         tasks: tasks.clone(),
     };
@@ -235,6 +258,9 @@ struct Controllers {
     /// Whose certificates are signed by what, and who may have theirs approved.
     signing: (Arc<Ca>, Arc<Authorizer>),
     usage: Arc<Board>,
+    aggregator: Arc<Aggregator>,
+    /// Who vouches for us with those who answer for APIs.
+    front_ca: String,
     queues: Queues,
     tasks: Tasks,
 }
@@ -243,8 +269,12 @@ impl Controllers {
     /// Bootstraps the cluster, then runs until `stop`.
     async fn run(&self, registry: Arc<Registry>, stop: CancellationToken) {
         loop {
+            let made = async {
+                reconcile::bootstrap(&registry, self.advertise, self.port, self.service, &self.dns).await?;
+                aggregate::bootstrap(&registry, &self.settings.ca_pem, &self.front_ca).await
+            };
             let made = tokio::select! {
-                made = reconcile::bootstrap(&registry, self.advertise, self.port, self.service, &self.dns) => made,
+                made = made => made,
                 () = stop.cancelled() => return,
             };
             match made {
@@ -271,7 +301,8 @@ impl Controllers {
             stop.clone(),
         );
         let quotas = crate::quotas::run(&registry, &stop);
-        tokio::join!(controllers, repairs, secrets.run(&stop), quotas, signing.run(&stop));
+        let checks = self.aggregator.check(&registry, &stop);
+        tokio::join!(controllers, repairs, secrets.run(&stop), quotas, signing.run(&stop), checks);
     }
 }
 

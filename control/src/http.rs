@@ -4,6 +4,7 @@
 //! registry. Nothing here knows a single kind but for the paths that upstream made special.
 
 mod access;
+mod aggregated;
 mod apply;
 mod body;
 mod components;
@@ -58,6 +59,7 @@ use path::Target;
 use query::Query;
 use respond::Body;
 
+use crate::aggregate::{Aggregator, Backend};
 use crate::auth::{Authenticator, Authorizer, User};
 use crate::metrics::{RequestLabels, Requests};
 use crate::registry::Registry;
@@ -89,6 +91,8 @@ pub struct Server {
     pub(crate) authorizer: Arc<Authorizer>,
     /// Who opens streams on nodes.
     pub nodes: Arc<dyn NodeStreams>,
+    /// Who else answers.
+    pub aggregator: Arc<Aggregator>,
     /// What nodes and pods use.
     pub usage: Arc<Board>,
     /// What `/readyz` says.
@@ -241,7 +245,9 @@ impl Server {
         body: B,
         tasks: &Tasks,
     ) -> Result<Response<Body>, Status> {
-        let target = path::parse(path);
+        // Who answers, if not we; and their paths may be longer than ours.
+        let (place, backend) = self.claimed(path);
+        let target = if place { path::leading(path) } else { path::parse(path) };
         let query = Query::parse(head.uri.query());
         let attempt = Attempt { method: &head.method, path, target: &target, query: &query };
         let known = access::authenticate(&self.authenticator, certified, &head.headers).await?;
@@ -254,6 +260,9 @@ impl Server {
             None => known.clone(),
         };
         self.allowed(&known, || access::authorize(&self.authorizer, &user, attempt)).await?;
+        if let Some(backend) = backend {
+            return aggregated::hand_on(&self.aggregator, &backend, &user, head, body, tasks).await;
+        }
         let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
         let Target::Resource(resource) = target else {
             if head.method != Method::GET && head.method != Method::HEAD {
@@ -293,6 +302,17 @@ impl Server {
         Ok(response)
     }
 
+    /// Who else answers for a path: as for objects (and whether it is about those), as for the document that describes them.
+    fn claimed(&self, path: &str) -> (bool, Option<Arc<Backend>>) {
+        let objects = path::group_version(path);
+        let place = objects.or_else(|| match path::parse(path) {
+            Target::OpenApiV3(group, version) => Some((group, version)),
+            _ => None,
+        });
+        let backend = place.and_then(|(group, version)| self.aggregator.backend(group, version));
+        (objects.is_some() && backend.is_some(), backend)
+    }
+
     /// Asks again with what is in the store now: what gives the right may have been written just now. Strangers do not make us
     /// ask the store.
     async fn allowed(&self, known: &User, ask: impl Fn() -> Result<(), Status>) -> Result<(), Status> {
@@ -313,8 +333,9 @@ impl Server {
         accept: Option<&str>,
     ) -> Result<Response<Body>, Status> {
         let catalogue = self.registry.cache().catalogue();
+        let remotes = || aggregated::remotes(&self.aggregator);
         let found = match *target {
-            Target::Root => discovery::paths(catalogue),
+            Target::Root => discovery::paths(catalogue, &remotes()),
             Target::Health(endpoint) => return Ok(self.health(endpoint, query)),
             Target::Version => version(),
             Target::Metrics => {
@@ -326,7 +347,9 @@ impl Server {
                 ));
             }
             Target::CoreVersions | Target::Groups => return Ok(self.discovery(target, accept)),
-            Target::Group(group) => discovery::group(catalogue, group).ok_or_else(Status::no_resource)?,
+            Target::Group(group) => {
+                discovery::group(catalogue, &remotes(), group).ok_or_else(Status::no_resource)?
+            }
             Target::Resources(group, version) => {
                 discovery::resources(catalogue, group, version).ok_or_else(Status::no_resource)?
             }
@@ -340,7 +363,9 @@ impl Server {
                 let keys = self.authenticator.tokens().keys().to_string();
                 return Ok(respond::bytes(StatusCode::OK, "application/jwk-set+json", keys));
             }
-            Target::OpenApiV3Index => OpenApi::new(catalogue).v3_index(),
+            Target::OpenApiV3Index => {
+                discovery::with_documents(OpenApi::new(catalogue).v3_index(), &remotes())
+            }
             Target::OpenApiV3(group, version) => {
                 let (document, hash) = self.openapi_v3(group, version).ok_or_else(Status::no_resource)?;
                 return Ok(kept_by_hash(document, &hash, (group, version), query.get("hash")));
@@ -376,6 +401,7 @@ impl Server {
     fn discovery(&self, target: &Target<'_>, accept: Option<&str>) -> Response<Body> {
         let catalogue = self.registry.cache().catalogue();
         let core = matches!(target, Target::CoreVersions);
+        let remotes = aggregated::remotes(&self.aggregator);
         let mut response = match negotiate::aggregated(accept) {
             Some(version) => {
                 let content_type = if version == "v2" {
@@ -383,11 +409,11 @@ impl Server {
                 } else {
                     "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
                 };
-                let body = discovery::aggregated(catalogue, core, version).to_string();
+                let body = discovery::aggregated(catalogue, &remotes, core, version).to_string();
                 respond::bytes(StatusCode::OK, content_type, body)
             }
             None if core => respond::json(StatusCode::OK, &discovery::core_versions(&self.address)),
-            None => respond::json(StatusCode::OK, &discovery::group_list(catalogue)),
+            None => respond::json(StatusCode::OK, &discovery::group_list(catalogue, &remotes)),
         };
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
         response
@@ -430,12 +456,14 @@ fn kept_by_hash(
 
 /// The body of a request: from a connection, or (in tests) out of memory.
 trait RequestBody:
-    hyper::body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send
+    hyper::body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static
 {
 }
 
 impl<B> RequestBody for B where
-    B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send
+    B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + 'static
 {
 }
 

@@ -2,11 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+mod aggregate;
 mod auth;
 pub mod cache;
 pub mod config;
 pub mod control;
 pub mod copy;
+mod dial;
 pub mod http;
 pub mod leader;
 pub mod metrics;

@@ -325,6 +325,14 @@ pub static CUSTOM_RESOURCE_DEFINITIONS: Kind = Kind {
     verbs: &["get", "list", "watch"],
     ..core("CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"])
 };
+/// apiregistration.k8s.io/v1 APIService: who answers for a group and version.
+pub static API_SERVICES: Kind = Kind {
+    group: "apiregistration.k8s.io",
+    namespaced: false,
+    categories: &["api-extensions"],
+    subresources: &[status("APIService")],
+    ..core("APIService", "apiservices", &[])
+};
 const AUTOSCALER_STATUS: &[Subresource] = &[status("HorizontalPodAutoscaler")];
 
 const fn autoscaler(version: &'static str) -> Kind {
@@ -547,6 +555,7 @@ pub static KINDS: &[&Kind] = &[
     &SERVICE_ACCOUNTS,
     &SERVICES,
     &CUSTOM_RESOURCE_DEFINITIONS,
+    &API_SERVICES,
     &CONTROLLER_REVISIONS,
     &DAEMON_SETS,
     &DEPLOYMENTS,

@@ -12,10 +12,11 @@ mod storage;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::{
-    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
-    HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, JOBS, Kind, LIMIT_RANGES, NAMESPACES, NETWORK_POLICIES,
-    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS,
-    REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    API_SERVICES, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES,
+    ENDPOINTS, HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, JOBS, Kind, LIMIT_RANGES, NAMESPACES,
+    NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_TEMPLATES, PODS, PRIORITY_CLASSES,
+    REPLICA_SETS, REPLICATION_CONTROLLERS, ROLE_BINDINGS, ROLES, SECRETS, SERVICES, STATEFUL_SETS,
+    STORAGE_CLASSES,
 };
 use crate::meta::{map_at, map_of, name};
 
@@ -44,6 +45,10 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         stateful_set(map_at(map_of(object), "spec"));
     } else if kind_is(&HORIZONTAL_POD_AUTOSCALERS) {
         autoscaling::autoscaler(map_at(map_of(object), "spec"));
+    } else if kind_is(&API_SERVICES) {
+        if let Some(service) = object.pointer_mut("/spec/service").and_then(Value::as_object_mut) {
+            set(service, "port", json!(443));
+        }
     } else if kind_is(&JOBS) {
         job::job(map_at(map_of(object), "spec"));
     } else if kind_is(&CRON_JOBS) {

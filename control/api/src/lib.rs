@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod aggregation;
 pub mod catalogue;
 pub mod certificates;
 pub mod convert;

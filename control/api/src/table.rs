@@ -2,6 +2,7 @@
 //!
 //! Source: k8s.io/kubernetes/pkg/printers/internalversion/printers.go.
 
+mod aggregation;
 mod autoscaling;
 mod certificates;
 mod classes;
@@ -17,7 +18,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::catalogue::{
-    CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, COMPONENT_STATUSES, CONFIG_MAPS,
+    API_SERVICES, CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, COMPONENT_STATUSES, CONFIG_MAPS,
     CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS,
     HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, INGRESSES, JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES,
     NODE_METRICS, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_METRICS,
@@ -90,6 +91,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&ROLE_BINDINGS, rbac::BINDING),
         (&HORIZONTAL_POD_AUTOSCALERS, autoscaling::AUTOSCALER),
         (&CERTIFICATE_SIGNING_REQUESTS, certificates::COLUMNS),
+        (&API_SERVICES, aggregation::COLUMNS),
         (&NODE_METRICS, metrics::COLUMNS),
         (&POD_METRICS, metrics::COLUMNS),
         (&POD_DISRUPTION_BUDGETS, policy::DISRUPTION_BUDGET),
@@ -173,6 +175,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         autoscaling::autoscaler(object, now)
     } else if *kind == CERTIFICATE_SIGNING_REQUESTS {
         certificates::cells(object, age)
+    } else if *kind == API_SERVICES {
+        aggregation::cells(object, age)
     } else if *kind == NODE_METRICS || *kind == POD_METRICS {
         metrics::cells(object)
     } else if *kind == POD_DISRUPTION_BUDGETS {

@@ -3,6 +3,7 @@
 //! Source: k8s.io/kubernetes/pkg/apis/{core,apps}/validation. What this version cannot honour is refused here, too, so that
 //! no field is accepted and ignored.
 
+mod aggregation;
 mod autoscaling;
 mod bounds;
 mod certificates;
@@ -35,8 +36,8 @@ use std::fmt::Display;
 use serde_json::Value;
 
 use crate::catalogue::{
-    CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS,
-    CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1,
+    API_SERVICES, CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS,
+    CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1,
     HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, INGRESSES, JOBS, Kind, LEASES, LIMIT_RANGES, NAMESPACES,
     NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_TEMPLATES,
     PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, ROLE_BINDINGS, ROLES,
@@ -112,6 +113,8 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         rbac::binding_update(&mut errors, old, new);
     } else if *kind == HORIZONTAL_POD_AUTOSCALERS {
         autoscaling::autoscaler_status(&mut errors, &new["status"]);
+    } else if *kind == API_SERVICES {
+        aggregation::api_service_status(&mut errors, &new["status"]);
     } else if *kind == POD_DISRUPTION_BUDGETS {
         policy::disruption_status(&mut errors, &new["status"]);
     } else if *kind == RESOURCE_QUOTAS {
@@ -213,6 +216,8 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         discovery::slice(errors, object);
     } else if *kind == HORIZONTAL_POD_AUTOSCALERS {
         autoscaling::autoscaler(errors, &object["spec"]);
+    } else if *kind == API_SERVICES {
+        aggregation::api_service(errors, object);
     } else if *kind == POD_DISRUPTION_BUDGETS {
         policy::disruption_budget(errors, &object["spec"]);
     } else if *kind == NETWORK_POLICIES {

@@ -8,12 +8,14 @@ mod join;
 mod leaf;
 mod signer;
 mod tls;
+mod trust;
 
 pub use ca::{Ca, CertifiedKey, Identity, new_request};
 pub use join::fetch_ca;
 pub use leaf::Usage;
 pub use signer::Signer;
 pub use tls::{client_config, life_left, peer_identity, server_config};
+pub use trust::Trust;
 
 /// Why certificates could not be made, read or trusted.
 #[derive(Debug, thiserror::Error)]

@@ -57,6 +57,19 @@ async fn a_client_without_certificate_is_nobody() {
 }
 
 #[tokio::test]
+async fn who_trusts_anybody_is_served_by_anybody() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [ca, other] =
+        folders.each_ref().map(|folder| Ca::load_or_create_as(folder.path(), "another-ca").unwrap());
+    let own = ca.issue_client(&admin()).unwrap();
+    let trusting = pki::Trust::Anybody.client_config(Some(&own)).unwrap();
+    assert_eq!(meet(&ca, &trusting).await.unwrap(), Some(admin()));
+    let strict = pki::Trust::Bundle(other.certificate_pem()).client_config(Some(&own)).unwrap();
+    assert!(meet(&ca, &strict).await.is_err());
+    assert!(pki::Trust::Bundle("no certificate").client_config(None).is_err());
+}
+
+#[tokio::test]
 async fn a_certificate_of_another_authority_is_refused() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (ca, foreign) = (Ca::load_or_create(one.path()).unwrap(), Ca::load_or_create(two.path()).unwrap());

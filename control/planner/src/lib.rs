@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod aggregation;
 mod change;
 pub mod controllers;
 mod schedule;

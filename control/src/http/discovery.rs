@@ -1,24 +1,60 @@
-//! Discovery: which groups, versions and resources there are, in the old form and aggregated. Pure, from the catalogue.
+//! Discovery: which groups, versions and resources there are, in the old form and aggregated. Pure, from the catalogue and what others
+//! say that they serve.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use oarlock_api::aggregation::{self, Priority};
 use oarlock_api::catalogue::{Catalogue, Kind, Subresource};
 use serde_json::{Value, json};
 
-/// Groups in the order in which kubectl should try them: core first, apps, then by name.
-fn groups(catalogue: &Catalogue) -> Vec<(&'static str, Vec<&'static str>)> {
-    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+/// A version of a group that somebody else answers for.
+#[derive(Debug)]
+pub(super) struct Remote {
+    pub(super) group: String,
+    pub(super) version: String,
+    pub(super) priority: Priority,
+    /// What they said that they serve, as aggregated discovery has it.
+    pub(super) resources: Option<Arc<Value>>,
+    /// Whether they said so the last time that they were asked.
+    pub(super) is_current: bool,
+    /// Where their OpenAPI document is.
+    pub(super) open_api: Option<String>,
+}
+
+/// A version, and who answers for it if not we.
+struct Version<'r> {
+    name: &'r str,
+    priority: Priority,
+    remote: Option<&'r Remote>,
+}
+
+/// Groups and their versions in the order in which clients should try them.
+fn groups<'r>(catalogue: &Catalogue, remotes: &'r [Remote]) -> Vec<(&'r str, Vec<Version<'r>>)> {
+    let mut groups: BTreeMap<&str, Vec<Version<'_>>> = BTreeMap::new();
+    for remote in remotes {
+        let Remote { version, priority, .. } = remote;
+        let found = Version { name: version, priority: *priority, remote: Some(remote) };
+        groups.entry(&remote.group).or_default().push(found);
+    }
     for kind in catalogue.served() {
         let versions = groups.entry(kind.group).or_default();
-        if !versions.contains(&kind.version) {
-            versions.push(kind.version);
+        if !versions.iter().any(|version| version.name == kind.version) {
+            let priority = aggregation::priority(kind.group, kind.version);
+            versions.push(Version { name: kind.version, priority, remote: None });
         }
     }
-    groups.into_iter().collect()
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    for (_, versions) in &mut groups {
+        versions.sort_by_key(|version| Reverse((version.priority.version, version.name)));
+    }
+    groups.sort_by_key(|(name, versions)| (Reverse(versions.iter().map(|v| v.priority.group).max()), *name));
+    groups
 }
 
 /// `/`: what there is beside objects, and the groups and versions.
-pub(super) fn paths(catalogue: &Catalogue) -> Value {
+pub(super) fn paths(catalogue: &Catalogue, remotes: &[Remote]) -> Value {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -36,9 +72,9 @@ pub(super) fn paths(catalogue: &Catalogue) -> Value {
     ]
     .map(str::to_owned)
     .into();
-    for (group, versions) in groups(catalogue).into_iter().filter(|(group, _)| !group.is_empty()) {
+    for (group, versions) in groups(catalogue, remotes).into_iter().filter(|(group, _)| !group.is_empty()) {
         paths.push(format!("/apis/{group}"));
-        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{}", version.name)));
     }
     paths.sort_unstable();
     json!({ "paths": paths })
@@ -54,23 +90,24 @@ pub(super) fn core_versions(server: &str) -> Value {
 }
 
 /// `/apis`.
-pub(super) fn group_list(catalogue: &Catalogue) -> Value {
-    let named = groups(catalogue).into_iter().filter(|(name, _)| !name.is_empty());
+pub(super) fn group_list(catalogue: &Catalogue, remotes: &[Remote]) -> Value {
+    let named = groups(catalogue, remotes).into_iter().filter(|(name, _)| !name.is_empty());
     let groups: Vec<Value> = named.map(|(name, versions)| group_json(name, &versions)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`.
-pub(super) fn group(catalogue: &Catalogue, name: &str) -> Option<Value> {
-    let (name, versions) = groups(catalogue).into_iter().find(|(n, _)| *n == name && !n.is_empty())?;
+pub(super) fn group(catalogue: &Catalogue, remotes: &[Remote], name: &str) -> Option<Value> {
+    let (name, versions) =
+        groups(catalogue, remotes).into_iter().find(|(n, _)| *n == name && !n.is_empty())?;
     let mut value = group_json(name, &versions);
     value["kind"] = json!("APIGroup");
     value["apiVersion"] = json!("v1");
     Some(value)
 }
 
-fn group_json(name: &str, versions: &[&str]) -> Value {
-    let version = |v: &&str| json!({"groupVersion": format!("{name}/{v}"), "version": v});
+fn group_json(name: &str, versions: &[Version<'_>]) -> Value {
+    let version = |v: &Version<'_>| json!({"groupVersion": format!("{name}/{}", v.name), "version": v.name});
     let all: Vec<Value> = versions.iter().map(version).collect();
     json!({"name": name, "versions": all, "preferredVersion": all.first()})
 }
@@ -131,13 +168,18 @@ fn storage_hash(kind: &Kind) -> String {
 }
 
 /// Aggregated discovery of `/api` (`core`) or `/apis`, in version `v2` or `v2beta1`.
-pub(super) fn aggregated(catalogue: &Catalogue, core: bool, version: &str) -> Value {
-    let items: Vec<Value> = groups(catalogue)
+pub(super) fn aggregated(catalogue: &Catalogue, remotes: &[Remote], core: bool, version: &str) -> Value {
+    let items: Vec<Value> = groups(catalogue, remotes)
         .into_iter()
         .filter(|(name, _)| name.is_empty() == core)
         .map(|(name, versions)| {
-            let versions: Vec<Value> =
-                versions.iter().map(|v| aggregated_version(catalogue, name, v)).collect();
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| match version.remote {
+                    Some(remote) => remote_version(remote),
+                    None => aggregated_version(catalogue, name, version.name),
+                })
+                .collect();
             let metadata = if name.is_empty() {
                 json!({"creationTimestamp": null})
             } else {
@@ -152,6 +194,29 @@ pub(super) fn aggregated(catalogue: &Catalogue, core: bool, version: &str) -> Va
         "metadata": {},
         "items": items,
     })
+}
+
+fn remote_version(remote: &Remote) -> Value {
+    let mut found = json!({"version": remote.version});
+    if let Some(resources) = &remote.resources {
+        found["resources"] = Value::clone(resources);
+    }
+    found["freshness"] = json!(if remote.is_current { "Current" } else { "Stale" });
+    found
+}
+
+/// The index of OpenAPI 3 with the documents of others.
+pub(super) fn with_documents(mut index: Value, remotes: &[Remote]) -> Value {
+    for Remote { group, version, open_api, .. } in remotes {
+        let path =
+            if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+        let Some(paths) = index["paths"].as_object_mut() else { continue };
+        match open_api {
+            Some(address) => drop(paths.insert(path, json!({"serverRelativeURL": address}))),
+            None => drop(paths.remove(&path)),
+        }
+    }
+    index
 }
 
 fn aggregated_version(catalogue: &Catalogue, group: &str, version: &str) -> Value {

@@ -98,6 +98,30 @@ pub(super) fn parse(path: &str) -> Target<'_> {
     }
 }
 
+/// The group and version below which a path is.
+pub(super) fn group_version(path: &str) -> Option<(&str, &str)> {
+    let mut parts = path.split('/').skip(1).filter(|part| !part.is_empty());
+    match (parts.next()?, parts.next()?) {
+        ("api", version) => Some(("", version)),
+        ("apis", group) => Some((group, parts.next()?)),
+        _ => None,
+    }
+}
+
+/// Reads a path of which we know the beginning alone: what comes after a subresource is for whoever answers.
+pub(super) fn leading(path: &str) -> Target<'_> {
+    let known = parse(path);
+    if known != Target::Unknown {
+        return known;
+    }
+    let parts: Vec<&str> = path.split('/').collect();
+    let (before, rest) = if parts.get(1) == Some(&"api") { (3, parts.get(3)) } else { (4, parts.get(4)) };
+    let before = if rest == Some(&"watch") { before + 1 } else { before };
+    let below = if parts.get(before) == Some(&"namespaces") { 5 } else { 3 };
+    let end = path.match_indices('/').nth(before + below - 1).map_or(path.len(), |(at, _)| at);
+    parse(path.split_at(end).0)
+}
+
 fn resource<'p>(group: &'p str, version: &'p str, rest: &[&'p str]) -> Target<'p> {
     let (watch, rest) = match rest {
         ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
@@ -194,10 +218,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn paths_of_others_may_go_on() {
+        let of = |path: &str| match leading(path) {
+            Target::Resource(found) => [
+                found.group,
+                found.namespace.unwrap_or(""),
+                found.plural,
+                found.name.unwrap_or(""),
+                found.subresource.unwrap_or(""),
+            ]
+            .join(" "),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(of("/apis/g.io/v1/namespaces/d/things/t/connect/a/b"), "g.io d things t connect");
+        assert_eq!(of("/apis/g.io/v1/watch/namespaces/d/things/t/connect/a/b"), "g.io d things t connect");
+        assert_eq!(of("/apis/g.io/v1/things/t/connect/a//b"), "g.io  things t connect");
+        assert_eq!(of("/apis/g.io/v1/things/t"), "g.io  things t ");
+        assert_eq!(of("/apis/g.io/v1//things/t"), "Unknown");
+        assert_eq!(group_version("/apis/g.io/v1/things"), Some(("g.io", "v1")));
+        assert_eq!(group_version("/api/v1"), Some(("", "v1")));
+        for none in ["/", "/apis", "/apis/g.io", "/openapi/v3/apis/g.io/v1", "/metrics"] {
+            assert_eq!(group_version(none), None, "{none}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_path_panics(path in "(/[a-z0-9/.]{0,12}){0,8}") {
-            let _ = parse(&path);
+            let _ = (parse(&path), leading(&path), group_version(&path));
         }
     }
 }

@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use super::logs;
 use super::query::Query;
 use super::respond::{self, Body};
+use crate::dial::node_of;
 use forward::Forward;
 use handshake::{Protocol, Purpose};
 
@@ -74,12 +75,6 @@ impl Wanted {
             Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"))
         }
     }
-}
-
-/// The node of a pod that has one.
-pub(super) fn node_of(pod: &Value) -> Result<&str, Status> {
-    let node = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty());
-    node.ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", meta::name(pod))))
 }
 
 /// Answers a request to be connected to a pod.
@@ -138,7 +133,7 @@ fn upgrade(head: &Parts, purpose: Purpose) -> Result<Result<Upgrading, Response<
 }
 
 /// Talks on a connection once it is upgraded, until one side ends or the server does.
-fn spawn<F: Future<Output = ()> + Send>(
+pub(super) fn spawn<F: Future<Output = ()> + Send>(
     tasks: &Tasks,
     upgrade: OnUpgrade,
     talk: impl FnOnce(TokioIo<Upgraded>) -> F + Send + 'static,

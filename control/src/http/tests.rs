@@ -11,6 +11,7 @@ use crate::auth::TokenFile;
 use crate::registry::tests::{Fixture, fixture};
 
 mod access;
+mod aggregated;
 mod apply;
 mod certificates;
 mod fuzz;
@@ -81,17 +82,38 @@ impl Answer {
 }
 
 async fn api() -> Api {
+    api_with(front_proxy().0, one_line).await
+}
+
+/// What we show to others, and the authority that vouches for it.
+fn front_proxy() -> (oarlock_daemon::pki::CertifiedKey, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = oarlock_daemon::pki::Ca::load_or_create_as(folder.path(), "front-proxy-ca").unwrap();
+    let identity =
+        oarlock_daemon::pki::Identity { user: "front-proxy-client".to_owned(), groups: Vec::new() };
+    (ca.issue_client(&identity).unwrap(), ca.certificate_pem().to_owned())
+}
+
+/// With a node that serves streams in its own way.
+async fn api_with(front: oarlock_daemon::pki::CertifiedKey, nodes: impl FnOnce(&Tasks) -> OneNode) -> Api {
     let fixture = fixture().await;
     let (mut metrics, requests) = (oarlock_daemon::metrics::registry(), Requests::default());
     requests.register(&mut metrics);
     let tokens = Arc::new(crate::auth::tokens::tests::tokens());
     let file = TokenFile::parse("filed,joe,7,\"staff\"").unwrap();
     let registry = Arc::clone(&fixture.registry);
+    let nodes: Arc<dyn NodeStreams> = Arc::new(nodes(&fixture.tasks));
     let server = Server {
+        aggregator: Aggregator::new(
+            Arc::clone(registry.cache()),
+            Arc::clone(&nodes),
+            front,
+            fixture.tasks.clone(),
+        ),
         authenticator: Arc::new(Authenticator::new(registry, tokens, file)),
         authorizer: Arc::new(Authorizer::new(Arc::clone(fixture.registry.cache()))),
         registry: Arc::clone(&fixture.registry),
-        nodes: Arc::new(one_line(&fixture.tasks)),
+        nodes,
         usage: Arc::default(),
         health: Health::default(),
         metrics: Arc::new(metrics),

@@ -1,9 +1,10 @@
 //! What the server owns in an object, set right on every create and update. Pure.
 
 use jiff::Timestamp;
+use oarlock_api::aggregation::{self, Availability};
 use oarlock_api::catalogue::{
-    CERTIFICATE_SIGNING_REQUESTS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
-    PODS, SERVICES,
+    API_SERVICES, CERTIFICATE_SIGNING_REQUESTS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES, PODS, SERVICES,
 };
 use oarlock_api::meta;
 use oarlock_api::status::{Cause, Status};
@@ -75,7 +76,15 @@ pub(super) fn create(kind: &Kind, namespace: &str, object: Value, now: Timestamp
     if kind.has_subresource("status") && *kind != NODES {
         object.insert("status".to_owned(), initial_status(kind));
     }
-    Ok(assemble(kind, metadata, object))
+    let mut object = assemble(kind, metadata, object);
+    // Nobody has to be asked whether it is.
+    if *kind == API_SERVICES
+        && aggregation::service(&object).is_none()
+        && let Some(status) = Availability::local().status_of(&object, now)
+    {
+        object["status"] = status;
+    }
+    Ok(object)
 }
 
 /// What is in use stays though it is deleted: admission's StorageObjectInUseProtection.

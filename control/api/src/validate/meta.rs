@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{Errors, text};
 use crate::catalogue::{
-    CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Kind, NAMESPACES, ROLE_BINDINGS,
-    ROLES, SERVICES, STATEFUL_SETS,
+    API_SERVICES, CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Kind, NAMESPACES,
+    ROLE_BINDINGS, ROLES, SERVICES, STATEFUL_SETS,
 };
 use crate::meta as rules;
 
@@ -13,8 +13,14 @@ use crate::meta as rules;
 const MAX_ANNOTATIONS: usize = 256 * 1024;
 
 /// Kinds whose names may hold what a path may.
-const LENIENT: &[&Kind] =
-    &[&ROLES, &ROLE_BINDINGS, &CLUSTER_ROLES, &CLUSTER_ROLE_BINDINGS, &CERTIFICATE_SIGNING_REQUESTS];
+const LENIENT: &[&Kind] = &[
+    &ROLES,
+    &ROLE_BINDINGS,
+    &CLUSTER_ROLES,
+    &CLUSTER_ROLE_BINDINGS,
+    &CERTIFICATE_SIGNING_REQUESTS,
+    &API_SERVICES,
+];
 
 pub(super) fn check(errors: &mut Errors, kind: &Kind, object: &Value) {
     let name = rules::name(object);

@@ -75,12 +75,25 @@ impl Ca {
     /// # Errors
     /// One of the two is missing or does not parse: replacing a CA silently would lock every client out.
     pub fn load_or_create(folder: &Path) -> Result<Self, Error> {
-        let (certificate_path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
+        Self::kept_in(folder, "ca", "oarlock-ca")
+    }
+
+    /// The same for another authority, of this name and in files of this name: what one of them signs, the other does not vouch for.
+    ///
+    /// # Errors
+    /// One of the two files is missing or does not parse.
+    pub fn load_or_create_as(folder: &Path, name: &str) -> Result<Self, Error> {
+        Self::kept_in(folder, name, name)
+    }
+
+    fn kept_in(folder: &Path, file: &str, name: &str) -> Result<Self, Error> {
+        let (certificate_path, key_path) =
+            (folder.join(format!("{file}.crt")), folder.join(format!("{file}.key")));
         match (read_if_present(&certificate_path)?, read_if_present(&key_path)?) {
             (Some(certificate), Some(key)) => Self::from_pem(certificate, &key)
                 .map_err(|e| Error::certificate(format!("the CA in {}", folder.display()), e)),
             (None, None) => {
-                let (certificate, key) = create_ca()?;
+                let (certificate, key) = create_ca(name)?;
                 write_atomic(&key_path, key.as_bytes(), 0o600)?;
                 write_atomic(&certificate_path, certificate.as_bytes(), 0o644)?;
                 Self::from_pem(certificate, &key)
@@ -277,11 +290,11 @@ pub(super) fn certificate_hash(der: &[u8]) -> String {
     text
 }
 
-fn create_ca() -> Result<(String, String), Error> {
+fn create_ca(common_name: &str) -> Result<(String, String), Error> {
     let key = KeyPair::generate().map_err(|e| Error::certificate("the CA's key", e))?;
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, "oarlock-ca");
+    name.push(DnType::CommonName, common_name);
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -9,7 +10,7 @@ use rustls_pki_types::pem::PemObject as _;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
-use super::{CertifiedKey, Error, Identity};
+use super::{CertifiedKey, Error, Identity, Trust};
 
 /// A TLS server that shows `own` and, when a client offers a certificate, insists that `client_ca_pem` signed it. A client
 /// without a certificate is let through: the caller decides what it may do. `alpn` is in order of preference.
@@ -42,10 +43,19 @@ pub fn server_config(
 /// # Errors
 /// PEM text that does not parse.
 pub fn client_config(ca_pem: &str, own: Option<&CertifiedKey>) -> Result<Arc<ClientConfig>, Error> {
+    Trust::Bundle(ca_pem).client_config(own)
+}
+
+/// A TLS client that asks `verifier` about servers and shows `own` if there is one.
+pub(super) fn client_config_with(
+    verifier: Arc<dyn ServerCertVerifier>,
+    own: Option<&CertifiedKey>,
+) -> Result<Arc<ClientConfig>, Error> {
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::certificate("the TLS versions", e))?
-        .with_root_certificates(roots(ca_pem)?);
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     let config = match own {
         Some(own) => builder
             .with_client_auth_cert(chain(&own.certificate_pem)?, key(&own.key_pem)?)
@@ -96,7 +106,7 @@ fn name_text(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-fn roots(ca_pem: &str) -> Result<RootCertStore, Error> {
+pub(super) fn roots(ca_pem: &str) -> Result<RootCertStore, Error> {
     let mut store = RootCertStore::empty();
     for certificate in chain(ca_pem)? {
         store.add(certificate).map_err(|e| Error::certificate("the CA bundle", e))?;

@@ -3,28 +3,21 @@
 //! In: any method, path and body below `.../proxy`. Out: the pod's own answer. A Service's request goes to one of its ready
 //! endpoints that is a pod; HTTPS towards pods is not spoken.
 
-use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt as _;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use oarlock_api::catalogue::{ENDPOINTS, Kind, PODS, SERVICES};
 use oarlock_api::meta;
-use oarlock_api::node::DialRequest;
-use oarlock_api::node::stream_open;
 use oarlock_api::status::Status;
-use oarlock_daemon::mux::{Piece, STDIN, STDOUT, Stream};
 use rand::seq::IndexedRandom as _;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
+use crate::dial::{Connection, candidates, number, service_port};
 use crate::http::resource;
 use crate::http::respond::{self, Body};
-use crate::http::streams;
 
-/// Bytes between a connection's two ends.
-const BUFFER: usize = 64 * 1024;
 /// Headers that are about one connection only (RFC 9110, section 7.6.1), and who asked.
 const OWN: [&str; 9] = [
     "connection",
@@ -83,17 +76,10 @@ pub(in crate::http) async fn answer(
         let port = pod_port(&object, port)?;
         (object, port)
     };
-    let node = streams::node_of(&pod)?;
-    let target = DialRequest {
-        namespace: namespace.to_owned(),
-        pod: meta::name(&pod).to_owned(),
-        uid: meta::uid(&pod).to_owned(),
-        port: port.into(),
-    };
     let host = format!("{}:{port}", pod["status"]["podIP"].as_str().unwrap_or(name));
-    let stream = request.nodes.open(node, stream_open::Request::Dial(target)).await?;
     let outgoing = outgoing(request, path, &host)?;
-    let mut answer = ask(request, stream, outgoing).await?;
+    let connection = Connection::open(request.nodes, request.tasks, &pod, port).await?;
+    let mut answer = ask(request, connection, outgoing).await?;
     for name in OWN {
         answer.headers_mut().remove(name);
     }
@@ -122,10 +108,6 @@ fn moved(to: &str) -> Result<Response<Body>, Status> {
     Ok(response)
 }
 
-fn number(port: &str) -> Option<u16> {
-    port.parse().ok().filter(|port| *port > 0)
-}
-
 /// The port that is asked for, else the first that a container names, else that of HTTP.
 fn pod_port(pod: &Value, asked: &str) -> Result<u16, Status> {
     if !asked.is_empty() {
@@ -134,22 +116,6 @@ fn pod_port(pod: &Value, asked: &str) -> Result<u16, Status> {
     let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     let mut ports = containers.filter_map(|container| container["ports"][0]["containerPort"].as_u64());
     Ok(ports.next().and_then(|port| u16::try_from(port).ok()).unwrap_or(80))
-}
-
-/// The name of the port that is asked for by name or number; the only one when none is.
-fn service_port(service: &Value, asked: &str) -> Result<String, Status> {
-    let empty = Vec::new();
-    let ports = service["spec"]["ports"].as_array().unwrap_or(&empty);
-    let found = match (asked, ports.as_slice()) {
-        ("", [only]) => Some(only),
-        _ => ports.iter().find(|p| p["name"] == asked || p["port"].as_u64() == number(asked).map(u64::from)),
-    };
-    let name = meta::name(service);
-    let found = found.filter(|_| !(asked.is_empty() && ports.len() != 1));
-    let found = found.ok_or_else(|| {
-        Status::unavailable(format!("no service port {asked:?} found for service {name:?}"))
-    })?;
-    Ok(found["name"].as_str().unwrap_or("").to_owned())
 }
 
 /// One of a Service's ready pods, and its port.
@@ -165,20 +131,6 @@ async fn endpoint(
     let (pod, number) = candidates(&endpoints, &port).choose(&mut rand::rng()).cloned().ok_or_else(none)?;
     let pod = request.registry.get(&PODS, namespace, &pod).await?;
     Ok((pod, number))
-}
-
-fn candidates(endpoints: &Value, port: &str) -> Vec<(String, u16)> {
-    let mut found = Vec::new();
-    for subset in endpoints["subsets"].as_array().into_iter().flatten() {
-        let ports = subset["ports"].as_array().into_iter().flatten();
-        let number =
-            ports.filter(|p| p["name"].as_str().unwrap_or("") == port).find_map(|p| p["port"].as_u64());
-        let Some(number) = number.and_then(|n| u16::try_from(n).ok()) else { continue };
-        let addresses = subset["addresses"].as_array().into_iter().flatten();
-        let pods = addresses.filter(|a| a["targetRef"]["kind"] == "Pod");
-        found.extend(pods.filter_map(|a| Some((a["targetRef"]["name"].as_str()?.to_owned(), number))));
-    }
-    found
 }
 
 fn outgoing(request: &resource::Request<'_>, path: &str, host: &str) -> Result<Request<Full<Bytes>>, Status> {
@@ -198,20 +150,15 @@ fn outgoing(request: &resource::Request<'_>, path: &str, host: &str) -> Result<R
     Ok(outgoing)
 }
 
-/// Asks over a stream.
+/// Asks over a connection.
 async fn ask(
     request: &resource::Request<'_>,
-    stream: Stream,
+    connection: Connection,
     outgoing: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, Status> {
-    let (near, far) = tokio::io::duplex(BUFFER);
-    let (why, broken) = tokio::sync::oneshot::channel();
-    request.tasks.job("http/proxy", async move {
-        // Nobody asks for it when the answer has come.
-        let _ = why.send(carry(&stream, far).await);
-    });
+    let (io, ending) = connection.split();
     let unreachable = |why: &str| Status::unavailable(format!("error trying to reach service: {why}"));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near))
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
         .await
         .map_err(|e| unreachable(&e.to_string()))?;
     request.tasks.job("http/proxy", async move {
@@ -222,39 +169,9 @@ async fn ask(
         Ok(answer) => Ok(answer),
         Err(error) => {
             drop(sender);
-            let why = broken.await.ok().filter(|why| !why.is_empty());
-            Err(unreachable(&why.unwrap_or_else(|| error.to_string())))
+            Err(unreachable(&ending.why(error).await))
         }
     }
-}
-
-/// Carries bytes both ways until both have ended; says what went wrong on the node.
-async fn carry(stream: &Stream, io: DuplexStream) -> String {
-    let (mut from, mut to) = tokio::io::split(io);
-    let sender = stream.sender();
-    let up = async {
-        let mut buffer = BytesMut::new();
-        loop {
-            buffer.reserve(BUFFER / 2);
-            match from.read_buf(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(_) => sender.send(STDIN, buffer.split().freeze()).await?,
-            }
-        }
-        sender.end_of(STDIN).await
-    };
-    let down = async {
-        while let Some(Piece::Data(_, bytes)) = stream.read(&[STDOUT]).await {
-            to.write_all(&bytes).await.ok()?;
-        }
-        to.shutdown().await.ok()
-    };
-    // A client of HTTP does not close one direction before it is done with both.
-    tokio::select! {
-        _ = up => {}
-        _ = down => {}
-    }
-    stream.closed().now_or_never().map(|close| close.message).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -289,22 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_services_port_leads_to_its_ready_pods() {
-        let service = json!({"metadata": {"name": "web"}, "spec": {"ports": [
-            {"name": "http", "port": 80}, {"name": "admin", "port": 8080}]}});
-        assert_eq!(service_port(&service, "8080").unwrap(), "admin");
-        assert_eq!(service_port(&service, "http").unwrap(), "http");
-        let missing = service_port(&service, "").unwrap_err();
-        assert_eq!(
-            (missing.code, &*missing.message),
-            (503, "no service port \"\" found for service \"web\"")
-        );
-        let endpoints = json!({"subsets": [{
-            "ports": [{"name": "http", "port": 8000}, {"name": "admin", "port": 9000}],
-            "addresses": [{"ip": "10.0.0.1", "targetRef": {"kind": "Pod", "name": "a"}}, {"ip": "192.0.2.1"}],
-            "notReadyAddresses": [{"ip": "10.0.0.2", "targetRef": {"kind": "Pod", "name": "b"}}]}]});
-        assert_eq!(candidates(&endpoints, "admin"), [("a".to_owned(), 9000)]);
-        assert_eq!(candidates(&endpoints, "other"), []);
+    fn a_pods_port_is_the_one_that_is_asked_for_or_named_first() {
         let pod =
             json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "ports": [{"containerPort": 81}]}]}});
         assert_eq!((pod_port(&pod, "").unwrap(), pod_port(&pod, "82").unwrap()), (81, 82));
