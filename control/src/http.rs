@@ -6,6 +6,7 @@
 mod access;
 mod aggregated;
 mod apply;
+mod bind;
 mod body;
 mod components;
 mod discovery;

@@ -4,6 +4,7 @@
 //! compare-and-swap on what was read; nothing is ever written unconditionally.
 
 mod admit;
+mod bind;
 mod claims;
 mod components;
 mod delete;
@@ -23,7 +24,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
 use oarlock_api::catalogue::Kind;
 use oarlock_api::meta;
 use oarlock_api::status::Status;
@@ -34,6 +34,7 @@ use crate::cache::{Cache, Object, ObjectKey};
 use crate::patch::Patch;
 
 pub use admit::may_warn;
+pub use bind::Binding;
 pub use delete::{DeleteOptions, Deleted};
 pub use repair::{GRACE, Notice, Repaired, Suspects};
 
@@ -376,46 +377,6 @@ impl Registry {
         self.modify(kind, namespace, name, sub, options, change).await
     }
 
-    /// Binds a pod to a node, as the scheduler does.
-    ///
-    /// # Errors
-    /// `Conflict` when it is bound already or is being deleted.
-    pub async fn bind(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-        node: &str,
-        dry_run: bool,
-    ) -> Result<Value, Status> {
-        let kind = &oarlock_api::catalogue::PODS;
-        if let Some(present) = self.cached(kind, namespace, name).filter(|_| !dry_run)
-            && may_bind(&present.value, name, uid).is_ok()
-            && let Ok(Some(written)) = self.bind_over(present, node, dry_run).await
-        {
-            return Ok(written);
-        }
-        for _ in 0..ATTEMPTS {
-            let present = self.read(kind, namespace, name).await?;
-            may_bind(&present.value, name, uid)?;
-            if let Some(written) = self.bind_over(present, node, dry_run).await? {
-                return Ok(written);
-            }
-        }
-        Err(Status::modified(kind, name))
-    }
-
-    async fn bind_over(
-        &self,
-        mut present: Present,
-        node: &str,
-        dry_run: bool,
-    ) -> Result<Option<Value>, Status> {
-        let bound = bound(std::mem::take(&mut present.value), node, Timestamp::now());
-        self.commit_update(&oarlock_api::catalogue::PODS, &present.record, bound, (Vec::new(), &[]), dry_run)
-            .await
-    }
-
     /// An object as the cache has it: perhaps not the present one, which a compare-and-swap finds out.
     fn cached(&self, kind: &'static Kind, namespace: &str, name: &str) -> Option<Present> {
         let object = self.cache.get(kind, namespace, name)?;
@@ -434,42 +395,6 @@ impl Registry {
         set_version(&mut value, record.modified.0);
         Ok(Present { record, value })
     }
-}
-
-/// Whether a pod may be given a node.
-fn may_bind(pod: &Value, name: &str, uid: &str) -> Result<(), Status> {
-    let kind = &oarlock_api::catalogue::PODS;
-    if !uid.is_empty() && meta::uid(pod) != uid {
-        return Err(Status::conflict(kind, name, "the pod was replaced by another of the same name"));
-    }
-    if meta::is_terminating(pod) {
-        let why = format!("pod {name} is being deleted, cannot be assigned to a host");
-        return Err(Status::conflict(kind, name, &why));
-    }
-    if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
-        let why = format!("pod {name} has non-empty .spec.schedulingGates");
-        return Err(Status::conflict(kind, name, &why));
-    }
-    if let Some(node) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-        let why = format!("pod {name} is already assigned to node {node:?}");
-        return Err(Status::conflict(kind, name, &why));
-    }
-    Ok(())
-}
-
-/// The pod with its node and the condition that says so.
-fn bound(mut pod: Value, node: &str, now: Timestamp) -> Value {
-    pod["spec"]["nodeName"] = json!(node);
-    let condition = json!({
-        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time(now),
-    });
-    let status = meta::map_at(meta::map_of(&mut pod), "status");
-    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
-    if let Some(conditions) = conditions.as_array_mut() {
-        conditions.retain(|c| c["type"] != "PodScheduled");
-        conditions.push(condition);
-    }
-    pod
 }
 
 fn set_version(value: &mut Value, revision: u64) {

@@ -18,6 +18,8 @@ pub const NODES: [&str; 2] = ["172.30.77.11", "172.30.77.12"];
 pub const FAR_NODES: [&str; 2] = ["172.30.77.11", "172.30.78.12"];
 /// The same of IPv6, on a machine that has it.
 pub const NODES6: [&str; 2] = ["fd00:172:30:77::11", "fd00:172:30:77::12"];
+/// Python with the packages of `requirements.txt` beside the tests of clients, as `cargo xtask setup` makes it.
+pub const PYTHON: &str = "target/tools/python/bin/python";
 /// The network namespace of a client outside the nodes.
 pub const CLIENT: &str = "oarlock-client";
 
@@ -51,8 +53,26 @@ pub fn run_in(namespace: &str, command: &str) -> Said {
     Command::new("nsenter").args([&net, "sh", "-c", command]).output().unwrap().into()
 }
 
-fn root() -> PathBuf {
+/// The workspace.
+#[must_use]
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Builds daemons as `cargo build` of a shell does: what cargo tells a test of its package would make it build much anew.
+pub fn build(packages: &[&str]) {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--quiet"]).args(packages.iter().flat_map(|package| ["--package", package]));
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|of_package| name.to_string_lossy().starts_with(of_package))
+        {
+            command.env_remove(name);
+        }
+    }
+    let build = Said::from(command.current_dir(root()).output().unwrap());
+    assert!(build.well, "{}", build.text);
 }
 
 /// Runs `cargo xtask` with arguments.

@@ -94,7 +94,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     match Cli::parse().command {
-        Command::Setup => setup::setup(),
+        Command::Setup => setup::setup_for_tests(),
         Command::Build { bpf: true } => bpf::build(),
         Command::Build { bpf: false } => cluster::build(cluster::Profile::Release),
         Command::Load { iface, xdp } => cluster::load(&iface, xdp),

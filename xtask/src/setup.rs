@@ -19,6 +19,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/bin/curl", "curl"),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/python3", "python3-minimal"),
+    ("/usr/lib/python3.11/ensurepip", "python3-venv"),
     ("/usr/lib/rustlib/bpfel-unknown-none", "libstd-rust-web-dev-bpf"),
     ("/usr/bin/rustc", "rustc-web"),
     ("/usr/lib/llvm-22/bin/llvm-config", "llvm-22-dev"),
@@ -36,6 +37,12 @@ pub(crate) fn setup() -> Result<()> {
     kubectl()?;
     mount_bpffs()?;
     docker::ensure()
+}
+
+/// The same, and what only tests need.
+pub(crate) fn setup_for_tests() -> Result<()> {
+    setup()?;
+    python()
 }
 
 fn packages() -> Result<()> {
@@ -82,6 +89,23 @@ pub(crate) fn kubectl_path() -> Option<String> {
         return Some("kubectl".to_owned());
     }
     own.exists().then(|| own.display().to_string())
+}
+
+/// The official Python client of the API, for the tests of clients: in an environment of its own, made anew when what it is made
+/// of changes.
+fn python() -> Result<()> {
+    let tools = root().join("target/tools/python");
+    let wanted = root().join("tests/tests/clients/requirements.txt");
+    let made_of = tools.join("requirements.txt");
+    if std::fs::read(&made_of).is_ok_and(|made| std::fs::read(&wanted).is_ok_and(|wanted| wanted == made)) {
+        return Ok(());
+    }
+    step("fetching the Python client of the API", || {
+        output("/usr/bin/python3", &["-m", "venv", "--clear", &tools.display().to_string()])?;
+        let pip = tools.join("bin/pip").display().to_string();
+        output(&pip, &["install", "--quiet", "--no-deps", "--requirement", &wanted.display().to_string()])?;
+        std::fs::copy(&wanted, &made_of).map(drop).map_err(Into::into)
+    })
 }
 
 fn mount_bpffs() -> Result<()> {

@@ -12,7 +12,7 @@ pub(crate) fn test() -> Result<()> {
             "the tests bring up a cluster of their own: take yours down first with `cargo xtask down --keep`"
         );
     }
-    setup::setup()?;
+    setup::setup_for_tests()?;
     bpf::build()?;
     step("tidy", tidy::tidy)?;
     step("fmt", || cargo(&["fmt", "--all", "--check"]))?;

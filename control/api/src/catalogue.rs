@@ -13,6 +13,21 @@ pub const ALL_VERBS: &[&str] =
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
+/// The resources whose deletes answer what is gone, as upstream's OpenAPI documents have them.
+const ANSWERED_WHEN_DELETED: &[(&str, &str)] = &[
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "pods"),
+    ("", "podtemplates"),
+    ("", "resourcequotas"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+];
+
 /// A subresource as discovery shows it.
 #[derive(Debug)]
 pub struct Subresource {
@@ -99,6 +114,12 @@ impl Kind {
     #[must_use]
     pub fn allows(&self, verb: &str) -> bool {
         self.verbs.contains(&verb)
+    }
+
+    /// Whether a delete answers the object that is gone, as typed clients expect it; of other kinds it is a Status.
+    #[must_use]
+    pub fn answers_deleted(&self) -> bool {
+        ANSWERED_WHEN_DELETED.contains(&(self.group, self.plural))
     }
 
     /// Whether objects have this subresource.

@@ -12,6 +12,7 @@ mod protobuf;
 mod prune;
 mod scalar;
 mod table;
+mod zeros;
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -125,8 +125,22 @@ impl Status {
     /// 409: the object changed since it was read, or a precondition fails.
     #[must_use]
     pub fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", kind.qualified());
-        Self::new(409, "Conflict", message).about(kind, name)
+        Self::conflict_resource(kind.group, kind.plural, name, why)
+    }
+
+    /// The same for a resource that need not be served.
+    #[must_use]
+    pub fn conflict_resource(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        let dot = if group.is_empty() { "" } else { "." };
+        let message = format!("Operation cannot be fulfilled on {resource}{dot}{group} {name:?}: {why}");
+        let mut status = Self::new(409, "Conflict", message);
+        status.details = Some(Box::new(Details {
+            name: name.to_owned(),
+            group: group.to_owned(),
+            kind: resource.to_owned(),
+            ..Details::default()
+        }));
+        status
     }
 
     /// 409 in the words of an outdated resourceVersion.

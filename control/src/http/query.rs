@@ -212,7 +212,7 @@ fn options_error(field: &str, message: String) -> Status {
     options_error_of("ListOptions", field, message)
 }
 
-fn options_error_of(options: &str, field: &str, message: String) -> Status {
+pub(super) fn options_error_of(options: &str, field: &str, message: String) -> Status {
     let reason = match message.split(':').next() {
         Some("Forbidden") => "FieldValueForbidden",
         Some("Required value") => "FieldValueRequired",

@@ -15,10 +15,10 @@ use super::encode::{self, Include};
 use super::list::Scope;
 use super::negotiate::{self, Form};
 use super::path::Resource;
-use super::query::Query;
+use super::query::{self, Query};
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
-use super::{apply, components, list, logs, proxy, resource_metrics, reviews, watch};
+use super::{apply, bind, components, list, logs, proxy, resource_metrics, reviews, watch};
 use crate::auth::{Authenticator, Authorizer, Guard, User, asked_by, request};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions, may_warn};
@@ -69,7 +69,7 @@ impl Request<'_> {
         }
         if *kind == BINDINGS {
             return match (self.path.namespace, self.path.name, self.method) {
-                (Some(namespace), None, &Method::POST) => self.bind(namespace, None).await,
+                (Some(namespace), None, &Method::POST) => bind::bind(self, namespace, None).await,
                 _ => Err(Status::method_not_allowed()),
             };
         }
@@ -168,7 +168,7 @@ impl Request<'_> {
             }
             ("proxy", _) => proxy::pods::answer(self, kind, namespace, name).await,
             ("token", &Method::POST) => self.token(namespace, name).await,
-            ("binding", &Method::POST) if *kind == PODS => self.bind(namespace, Some(name)).await,
+            ("binding", &Method::POST) if *kind == PODS => bind::bind(self, namespace, Some(name)).await,
             ("eviction", &Method::POST) if *kind == PODS => self.evict(namespace, name).await,
             ("status" | "ephemeralcontainers" | "approval", &Method::GET) => {
                 let value = self.registry.get(kind, namespace, name).await?;
@@ -330,35 +330,6 @@ impl Request<'_> {
         Ok(response)
     }
 
-    /// A Binding by itself, or as a subresource of its pod.
-    async fn bind(&self, namespace: &str, pod: Option<&str>) -> Result<Response<Body>, Status> {
-        let expected = Expected { group: "", version: "v1", kind: "Binding" };
-        let validation = self.query.field_validation()?;
-        let binding = body::decode(self.content_type, &self.body, expected, validation)?.object;
-        let (stated, target) = (meta::name(&binding), &binding["target"]);
-        let name = pod.unwrap_or(stated);
-        if !stated.is_empty() && stated != name {
-            return Err(Status::bad_request("name in URL does not match name in Binding object"));
-        }
-        let (kind, node) = (target["kind"].as_str().unwrap_or(""), target["name"].as_str().unwrap_or(""));
-        let bad = |why: &str| Err(Status::bad_request(format!("Binding {name:?} is invalid: {why}")));
-        if name.is_empty() {
-            return bad("metadata.name: Required value: name is required");
-        }
-        if !matches!(kind, "" | "Node") {
-            return bad(&format!(
-                "target.kind: Unsupported value: {kind:?}: supported values: \"Node\", \"<empty>\""
-            ));
-        }
-        if node.is_empty() {
-            return bad("target.name: Required value");
-        }
-        self.registry.bind(namespace, name, meta::uid(&binding), node, self.query.dry_run()?).await?;
-        let success =
-            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-        Ok(respond::json(StatusCode::CREATED, &success))
-    }
-
     async fn evict(&self, namespace: &str, name: &str) -> Result<Response<Body>, Status> {
         let stated = body::options(self.content_type, &self.body)?.unwrap_or_default();
         let version = if stated["apiVersion"] == "policy/v1beta1" { "v1beta1" } else { "v1" };
@@ -397,13 +368,19 @@ impl Request<'_> {
         let query_grace = self.query.number("gracePeriodSeconds")?.and_then(|n| i64::try_from(n).ok());
         let orphan =
             body["orphanDependents"].as_bool().map(|o| if o { "Orphan" } else { "Background" }.to_owned());
-        let policy = text(&body["propagationPolicy"]).or(orphan);
+        let policy = text(&body["propagationPolicy"])
+            .or_else(|| self.query.get("propagationPolicy").map(str::to_owned));
+        if let (Some(policy), true) = (&policy, orphan.is_some()) {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            let message = format!("Invalid value: {policy:?}: {why}");
+            return Err(query::options_error_of("DeleteOptions", "propagationPolicy", message));
+        }
         let dry_body = body["dryRun"].as_array().is_some_and(|d| d.iter().any(|d| d == "All"));
         Ok(DeleteOptions {
             grace_period_seconds: grace.or(query_grace),
             uid: text(&body["preconditions"]["uid"]),
             resource_version: text(&body["preconditions"]["resourceVersion"]),
-            propagation_policy: policy.or_else(|| self.query.get("propagationPolicy").map(str::to_owned)),
+            propagation_policy: policy.or(orphan),
             dry_run: self.query.dry_run()? || dry_body,
             evicted: false,
         })
@@ -440,11 +417,13 @@ pub(super) fn expected(kind: &Kind, sub: Sub) -> Expected<'_> {
     }
 }
 
-/// What a delete answers: the object while it is ending (pods and namespaces), else a Status with what is gone.
+/// What a delete answers: the object while it is ending, and of some kinds when it is gone; else a Status with what is gone.
 fn deletion(served: &'static Kind, name: &str, deleted: Deleted) -> Response<Body> {
     let object = match deleted {
         Deleted::Terminating(object) => return respond::json(StatusCode::OK, &shown(served, object)),
-        Deleted::Gone(object) if *served == PODS => return respond::json(StatusCode::OK, &object),
+        Deleted::Gone(object) if served.answers_deleted() => {
+            return respond::json(StatusCode::OK, &shown(served, object));
+        }
         Deleted::Gone(object) => object,
     };
     let mut details = json!({"name": name, "kind": served.plural, "uid": meta::uid(&object)});

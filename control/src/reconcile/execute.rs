@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::nodes::{Event, Events};
 use crate::patch::Patch;
-use crate::registry::{DeleteOptions, Deleted, Registry, Sub, WriteOptions};
+use crate::registry::{Binding, DeleteOptions, Deleted, Registry, Sub, WriteOptions};
 
 /// Changes of one plan under way at the same time.
 const PARALLEL: usize = 64;
@@ -116,7 +116,8 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
             }
         }
         Change::Bind { namespace, name, uid, node } => {
-            registry.bind(&namespace, &name, &uid, &node, false).await.map(|pod| version(&pod))
+            let binding = Binding { node, uid, ..Binding::default() };
+            registry.bind(&namespace, &name, &binding).await.map(|pod| version(&pod))
         }
         Change::Condition { namespace, name, condition } => {
             let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use oarlock_api::catalogue::{Kind, NAMESPACES, PODS};
 use oarlock_api::meta;
-use oarlock_api::status::Status;
+use oarlock_api::status::{Cause, Status};
 use oarlock_store::Compare;
 use serde_json::{Value, json};
 
@@ -174,10 +174,13 @@ fn set_propagation(object: &mut Value, policy: Option<&str>) -> Result<(), Statu
         Some("Foreground") => Some("foregroundDeletion"),
         Some("Orphan") => Some("orphan"),
         Some(other) => {
-            let known = r#"supported values: "Background", "Foreground", "Orphan""#;
-            return Err(Status::bad_request(format!(
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {other:?}: {known}"
-            )));
+            let known = r#"supported values: "Foreground", "Background", "Orphan", "nil""#;
+            let cause = Cause {
+                reason: "FieldValueNotSupported".to_owned(),
+                message: format!("Unsupported value: {other:?}: {known}"),
+                field: "propagationPolicy".to_owned(),
+            };
+            return Err(Status::invalid_kind("meta.k8s.io", "DeleteOptions", "", vec![cause]));
         }
     };
     let metadata = meta::metadata_mut(object);

@@ -7,6 +7,7 @@ use oarlock_api::catalogue::{
     PERSISTENT_VOLUMES, PODS, SERVICES,
 };
 use oarlock_api::meta;
+use oarlock_api::schema::Schema;
 use oarlock_api::status::{Cause, Status};
 use oarlock_api::storage::{CLAIM_PROTECTION, VOLUME_PROTECTION};
 use serde_json::{Map, Value, json};
@@ -105,7 +106,7 @@ fn protect(kind: &Kind, metadata: &mut Map<String, Value>) {
 }
 
 fn initial_status(kind: &Kind) -> Value {
-    if [&PODS, &PERSISTENT_VOLUME_CLAIMS, &PERSISTENT_VOLUMES].contains(&kind) {
+    let mut status = if [&PODS, &PERSISTENT_VOLUME_CLAIMS, &PERSISTENT_VOLUMES].contains(&kind) {
         json!({"phase": "Pending"})
     } else if *kind == NAMESPACES {
         json!({"phase": "Active"})
@@ -113,6 +114,18 @@ fn initial_status(kind: &Kind) -> Value {
         json!({"loadBalancer": {}})
     } else {
         json!({})
+    };
+    fill_status(kind, &mut status);
+    status
+}
+
+/// Counts and the like are there though nobody has said them.
+fn fill_status(kind: &Kind, status: &mut Value) {
+    let schema = Schema::builtin();
+    let message = schema.kind(kind.group, kind.version, kind.kind);
+    let message = message.and_then(|message| schema.field(message, "status")?.message());
+    if let Some(message) = message {
+        schema.fill_zeros(message, status);
     }
 }
 
@@ -152,9 +165,10 @@ pub(super) fn update(kind: &Kind, present: &Value, wanted: Value) -> Value {
 }
 
 /// The present object with another status.
-pub(super) fn update_status(present: &Value, mut wanted: Value) -> Value {
+pub(super) fn update_status(kind: &Kind, present: &Value, mut wanted: Value) -> Value {
     let mut next = present.clone();
-    let status = wanted.get_mut("status").map_or_else(|| json!({}), Value::take);
+    let mut status = wanted.get_mut("status").map_or_else(|| json!({}), Value::take);
+    fill_status(kind, &mut status);
     meta::map_of(&mut next).insert("status".to_owned(), status);
     next
 }

@@ -18,7 +18,7 @@ use oarlock_daemon::admin::Health;
 use oarlock_store::{Embedded, Retention, Store};
 use serde_json::{Value, json};
 
-use super::{DeleteOptions, Deleted, Ranges, Registry, Sub, WriteOptions};
+use super::{Binding, DeleteOptions, Deleted, Ranges, Registry, Sub, WriteOptions};
 use crate::cache::Cache;
 use crate::patch::Patch;
 
@@ -173,6 +173,10 @@ async fn a_range_of_pod_addresses_is_one_nodes_until_it_goes() {
     f.registry.patch(&NODES, "", "b", Sub::Main, &patch, &WriteOptions::default()).await.unwrap();
 }
 
+fn to(node: &str, uid: &str) -> Binding {
+    Binding { node: node.to_owned(), uid: uid.to_owned(), ..Binding::default() }
+}
+
 #[tokio::test]
 async fn a_scheduled_pod_ends_gracefully_and_others_at_once() {
     let f = fixture().await;
@@ -180,8 +184,8 @@ async fn a_scheduled_pod_ends_gracefully_and_others_at_once() {
     assert!(matches!(f.delete(&PODS, "free").await.unwrap(), Deleted::Gone(_)));
     let made = f.create(&PODS, "d", pod("bound")).await.unwrap();
     let uid = made["metadata"]["uid"].as_str().unwrap();
-    f.registry.bind("d", "bound", uid, "n1", false).await.unwrap();
-    assert_eq!(f.registry.bind("d", "bound", uid, "n2", false).await.unwrap_err().code, 409);
+    f.registry.bind("d", "bound", &to("n1", uid)).await.unwrap();
+    assert_eq!(f.registry.bind("d", "bound", &to("n2", uid)).await.unwrap_err().code, 409);
     let Deleted::Terminating(ending) = f.delete(&PODS, "bound").await.unwrap() else { panic!("graceful") };
     assert_eq!(ending["metadata"]["deletionGracePeriodSeconds"], 30);
     let again = f.delete(&PODS, "bound").await.unwrap();
@@ -377,7 +381,7 @@ async fn what_begins_with_an_outdated_cache_ends_with_what_the_store_has() {
         f.registry.get(&CONFIG_MAPS, "d", "a").await.unwrap(),
         "the store's, not the cache's"
     );
-    f.registry.bind("d", "p", "", "n1", false).await.unwrap();
-    let again = f.registry.bind("d", "p", "", "n2", false).await.unwrap_err();
+    f.registry.bind("d", "p", &to("n1", "")).await.unwrap();
+    let again = f.registry.bind("d", "p", &to("n2", "")).await.unwrap_err();
     assert!(again.message.contains("already assigned to node \"n1\""), "{again}");
 }

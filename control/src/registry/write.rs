@@ -119,7 +119,7 @@ impl Registry {
         let owners = owners::sent(&wanted);
         let mut next = match sub {
             Sub::Main => prepare::update(kind, &present.value, wanted),
-            Sub::Status => prepare::update_status(&present.value, wanted),
+            Sub::Status => prepare::update_status(kind, &present.value, wanted),
             Sub::Scale => scale::apply(kind, &present.value, &wanted)?,
             Sub::Finalize => prepare::finalize(&present.value, &wanted),
             Sub::Ephemeral => prepare::debug(&present.value, &wanted),

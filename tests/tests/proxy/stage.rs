@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use oarlock_tests::cluster::{Said, run_in, shell, wait};
+use oarlock_tests::cluster::{Said, build, run_in, shell, wait};
 use serde_json::{Value, json};
 
 /// The nodes' addresses.
@@ -47,7 +47,7 @@ impl Stage {
     /// Makes namespaces, links and routes, and starts the pods' servers.
     pub(super) fn set() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the workspace");
-        build();
+        build(&["oarlock-control", "oarlock-agent"]);
         let folder = root.join("target/oarlock-proxy");
         let mounted = shell("awk '$3 == \"cgroup2\" {print $2; exit}' /proc/self/mounts").text;
         let cgroup = Path::new(mounted.trim()).join("oarlock-px");
@@ -198,22 +198,6 @@ impl Drop for Stage {
         }
         self.strike();
     }
-}
-
-/// Builds the daemons as `cargo build` of a shell does: what cargo tells a test of its package would make it build much anew.
-fn build() {
-    let mut command = Command::new("cargo");
-    command.args(["build", "--quiet", "--package", "oarlock-control", "--package", "oarlock-agent"]);
-    for (name, _) in std::env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
-            .iter()
-            .any(|of_package| name.to_string_lossy().starts_with(of_package))
-        {
-            command.env_remove(name);
-        }
-    }
-    let build = Said::from(command.output().expect("cargo is there"));
-    assert!(build.well, "{}", build.text);
 }
 
 fn of_node(node: usize) -> String {

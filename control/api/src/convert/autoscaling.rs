@@ -28,6 +28,7 @@ pub(super) fn to_v1(object: &mut Map<String, Value>) {
         note(BEHAVIOR, &behavior);
     }
     if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
+        status.entry("currentReplicas").or_insert_with(|| json!(0));
         let current = take_list(status, "currentMetrics");
         let percent = current.iter().filter(|m| is_cpu(m)).find_map(|m| {
             let percent = &m["resource"]["current"]["averageUtilization"];

@@ -194,7 +194,10 @@ impl Maker<'_> {
             }
             "get" => ("get", "get", "read", Vec::new(), Body::None, own()),
             "update" => ("put", "put", "replace", WRITE.to_vec(), body(), own()),
-            "delete" => ("delete", "delete", "delete", DELETE.to_vec(), options(), status()),
+            "delete" => {
+                let answer = if self.kind.answers_deleted() { own() } else { status() };
+                ("delete", "delete", "delete", DELETE.to_vec(), options(), answer)
+            }
             "patch" => {
                 ("patch", "patch", "patch", [WRITE, &[("force", "boolean")]].concat(), Body::Patch, own())
             }

@@ -175,7 +175,7 @@ async fn a_page_takes_its_version_from_its_token_alone() {
 async fn a_binding_puts_a_pod_on_a_node() {
     let api = api().await;
     let (pods, bindings) = ("/api/v1/namespaces/d/pods", "/api/v1/namespaces/d/bindings");
-    for name in ["a", "b"] {
+    for name in ["a", "b", "c"] {
         let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         assert_eq!(api.post(pods, pod).await.code, 201);
     }
@@ -185,9 +185,9 @@ async fn a_binding_puts_a_pod_on_a_node() {
         async move { api.get(&format!("{pods}/{pod}")).await.json()["spec"]["nodeName"].clone() }
     };
     for (path, body, code, said) in [
-        (bindings.to_owned(), binding("", "Node", "n1"), 400, "metadata.name: Required value"),
-        (bindings.to_owned(), binding("a", "Pod", "n1"), 400, "target.kind: Unsupported value: \"Pod\""),
-        (bindings.to_owned(), binding("a", "Node", ""), 400, "target.name: Required value"),
+        (bindings.to_owned(), binding("", "Node", "n1"), 422, "metadata.name: Required value"),
+        (bindings.to_owned(), binding("a", "Pod", "n1"), 422, "target.kind: Unsupported value: \"Pod\""),
+        (bindings.to_owned(), binding("a", "Node", ""), 422, "target.name: Required value"),
         (bindings.to_owned(), binding("none", "Node", "n1"), 404, "pods \"none\" not found"),
         (format!("{pods}/b/binding"), binding("a", "", "n1"), 400, "does not match name in Binding object"),
         (format!("{bindings}?dryRun=All"), binding("a", "Node", "n1"), 201, ""),
@@ -200,8 +200,51 @@ async fn a_binding_puts_a_pod_on_a_node() {
     assert_eq!(api.post(&format!("{pods}/b/binding"), binding("b", "", "n2")).await.code, 201);
     assert_eq!((node("a").await, node("b").await), (json!("n1"), json!("n2")));
     let again = api.post(bindings, binding("a", "Node", "n2")).await;
-    assert_eq!((again.code, again.message().contains("is already assigned to node")), (409, true));
+    let why = "Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"n1\"";
+    assert_eq!((again.code, again.message().as_str()), (409, why));
+    let details = json!({"name": "a", "kind": "pods/binding"});
+    assert_eq!(again.json()["details"], details);
+    // A pod of that name is not always the one that is meant; what the binding says of it is kept.
+    let mut other = binding("c", "Node", "n1");
+    other["metadata"]["uid"] = json!("another");
+    let another = api.post(bindings, other.clone()).await;
+    assert!(another.code == 409 && another.message().contains("UID in precondition: another"));
+    let present = api.get(&format!("{pods}/c")).await.json();
+    other["metadata"]["uid"] = present["metadata"]["uid"].clone();
+    other["metadata"]["resourceVersion"] = json!("1");
+    assert_eq!(api.post(bindings, other.clone()).await.code, 409);
+    other["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"].clone();
+    other["metadata"]["annotations"] = json!({"why": "here"});
+    assert_eq!(api.post(bindings, other).await.code, 201);
+    assert_eq!(api.get(&format!("{pods}/c")).await.json()["metadata"]["annotations"], json!({"why": "here"}));
     for method in ["GET", "DELETE"] {
         assert_eq!(api.send(method, bindings, &[], "").await.code, 405);
+    }
+}
+
+#[tokio::test]
+async fn deletes_answer_what_typed_clients_expect() {
+    let api = api().await;
+    let service = json!({"metadata": {"name": "x"}, "spec": {"ports": [{"port": 80}]}});
+    let base = "/api/v1/namespaces/d";
+    for (path, body, kind) in [
+        (format!("{base}/services"), service, "Service"),
+        (format!("{base}/serviceaccounts"), json!({"metadata": {"name": "x"}}), "ServiceAccount"),
+        (format!("{base}/configmaps"), json!({"metadata": {"name": "x"}}), "Status"),
+        (format!("{base}/secrets"), json!({"metadata": {"name": "x"}}), "Status"),
+    ] {
+        assert_eq!(api.post(&path, body).await.code, 201, "{path}");
+        let never = format!("{path}/x?propagationPolicy=Sometimes");
+        let refused = api.send("DELETE", &never, &[], "").await;
+        assert_eq!(
+            (refused.code, refused.json()["details"]["causes"][0]["field"].as_str()),
+            (422, Some("propagationPolicy"))
+        );
+        let both = r#"{"orphanDependents": true, "propagationPolicy": "Orphan"}"#;
+        assert_eq!(api.send("DELETE", &format!("{path}/x"), &[], both).await.code, 422);
+        let dry = api.send("DELETE", &format!("{path}/x?dryRun=All"), &[], "").await;
+        assert_eq!((dry.code, dry.json()["kind"].as_str()), (200, Some(kind)), "{path}");
+        let gone = api.send("DELETE", &format!("{path}/x"), &[], "").await;
+        assert_eq!((gone.code, gone.json()["kind"].as_str()), (200, Some(kind)), "{path}");
     }
 }
