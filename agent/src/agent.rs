@@ -3,7 +3,7 @@
 //! Pods and network are opened before the control plane is asked for anything: what runs goes on without it.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +25,13 @@ use crate::dataplane::{self, Dataplane, DataplaneConfig, PodLink, Tc};
 use crate::desired::{Desired, Topic};
 use crate::disk::Disk;
 use crate::dns::{self, Dns};
+use crate::dual_ip::DualIp;
 use crate::eviction::{Eviction, Pressures};
 use crate::health_checks;
 use crate::holding::{Holding, Made};
 use crate::kept_images::KeptImages;
 use crate::look::{self, Look};
-use crate::net::{self, Network, Peer, Peers6, PodNetResult, Reached, Underlay};
+use crate::net::{self, Network, Peer, PodNetResult, Reached, Underlay};
 use crate::node_object::{self, NodeFacts, NodeState};
 use crate::outbox::Outbox;
 use crate::plugged::{Known, Plugged};
@@ -373,23 +374,19 @@ impl Parts {
         &self,
         nodes: impl Iterator<Item = &'n Node>,
     ) -> Result<(), crate::net::NetError> {
-        let (mut peers, mut peers6) = (BTreeSet::new(), Peers6::new());
+        let mut peers = BTreeSet::new();
         for node in nodes {
             let is_own = node.metadata.name.as_deref() == Some(self.name.as_str());
             for pod_cidr in pod_cidrs(node) {
-                match (pod_cidr, internal_ip(node, pod_cidr)) {
+                match (pod_cidr, internal_ips(node)) {
                     (IpNet::V4(range), _) if is_own => self.network.set_pod_cidr(range).await?,
                     (IpNet::V6(range), _) if is_own => self.network.set_pod_cidr6(range).await?,
-                    (IpNet::V4(pod_cidr), Some(IpAddr::V4(address))) => {
-                        peers.insert(Peer { pod_cidr, address });
-                    }
-                    (IpNet::V6(range), Some(IpAddr::V6(via))) => drop(peers6.insert(range, via)),
-                    _ => {}
+                    (pod_cidr, Some(address)) => drop(peers.insert(Peer { pod_cidr, address })),
+                    (_, None) => {}
                 }
             }
         }
-        self.network.set_peers(&peers).await?;
-        self.network.set_peers6(&peers6).await
+        self.network.set_peers(&peers).await
     }
 
     /// Reports what the node is and whether it can run pods.
@@ -464,12 +461,11 @@ fn pod_cidrs(node: &Node) -> BTreeSet<IpNet> {
     listed.filter_map(|range| range.parse().ok()).collect()
 }
 
-/// The address by which a node's pods of a range are reached: of the same family.
-fn internal_ip(node: &Node, pod_cidr: IpNet) -> Option<IpAddr> {
+/// The addresses by which a node's pods are reached.
+fn internal_ips(node: &Node) -> Option<DualIp> {
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
     let internal = addresses.iter().filter(|a| a.type_ == "InternalIP");
-    let mut ips = internal.filter_map(|a| a.address.parse::<IpAddr>().ok());
-    ips.find(|ip| ip.is_ipv4() == pod_cidr.network().is_ipv4())
+    DualIp::of(internal.filter_map(|a| a.address.parse().ok()))
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Bytes {

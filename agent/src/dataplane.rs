@@ -121,19 +121,17 @@ pub struct Overlay {
     pub link: u32,
     /// The node's address there; none: the node's own is used.
     pub address: Option<Ipv4Addr>,
+    /// The same of IPv6.
+    pub address6: Option<Ipv6Addr>,
     /// Nodes on other networks than ours, where nobody knows pods' addresses: what pods send to these nodes themselves leaves with
     /// our node's address.
-    pub nodes: Arc<BTreeSet<Ipv4Addr>>,
+    pub nodes: Arc<BTreeSet<IpAddr>>,
 }
 
 impl Overlay {
     /// Of all nodes those that pods talk to with their own addresses.
     fn near(overlay: Option<&Self>, mut nodes: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-        let is_far = |node: &IpAddr| match node {
-            IpAddr::V4(node) => overlay.is_some_and(|overlay| overlay.nodes.contains(node)),
-            IpAddr::V6(_) => false,
-        };
-        nodes.retain(|node| !is_far(node));
+        nodes.retain(|node| overlay.is_none_or(|overlay| !overlay.nodes.contains(node)));
         nodes
     }
 }
@@ -336,7 +334,7 @@ impl Dataplane {
         }
         let cluster = self.cluster_cidr;
         self.links.set(settings(&self.config, cluster, self.overlay.as_ref(), self.namespace))?;
-        self.links.set6(six::settings(&self.config, self.cluster_cidr6))?;
+        self.links.set6(six::settings(&self.config, self.cluster_cidr6, self.overlay.as_ref()))?;
         // Of what does not fit, as little would with the tables of before.
         let taken_over = self.links.take_over().and_then(|()| self.links.isolate(self.policies.isolated()));
         self.abort_stale();
@@ -389,13 +387,20 @@ impl Dataplane {
         if self.overlay.as_ref() == overlay {
             return Ok(());
         }
-        let place = |overlay: &Overlay| (overlay.name.clone(), overlay.link, overlay.address);
+        let place =
+            |overlay: &Overlay| (overlay.name.clone(), overlay.link, overlay.address, overlay.address6);
         if self.overlay.as_ref().map(place) != overlay.map(place) {
             // Until it is attached, replies from there would not be understood.
             self.overlay = None;
             self.links.set_overlay(overlay.map(|overlay| overlay.name.clone()))?;
-            if let Some(Overlay { name, link, address, .. }) = overlay {
-                tracing::info!(name, link, ?address, "pods of other nodes are reached by an overlay");
+            if let Some(Overlay { name, link, address, address6, .. }) = overlay {
+                tracing::info!(
+                    name,
+                    link,
+                    ?address,
+                    ?address6,
+                    "pods of other nodes are reached by an overlay"
+                );
             }
         }
         self.overlay = overlay.cloned();

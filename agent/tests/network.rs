@@ -169,16 +169,50 @@ fn a_pod_of_a_node_with_dual_stack_has_an_address_of_each_family() {
         reaches();
         assert!(ip("-6 route show proto 201").contains("unreachable fd00:10:77::/64"));
 
-        let peer = |range: &str, via: &str| (range.parse().unwrap(), via.parse().unwrap());
-        let far = peer("fd00:10:7a::/64", "fd00:78::2");
-        let peers = [peer("fd00:10:78::/64", "fd00:77::2"), peer("fd00:10:79::/64", "fd00:77::3"), far];
-        network.set_peers6(&peers.into()).await.unwrap();
+        ip("addr add 192.0.2.1/24 dev eth0");
+        let peer = |net: u8, address: &str| Peer {
+            pod_cidr: format!("fd00:10:{net:x}::/64").parse().unwrap(),
+            address: address.parse().unwrap(),
+        };
+        // As agents before this one left it of a node on another network.
+        ip("route add unreachable fd00:10:7a::/64 proto 201");
+        let far = peer(0x7a, "198.51.100.2,fd00:78::2");
+        let peers = [
+            peer(0x78, "192.0.2.2,fd00:77::2"),
+            peer(0x79, "192.0.2.3,fd00:77::3"),
+            peer(0x7b, "192.0.2.4"),
+            far,
+        ];
+        network.set_peers(&peers.into()).await.unwrap();
         let present = ip("-6 route show proto 201");
         assert!(present.contains("fd00:10:79::/64 via fd00:77::3"), "{present}");
-        assert!(present.contains("unreachable fd00:10:7a::/64"), "not on our network: {present}");
+        for tunnel in [
+            "fd00:10:7a::/64 via fe80::86f:c6ff:fe33:6402 dev oarlock-vx src fd00:10:77::a4d:0",
+            "fd00:10:7b::/64 via fe80::86f:c0ff:fe00:204 dev oarlock-vx src fd00:10:77::a4d:0",
+        ] {
+            assert!(present.contains(tunnel), "not on our network, or not of IPv6: {present}");
+        }
+        assert!(!present.contains("unreachable fd00:10:7a"), "{present}");
+        let neighbours = ip("-6 neigh show dev oarlock-vx");
+        let known = "fe80::86f:c6ff:fe33:6402 lladdr 0a:6f:c6:33:64:02 PERMANENT";
+        assert!(neighbours.contains(known), "{neighbours}");
+        assert!(sandbox.ip("-6 route show default").contains("mtu 1450"), "pods send what fits");
+        let (link, own) = (ip("-d link show oarlock-vx"), ip("-6 addr show dev oarlock-vx"));
+        assert!(own.contains("inet6 fd00:10:77::a4d:0/128") && own.contains("deprecated"), "{own}");
+        assert!(own.contains("inet6 fe80::86f:c0ff:fe00:201/64"), "next hop of others: {own}");
+        assert!(link.contains("mtu 1450"), "{link}");
+        let ways = network.reached().borrow().clone();
+        let overlay = ways.overlay.unwrap();
+        assert_eq!(overlay.address6.unwrap().to_string(), "fd00:10:77::a4d:0");
+        let far_nodes: Vec<String> = overlay.nodes.iter().map(ToString::to_string).collect();
+        assert_eq!(far_nodes, ["fd00:78::2"], "whose pods are reached by their node's address of IPv4");
+        assert_eq!(node_routes().await.unwrap(), ways.routes, "as the kernel has it");
+        ip("-6 neigh del fe80::86f:c6ff:fe33:6402 dev oarlock-vx");
+        let lost = NodeRoute { pod_cidr: far.pod_cidr, via: [198, 51, 100, 2].into(), way: Way::Vxlan };
+        assert!(ways.routes.contains(&lost) && !node_routes().await.unwrap().contains(&lost));
         for _ in 0..2 {
-            let peers = [peer("fd00:10:78::/64", "fd00:77::4"), far];
-            network.set_peers6(&peers.into()).await.unwrap();
+            network.set_peers(&[peer(0x78, "192.0.2.2,fd00:77::4"), far].into()).await.unwrap();
+            assert!(node_routes().await.unwrap().contains(&lost), "mended");
             let present = ip("-6 route show proto 201");
             assert!(
                 present.contains("fd00:10:78::/64 via fd00:77::4") && !present.contains("fd00:10:79"),
@@ -186,14 +220,18 @@ fn a_pod_of_a_node_with_dual_stack_has_an_address_of_each_family() {
             );
             assert!(!present.contains("fd00:77::2"), "replaced, not added: {present}");
             assert!(present.contains("unreachable fd00:10:77::/64"), "our own: {present}");
+            assert!(!ip("-6 neigh show dev oarlock-vx").contains("fe80::86f:c0ff:fe00:204"), "forgotten");
         }
+        let mut moved = network.moved();
+        moved.mark_unchanged();
         ip("addr add fd00:78::1/64 dev eth0 nodad");
-        network.set_peers6(&[far].into()).await.unwrap();
+        let bell = tokio::time::timeout(std::time::Duration::from_secs(5), moved.changed());
+        bell.await.expect("a bell").unwrap();
+        network.set_peers(&[far].into()).await.unwrap();
         let present = ip("-6 route show proto 201");
-        assert!(
-            present.contains("fd00:10:7a::/64 via fd00:78::2") && !present.contains("unreachable fd00:10:7a"),
-            "{present}"
-        );
+        assert!(present.contains("fd00:10:7a::/64 via fd00:78::2 dev eth0"), "{present}");
+        assert!(!ip("link").contains("oarlock-vx"), "nobody is behind it any more");
+        assert!(!sandbox.ip("-6 route show default").contains("mtu"), "as much as the uplink takes");
         network.remove("uid-1").await.unwrap();
         assert!(!ip("-6 route").contains(&six.to_string()));
     });

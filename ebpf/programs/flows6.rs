@@ -166,8 +166,8 @@ fn reach(ctx: *mut c_void, work: &mut Work, uplink: u32, chosen: (u32, u32)) -> 
         // The same client port already talks to this backend by another frontend: another port tells them apart.
         return claim(work, (0, uplink), chosen);
     }
-    let link = way6::to(ctx, work, settings, uplink);
-    work.leaves = work.leaves.from(settings.node, 0);
+    let (address, link) = way6::to(ctx, work, settings, uplink);
+    work.leaves = work.leaves.from(*address, 0);
     claim(work, (link, uplink), chosen)
 }
 

@@ -1,4 +1,4 @@
-//! By which link a backend on another node is reached over IPv6: as [`crate::way`].
+//! By which link, and with which address of the node, a backend on another node is reached over IPv6: as [`crate::way`].
 
 use aya_ebpf::bindings::bpf_fib_lookup as Route;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS};
@@ -11,12 +11,23 @@ use crate::nat;
 
 const AF_INET6: u8 = 10;
 
-/// The link. Mostly that by which the client came; where other nodes' pods are behind an overlay, the node's routes say it.
+/// The node's address and the link.
 #[inline(always)]
-pub fn to(ctx: *mut c_void, work: &Work, settings: &Settings6, uplink: u32) -> u32 {
-    if nat::settings().is_none_or(|settings| settings.overlay == 0) {
-        return uplink;
+pub fn to<'s>(ctx: *mut c_void, work: &Work, settings: &'s Settings6, uplink: u32) -> (&'s [u8; 16], u32) {
+    let overlay = nat::settings().map_or(0, |settings| settings.overlay);
+    if overlay == 0 {
+        return (&settings.node, uplink);
     }
+    match by_routes(ctx, work, settings, uplink) {
+        0 => (&settings.node, uplink),
+        link if link == overlay => (&settings.overlay_address, link),
+        link => (&settings.node, link),
+    }
+}
+
+/// The link that the node's routes say; 0: they say none.
+#[inline(always)]
+fn by_routes(ctx: *mut c_void, work: &Work, settings: &Settings6, uplink: u32) -> u32 {
     // SAFETY: a structure of numbers, for which zero is a value.
     let mut route: Route = unsafe { core::mem::zeroed() };
     route.family = AF_INET6;
@@ -29,7 +40,7 @@ pub fn to(ctx: *mut c_void, work: &Work, settings: &Settings6, uplink: u32) -> u
     let found = unsafe { bpf_fib_lookup(ctx, &raw mut route, size, 0) };
     // The link is known with each of them; who is there is asked when the packet leaves.
     let known = [BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_FRAG_NEEDED];
-    if known.iter().any(|code| i64::from(*code) == found) { route.ifindex } else { uplink }
+    if known.iter().any(|code| i64::from(*code) == found) { route.ifindex } else { 0 }
 }
 
 #[inline(always)]

@@ -143,6 +143,8 @@ pub struct Settings6 {
     pub cluster: [u8; 16],
     /// The mask of that range, network order.
     pub mask: [u8; 16],
+    /// The node's address at [`crate::flow::Settings::overlay`], network order.
+    pub overlay_address: [u8; 16],
 }
 
 impl Settings6 {
@@ -165,7 +167,7 @@ pub const POD_OUT: u32 = 2;
 pub const POD_IN: u32 = 3;
 
 const _: () = assert!(core::mem::size_of::<Translation6>() == 56);
-const _: () = assert!(core::mem::size_of::<Settings6>() == 48);
+const _: () = assert!(core::mem::size_of::<Settings6>() == 64);
 const _: () = assert!(core::mem::size_of::<Flow6>() == 40);
 
 #[cfg(feature = "user")]
@@ -192,6 +194,7 @@ mod tests {
             node: ip("fd00::1"),
             cluster: ip("fd00:10:244::"),
             mask: ip("ffff:ffff:ffff:ff00::"),
+            overlay_address: ip("fd00::1"),
         };
         assert!(settings.in_cluster(&ip("fd00:10:244:7::5")) && !settings.in_cluster(&ip("fd00:10:245::5")));
         assert!(!Settings6::default().in_cluster(&ip("fd00:10:244::5")), "nothing is known yet");

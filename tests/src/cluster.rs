@@ -20,6 +20,8 @@ pub const FAR_NODES: [&str; 2] = ["172.30.77.11", "172.30.78.12"];
 pub const NODES6: [&str; 2] = ["fd00:172:30:77::11", "fd00:172:30:77::12"];
 /// Python with the packages of `requirements.txt` beside the tests of clients, as `cargo xtask setup` makes it.
 pub const PYTHON: &str = "target/tools/python/bin/python";
+/// Those of two nodes on networks of their own.
+pub const FAR_NODES6: [&str; 2] = ["fd00:172:30:77::11", "fd00:172:30:78::12"];
 /// The network namespace of a client outside the nodes.
 pub const CLIENT: &str = "oarlock-client";
 

@@ -94,7 +94,7 @@ pub(crate) struct UpOptions {
 
 impl UpOptions {
     fn is_dual(&self) -> bool {
-        self.ip_family == IpFamily::Dual && self.networks == 1 && fabric::has_ipv6()
+        self.ip_family == IpFamily::Dual && fabric::has_ipv6()
     }
 }
 
@@ -260,7 +260,7 @@ fn start_node(options: &UpOptions, number: u8) -> Result<()> {
     command.args(["--data-dir", &state().join(&name).display().to_string()]);
     let mut node_ip = fabric::node_ip_of(number, options.networks);
     if options.is_dual() {
-        node_ip = format!("{node_ip},{}", fabric::node_ip6(number));
+        node_ip = format!("{node_ip},{}", fabric::beside(&node_ip));
     }
     command.args(["--node-ip", &node_ip, "--uplink", "eth0", &options.xdp.flag()]);
     // The machine, which is no node, reaches ClusterIPs by a route to a node.

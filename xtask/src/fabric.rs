@@ -19,8 +19,8 @@ const CLIENT: &str = "oarlock-client";
 /// The range of pods, and that of Services.
 const PODS: &str = "10.244.0.0/16";
 const SERVICES: &str = "10.96.0.0/16";
-/// The ranges of IPv6, of nodes, pods and Services: addresses that nobody routes (RFC 4193).
-const RANGES6: [&str; 3] = ["fd00:172:30:77::/64", "fd00:10:244::/56", "fd00:10:96::/112"];
+/// The ranges of IPv6, of pods and Services: addresses that nobody routes (RFC 4193).
+const RANGES6: [&str; 2] = ["fd00:10:244::/56", "fd00:10:96::/112"];
 /// How many networks nodes may be spread over.
 pub(crate) const NETWORKS: u8 = 3;
 /// Marks the machine's routes as ours.
@@ -43,7 +43,7 @@ pub(crate) fn node_ip_of(number: u8, networks: u8) -> String {
 
 /// Whether a node's address is on the network of the machine and the client.
 pub(crate) fn is_near(node: &str) -> bool {
-    node.starts_with("172.30.77.") || node.contains(':')
+    node.starts_with("172.30.77.") || node.starts_with("fd00:172:30:77:")
 }
 
 fn network_of(number: u8, networks: u8) -> u8 {
@@ -59,6 +59,11 @@ fn range(network: u8) -> String {
     format!("{}/24", address(network, 0))
 }
 
+/// The same of IPv6.
+fn range6(network: u8) -> String {
+    format!("fd00:172:30:{}::/64", 77 + network)
+}
+
 /// The router's address on a network.
 fn router(network: u8) -> String {
     address(network, 254)
@@ -71,23 +76,19 @@ fn bridge(network: u8) -> String {
 /// What is unreachable but by the fabric.
 fn ranges() -> Vec<String> {
     let four = (0..NETWORKS).map(range).chain([PODS.to_owned(), SERVICES.to_owned()]);
-    let six = RANGES6.iter().filter(|_| has_ipv6()).map(|range| (*range).to_owned());
-    four.chain(six).collect()
+    let six = (0..NETWORKS).map(range6).chain(RANGES6.map(str::to_owned));
+    four.chain(six.filter(|_| has_ipv6())).collect()
 }
 
-/// The address of IPv6 that a machine has beside one of IPv4 on the fabric: the same last number.
-fn beside(address: &str) -> String {
-    format!("fd00:172:30:77::{}", address.rsplit('.').next().unwrap_or_default())
-}
-
-/// The address of IPv6 of a node.
-pub(crate) fn node_ip6(number: u8) -> String {
-    beside(&node_ip(number))
+/// The address of IPv6 that a machine has beside one of IPv4 on the fabric: the same numbers, the last one at the end.
+pub(crate) fn beside(address: &str) -> String {
+    let (network, host) = address.rsplit_once('.').unwrap_or_default();
+    format!("fd00:{}::{host}", network.replace('.', ":"))
 }
 
 /// The ranges of pods, and of Services, of a cluster with dual stack.
 pub(crate) fn dual_ranges() -> [String; 2] {
-    [format!("{PODS},{}", RANGES6[1]), format!("{SERVICES},{}", RANGES6[2])]
+    [format!("{PODS},{}", RANGES6[0]), format!("{SERVICES},{}", RANGES6[1])]
 }
 
 /// Whether this machine's kernel gives links IPv6.
@@ -134,32 +135,47 @@ pub(crate) fn up(nodes: u8, networks: u8, xdp: bool, dual: bool) -> Result<()> {
     for number in 1..=nodes {
         let network = network_of(number, networks);
         let (namespace, port) = (node_namespace(number), format!("node{number}"));
-        join(&namespace, &port, network, &node_ip_of(number, networks), xdp)?;
-        give_ipv6(&namespace, &node_ip(number), dual)?;
+        let address = node_ip_of(number, networks);
+        join(&namespace, &port, network, &address, xdp)?;
+        give_ipv6(&namespace, &address, dual)?;
     }
     join(CLIENT, "client", 0, "172.30.77.200", xdp)?;
     give_ipv6(CLIENT, "172.30.77.200", dual)?;
-    if networks > 1 { route_between(nodes, networks) } else { Ok(()) }
+    if networks > 1 { route_between(nodes, networks, dual) } else { Ok(()) }
 }
 
-/// A router between the networks, and everybody's way to it. Only addresses of its own networks pass (RFC 3704 2.2).
-fn route_between(nodes: u8, networks: u8) -> Result<()> {
-    for setting in ["ip_forward=1", "conf.all.rp_filter=1"] {
-        output("ip", &["netns", "exec", FABRIC, "sysctl", "-qw", &format!("net.ipv4.{setting}")])?;
+/// A router between the networks, and everybody's way to it. Only addresses of its own networks pass (RFC 3704 2.2); of IPv6, for which
+/// kernels have no such filter, others find no way back.
+fn route_between(nodes: u8, networks: u8, dual: bool) -> Result<()> {
+    let forwarding = dual.then_some("ipv6.conf.all.forwarding=1");
+    for setting in ["ipv4.ip_forward=1", "ipv4.conf.all.rp_filter=1"].into_iter().chain(forwarding) {
+        output("ip", &["netns", "exec", FABRIC, "sysctl", "-qw", &format!("net.{setting}")])?;
     }
     for network in 0..networks {
-        ip(&format!("-n {FABRIC} addr replace {}/24 dev {}", router(network), bridge(network)))?;
+        let (address, bridge) = (router(network), bridge(network));
+        ip(&format!("-n {FABRIC} addr replace {address}/24 dev {bridge}"))?;
+        if dual {
+            ip(&format!("-n {FABRIC} addr replace {}/64 dev {bridge} nodad", beside(&address)))?;
+        }
     }
     let nodes = (1..=nodes).map(|number| (node_namespace(number), network_of(number, networks)));
     for (namespace, here) in nodes.chain([(CLIENT.to_owned(), 0)]) {
         for there in (0..networks).filter(|there| *there != here) {
-            ip(&format!("-n {namespace} route replace {} via {} dev eth0", range(there), router(here)))?;
+            route_over(&format!("-n {namespace} "), (there, here), "eth0", dual)?;
         }
     }
     for there in 1..networks {
-        let words =
-            format!("route replace {} via {} dev oarlock-host proto {PROTOCOL}", range(there), router(0));
-        ip(&words)?;
+        route_over("", (there, 0), &format!("oarlock-host proto {PROTOCOL}"), dual)?;
+    }
+    Ok(())
+}
+
+/// A route to a network by the router of another one.
+fn route_over(inside: &str, (there, here): (u8, u8), link: &str, dual: bool) -> Result<()> {
+    let router = router(here);
+    ip(&format!("{inside}route replace {} via {router} dev {link}", range(there)))?;
+    if dual {
+        ip(&format!("{inside}route replace {} via {} dev {link}", range6(there), beside(&router)))?;
     }
     Ok(())
 }
@@ -215,7 +231,7 @@ pub(crate) fn route_services(dual: bool) -> Result<()> {
         ip(&format!("route replace {range} via {node} dev oarlock-host proto {PROTOCOL}"))
     };
     route(SERVICES, &node_ip(1))?;
-    if dual { route(RANGES6[2], &node_ip6(1)) } else { Ok(()) }
+    if dual { route(RANGES6[1], &beside(&node_ip(1))) } else { Ok(()) }
 }
 
 /// A route of the machine to the pods of a node.

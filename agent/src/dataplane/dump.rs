@@ -51,7 +51,7 @@ fn node(tables: &Picture, out: &mut String) {
     let own = node.address6.map_or_else(|| node.address.to_string(), |six| format!("{} {six}", node.address));
     let _ = writeln!(out, "node {own}, pods of the cluster {cluster}, ClusterIPs for outsiders: {outsiders}");
     if let Some(overlay) = &node.overlay {
-        let _ = writeln!(out, "pods of other nodes by the link {} as {}", overlay.link, overlay.address);
+        let _ = writeln!(out, "pods of other nodes by the link {} as {}", overlay.link, overlay.addresses());
     }
 }
 

@@ -74,6 +74,16 @@ pub struct OverlayPicture {
     pub link: u32,
     /// The node's address there.
     pub address: Ipv4Addr,
+    /// The same of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
+}
+
+impl OverlayPicture {
+    /// The node's addresses there, for people.
+    pub(super) fn addresses(&self) -> String {
+        self.address6.map_or_else(|| self.address.to_string(), |six| format!("{} {six}", self.address))
+    }
 }
 
 /// Where a Service is answered, and by whom.
@@ -131,7 +141,11 @@ pub struct PodPicture {
 impl NodePicture {
     /// What these settings say.
     pub(super) fn of(settings: &Settings, settings6: &Settings6) -> Self {
-        let overlay = OverlayPicture { link: settings.overlay, address: settings.overlay_address.into() };
+        let overlay = OverlayPicture {
+            link: settings.overlay,
+            address: settings.overlay_address.into(),
+            address6: Some(Ipv6Addr::from(settings6.overlay_address)).filter(|ip| !ip.is_unspecified()),
+        };
         let known = settings.mask != [0; 4];
         let cidr = Ipv4Net::with_netmask(settings.cluster.into(), settings.mask.into()).ok();
         let cidr6 = Ipv6Net::with_netmask(settings6.cluster.into(), settings6.mask.into()).ok();

@@ -10,7 +10,7 @@ use oarlock_ebpf::flow6::{Flow6, POD_IN, POD_OUT, Settings6, Translation6, UPLIN
 use oarlock_ebpf::maps;
 
 use super::load::chain;
-use super::{DataplaneConfig, DataplaneError};
+use super::{DataplaneConfig, DataplaneError, Overlay};
 use ipnet::Ipv6Net;
 
 /// The programs, and where those of IPv4 look for them.
@@ -89,11 +89,17 @@ fn over(entries: &Table<Flow6, Translation6>, now: u32) -> Vec<(Flow6, Translati
 }
 
 /// What the programs are to know of the node.
-pub(super) fn settings(config: &DataplaneConfig, cluster: Option<Ipv6Net>) -> Settings6 {
+pub(super) fn settings(
+    config: &DataplaneConfig,
+    cluster: Option<Ipv6Net>,
+    overlay: Option<&Overlay>,
+) -> Settings6 {
+    let there = overlay.and_then(|overlay| overlay.address6).or(config.node_ip6);
     Settings6 {
         node: config.node_ip6.map(|ip| ip.octets()).unwrap_or_default(),
         cluster: cluster.map(|range| range.network().octets()).unwrap_or_default(),
         mask: cluster.map(|range| range.netmask().octets()).unwrap_or_default(),
+        overlay_address: there.map(|ip| ip.octets()).unwrap_or_default(),
     }
 }
 

@@ -104,7 +104,7 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
         }
     }
     let settings = super::settings(config, cluster, around.overlay, around.namespace);
-    let settings6 = super::six::settings(config, cluster6);
+    let settings6 = super::six::settings(config, cluster6, around.overlay);
     Picture {
         layout_version: LAYOUT_VERSION,
         node: NodePicture::of(&settings, &settings6),
@@ -166,7 +166,7 @@ fn of_node(present: &NodePicture, wanted: &NodePicture) -> Vec<Difference> {
     check("the cookie of the node's network namespace", cookie(present), cookie(wanted));
     let overlay = |node: &NodePicture| {
         let overlay = node.overlay.as_ref();
-        overlay.map_or("none".to_owned(), |o| format!("link {} as {}", o.link, o.address))
+        overlay.map_or("none".to_owned(), |o| format!("link {} as {}", o.link, o.addresses()))
     };
     check("the overlay", overlay(present), overlay(wanted));
     all
@@ -250,7 +250,7 @@ fn of_addresses(present: &Picture, wanted: &Picture) -> Vec<Difference> {
 /// Of one who does not know the kernel's routes, or does not want any, nothing is told.
 fn of_routes(is: Option<&BTreeSet<NodeRoute>>, should: Option<&BTreeSet<NodeRoute>>) -> Vec<Difference> {
     let (Some(is), Some(should)) = (is, should) else { return Vec::new() };
-    let by_range = |all: &BTreeSet<NodeRoute>| -> BTreeMap<ipnet::Ipv4Net, String> {
+    let by_range = |all: &BTreeSet<NodeRoute>| -> BTreeMap<IpNet, String> {
         let told = |route: &NodeRoute| (route.pod_cidr, format!("via {} ({})", route.via, route.way.name()));
         all.iter().map(told).collect()
     };

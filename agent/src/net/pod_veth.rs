@@ -19,9 +19,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
 
 use super::links::{self, Link, check};
-use super::reach::{self, Mtu, NodeRoute, Peer, Way};
+use super::reach::{self, LEAST6, Mtu, NodeRoute, Peer};
 use super::routes::Tunnel;
-use super::routes6::{self, Peers6};
 use super::state::{PodNet, State};
 use super::tunnel::End;
 use super::underlay::{self, Underlay};
@@ -122,42 +121,36 @@ impl Network {
         let mut inner = self.inner.lock().await;
         if inner.pod_cidr6 != Some(pod_cidr) {
             sysctl::prepare_node_for_ipv6(&self.underlay.uplinks)?;
-            routes6::refuse(&self.handle, pod_cidr).await?;
+            routes::refuse_unused(&self.handle, pod_cidr).await?;
             inner.pod_cidr6 = Some(pod_cidr);
         }
         Ok(())
     }
 
-    /// Makes the routes of IPv6 to other nodes' pods those that lead to these peers, as far as they are on our networks.
-    ///
-    /// # Errors
-    /// The first thing that the kernel refused, after all were tried.
-    pub async fn set_peers6(&self, peers: &Peers6) -> Result<(), NetError> {
-        let own = self.inner.lock().await.pod_cidr6;
-        // A node without IPv6 in its kernel has nothing to be looked at.
-        if own.is_none() && peers.is_empty() {
-            return Ok(());
-        }
-        routes6::sync(&self.handle, own, peers).await
-    }
-
     /// Makes the ways to other nodes' pods exactly those that lead to these peers, as the uplinks are now, and has pods send what
-    /// fits into them. Not twice at a time.
+    /// fits into them. Those of IPv6 as long as the node has pods with it. Not twice at a time.
     ///
     /// # Errors
     /// The first thing that the kernel refused, after all were tried.
     pub async fn set_peers(&self, peers: &BTreeSet<Peer>) -> Result<(), NetError> {
         let uplinks = underlay::look(&self.handle, &self.underlay.uplinks).await?;
-        let wanted = reach::routes(self.underlay.routing, &uplinks.networks, peers);
-        let far: BTreeSet<Ipv4Addr> =
-            wanted.iter().filter(|route| route.way == Way::Vxlan).map(|route| route.via).collect();
-        let mtu = Mtu::of(uplinks.mtu, !far.is_empty());
+        let (pod_cidr, pod_cidr6) = {
+            let inner = self.inner.lock().await;
+            (inner.pod_cidr, inner.pod_cidr6)
+        };
+        let is_spoken = |peer: &&Peer| peer.pod_cidr.network().is_ipv4() || pod_cidr6.is_some();
+        let peers = peers.iter().filter(is_spoken).copied().collect();
+        let (wanted, far) = reach::routes(self.underlay.routing, &uplinks.networks, &peers);
+        let tunnels = wanted.iter().any(|route| route.end().is_some());
+        let mtu = Mtu::of(uplinks.mtu, tunnels);
         // Smaller packets before the way that takes no larger ones, larger ones after it has gone.
         let fitted = self.set_mtu(mtu).await;
-        let pod_cidr = self.inner.lock().await.pod_cidr;
         let (tunnel, stale) = match pod_cidr {
-            _ if far.is_empty() => (None, None),
-            Some(pod_cidr) => Some(self.tunnel(pod_cidr, &far, mtu).await?).unzip(),
+            _ if !tunnels => (None, None),
+            Some(pod_cidr) => {
+                let end = End { node: self.underlay.node_ip, pod_cidr, pod_cidr6, mtu: mtu.pods };
+                Some(self.tunnel(end, &wanted).await?).unzip()
+            }
             // A node without a range of its own has no pods that would ask for the way.
             None => return Err(NetError::NoPodCidr),
         };
@@ -166,10 +159,11 @@ impl Network {
             Some(stale) => tunnel::forget(&self.handle, stale).await?,
             None => tunnel::remove(&self.handle).await?,
         }
-        let overlay = tunnel.map(|Tunnel { link, address }| Overlay {
+        let overlay = tunnel.map(|Tunnel { link, address, address6 }| Overlay {
             name: tunnel::LINK.to_owned(),
             link,
             address: Some(address),
+            address6,
             nodes: Arc::new(far),
         });
         let description = reach::describe(&wanted, mtu);
@@ -186,17 +180,15 @@ impl Network {
         routed.and(fitted)
     }
 
-    /// Our end of the tunnels, which knows of these nodes.
+    /// Our end of the tunnels, which knows what these routes lead to.
     async fn tunnel(
         &self,
-        pod_cidr: Ipv4Net,
-        far: &BTreeSet<Ipv4Addr>,
-        mtu: Mtu,
+        end: End,
+        routes: &BTreeSet<NodeRoute>,
     ) -> Result<(Tunnel, tunnel::Stale), NetError> {
-        let end = End { node: self.underlay.node_ip, pod_cidr, mtu: mtu.pods };
         let link = tunnel::ensure(&self.handle, end).await?;
-        let stale = tunnel::tell(&self.handle, link, far).await?;
-        Ok((Tunnel { link, address: end.address() }, stale))
+        let stale = tunnel::tell(&self.handle, link, routes).await?;
+        Ok((Tunnel { link, address: end.address(), address6: end.address6() }, stale))
     }
 
     /// Makes the links of all pods take, and pods send, packets of this length.
@@ -448,20 +440,23 @@ async fn configure_pod_side(
     check("route to the pod's gateway".to_owned(), pod.route().add(gateway).replace().execute().await)?;
     let mut default =
         RouteMessageBuilder::<Ipv4Addr>::new().gateway(GATEWAY).output_interface(link.index).pref_source(ip);
-    if mtu.pods < mtu.link {
-        default.get_mut().attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.pods)]));
-    }
+    default.get_mut().attributes.extend(narrower(mtu.pods, mtu.link));
     let default = default.build();
     check("set the pod's default route".to_owned(), pod.route().add(default).replace().execute().await)?;
     let Some(ip6) = net.ip6 else { return Ok(()) };
     let address = pod.address().add(link.index, IpAddr::V6(ip6), 128).replace().execute().await;
     check(format!("give the pod its address {ip6}"), address)?;
     add_neighbour(pod, link.index, IpAddr::V6(GATEWAY6), gateway_mac).await?;
-    // A link-local gateway needs no route of its own. No tunnel carries IPv6: packets may be as long as the link takes.
-    let default =
-        RouteMessageBuilder::<Ipv6Addr>::new().gateway(GATEWAY6).output_interface(link.index).build();
-    let done = pod.route().add(default).replace().execute().await;
+    // A link-local gateway needs no route of its own.
+    let mut default = RouteMessageBuilder::<Ipv6Addr>::new().gateway(GATEWAY6).output_interface(link.index);
+    default.get_mut().attributes.extend(narrower(mtu.pods.max(LEAST6), mtu.link));
+    let done = pod.route().add(default.build()).replace().execute().await;
     check("set the pod's default route of IPv6".to_owned(), done)
+}
+
+/// What a route says of how long packets may be, where that is less than on its link.
+fn narrower(mtu: u32, link: u32) -> Option<RouteAttribute> {
+    (mtu < link).then(|| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]))
 }
 
 async fn add_neighbour(handle: &Handle, index: u32, ip: IpAddr, mac: &[u8]) -> Result<(), NetError> {

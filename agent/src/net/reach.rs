@@ -1,13 +1,16 @@
 //! How the pods of other nodes are reached from here, decided from addresses alone. Pure.
 //!
 //! A node whose address lies in the range of one of our uplinks stands on the same layer-2 network: its pods are routed there.
-//! Routers between networks know nothing of pods: across them packets of pods travel inside packets of nodes (VXLAN).
+//! Routers between networks know nothing of pods: across them packets of pods travel inside packets of nodes (VXLAN). Each family
+//! is decided by itself; packets of both travel inside packets of IPv4, which all nodes have.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::dual_ip::DualIp;
 
 /// How the way to another node's pods is chosen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -42,13 +45,23 @@ impl Way {
     }
 }
 
-/// Another node.
+/// A range of another node's pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Peer {
-    /// Its podCIDR.
-    pub pod_cidr: Ipv4Net,
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// The range: a podCIDR.
+    pub pod_cidr: IpNet,
+    /// The node's addresses.
+    pub address: DualIp,
+}
+
+impl Peer {
+    /// The node's address of the range's family.
+    fn own(&self) -> Option<IpAddr> {
+        match self.pod_cidr {
+            IpNet::V4(_) => Some(self.address.v4.into()),
+            IpNet::V6(_) => self.address.v6.map(IpAddr::V6),
+        }
+    }
 }
 
 /// The pods of another node, and how they are reached.
@@ -56,16 +69,16 @@ pub struct Peer {
 #[serde(rename_all = "camelCase")]
 pub struct NodeRoute {
     /// The node's podCIDR.
-    pub pod_cidr: Ipv4Net,
-    /// The node's address.
-    pub via: Ipv4Addr,
+    pub pod_cidr: IpNet,
+    /// The node's address: of the same family, or of IPv4 where the tunnel ends there.
+    pub via: IpAddr,
     /// How its pods are reached.
     pub way: Way,
 }
 
 /// The way to a node at this address, from uplinks with these addresses and prefixes.
-pub(super) fn way(routing: Routing, uplinks: &[Ipv4Net], node: Ipv4Addr) -> Way {
-    let is_near = || uplinks.iter().any(|net| net.contains(&node));
+fn way(routing: Routing, uplinks: &[IpNet], node: Option<IpAddr>) -> Way {
+    let is_near = || node.is_some_and(|node| uplinks.iter().any(|net| net.contains(&node)));
     match routing {
         Routing::Direct => Way::Direct,
         Routing::Auto if is_near() => Way::Direct,
@@ -73,20 +86,52 @@ pub(super) fn way(routing: Routing, uplinks: &[Ipv4Net], node: Ipv4Addr) -> Way 
     }
 }
 
-/// The ways to all of them.
-pub(super) fn routes(routing: Routing, uplinks: &[Ipv4Net], peers: &BTreeSet<Peer>) -> BTreeSet<NodeRoute> {
-    let route = |peer: &Peer| NodeRoute {
-        pod_cidr: peer.pod_cidr,
-        via: peer.address,
-        way: way(routing, uplinks, peer.address),
-    };
-    peers.iter().map(route).collect()
+/// The ways to all of them, and the addresses of the nodes to whose pods no direct one leads.
+pub(super) fn routes(
+    routing: Routing,
+    uplinks: &[IpNet],
+    peers: &BTreeSet<Peer>,
+) -> (BTreeSet<NodeRoute>, BTreeSet<IpAddr>) {
+    let (mut routes, mut far) = (BTreeSet::new(), BTreeSet::new());
+    for peer in peers {
+        let own = peer.own();
+        let way = way(routing, uplinks, own);
+        let via = match way {
+            Way::Direct => own,
+            Way::Vxlan => {
+                far.extend(own);
+                Some(peer.address.v4.into())
+            }
+        };
+        routes.extend(via.map(|via| NodeRoute { pod_cidr: peer.pod_cidr, via, way }));
+    }
+    (routes, far)
+}
+
+impl NodeRoute {
+    /// The node at which the tunnel ends; none of a direct way.
+    pub(super) const fn end(&self) -> Option<Ipv4Addr> {
+        match (self.way, self.via) {
+            (Way::Vxlan, IpAddr::V4(node)) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The next hop in the kernel's words.
+    pub(super) fn hop(&self) -> IpAddr {
+        match (self.pod_cidr, self.end()) {
+            (IpNet::V6(_), Some(node)) => link_local(node).into(),
+            _ => self.via,
+        }
+    }
 }
 
 /// What the network adds to a packet of a pod on its way through a tunnel over IPv4, in bytes: Ethernet, VXLAN, UDP, IP.
 const OVERHEAD: u32 = 14 + 8 + 8 + 20;
 /// The least that IPv4 asks of a link for a path that fragments nothing (RFC 1122 3.3.3).
 const LEAST: u32 = 576;
+/// The least of a link with IPv6 (RFC 8200 5). What a tunnel does not take in one piece it carries in fragments of IPv4.
+pub(super) const LEAST6: u32 = 1280;
 
 /// How long packets may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +162,25 @@ pub(super) fn hardware_address(node: Ipv4Addr) -> [u8; 6] {
     [0x0a, 0x6f, a, b, c, d]
 }
 
+/// The address of a node's end of the tunnel on the link: the one that goes with its hardware address (RFC 4291 appendix A). Next hop of
+/// IPv6, because the kernel takes the node's own address for none on a link where another route leads to it.
+fn link_local(node: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = hardware_address(node);
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+/// The node whose end of the tunnel has an address of the link.
+pub(super) fn node_at(hop: IpAddr) -> Option<Ipv4Addr> {
+    match hop {
+        IpAddr::V4(node) => Some(node),
+        IpAddr::V6(hop) => {
+            let octets = hop.octets();
+            let node = Ipv4Addr::new(octets[10], octets[13], octets[14], octets[15]);
+            (link_local(node) == hop).then_some(node)
+        }
+    }
+}
+
 /// What a node says of itself: which ways it uses, and how long packets of its pods may be.
 #[must_use]
 pub(super) fn describe(routes: &BTreeSet<NodeRoute>, mtu: Mtu) -> String {
@@ -131,8 +195,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn net(text: &str) -> Ipv4Net {
+    fn net(text: &str) -> IpNet {
         text.parse().unwrap()
+    }
+
+    fn peer(pod_cidr: &str, address: &str) -> Peer {
+        Peer { pod_cidr: net(pod_cidr), address: address.parse().unwrap() }
     }
 
     #[test]
@@ -145,11 +213,44 @@ mod tests {
             ([192, 168, 6, 1], Way::Vxlan),
             ([10, 0, 0, 2], Way::Vxlan),
         ] {
-            let node = Ipv4Addr::from(node);
-            assert_eq!(way(Routing::Auto, &uplinks, node), expected, "{node}");
+            let node = Some(IpAddr::from(node));
+            assert_eq!(way(Routing::Auto, &uplinks, node), expected, "{node:?}");
             assert_eq!(way(Routing::Direct, &uplinks, node), Way::Direct);
             assert_eq!(way(Routing::Vxlan, &uplinks, node), Way::Vxlan);
         }
+    }
+
+    #[test]
+    fn each_family_is_decided_by_itself_and_tunnels_end_at_addresses_of_ipv4() {
+        let uplinks = [net("10.0.0.1/24"), net("fd00:77::1/64")];
+        let ranges = |address: &str| {
+            BTreeSet::from([peer("10.244.2.0/24", address), peer("fd00:10:244:2::/64", address)])
+        };
+        let ways = |address: &str| {
+            let (routes, far) = routes(Routing::Auto, &uplinks, &ranges(address));
+            let told = |route: &NodeRoute| format!("{} by {} {}", route.way.name(), route.via, route.hop());
+            let far: Vec<String> = far.iter().map(ToString::to_string).collect();
+            (routes.iter().map(told).collect::<Vec<_>>().join(", "), far.join(" "))
+        };
+        let both = "direct by 10.0.0.2 10.0.0.2, direct by fd00:77::2 fd00:77::2";
+        assert_eq!(ways("10.0.0.2,fd00:77::2"), (both.to_owned(), String::new()));
+        let hop = "vxlan by 10.0.0.2 fe80::86f:aff:fe00:2";
+        assert_eq!(
+            ways("10.0.0.2,fd00:78::2"),
+            (format!("direct by 10.0.0.2 10.0.0.2, {hop}"), "fd00:78::2".to_owned())
+        );
+        assert_eq!(
+            ways("10.0.0.2").0,
+            format!("direct by 10.0.0.2 10.0.0.2, {hop}"),
+            "without one of its own"
+        );
+        let (of_four, far) = ways("10.0.1.2,fd00:77::2");
+        assert_eq!(
+            (of_four.as_str(), far.as_str()),
+            ("vxlan by 10.0.1.2 10.0.1.2, direct by fd00:77::2 fd00:77::2", "10.0.1.2")
+        );
+        let (direct, _) = routes(Routing::Direct, &uplinks, &ranges("10.0.1.2"));
+        assert_eq!(direct.len(), 1, "no direct way of IPv6 leads to a node without an address of it");
     }
 
     #[test]
@@ -162,8 +263,8 @@ mod tests {
     #[test]
     fn a_node_says_which_ways_it_uses() {
         let route = |n: u8, way| NodeRoute {
-            pod_cidr: Ipv4Net::new(Ipv4Addr::new(10, 244, n, 0), 24).unwrap(),
-            via: Ipv4Addr::new(172, 30, 77, n),
+            pod_cidr: IpNet::new(Ipv4Addr::new(10, 244, n, 0).into(), 24).unwrap(),
+            via: Ipv4Addr::new(172, 30, 77, n).into(),
             way,
         };
         let (near, far) = (route(1, Way::Direct), route(2, Way::Vxlan));
@@ -178,14 +279,15 @@ mod tests {
             let (one, other) = (hardware_address(a.into()), hardware_address(b.into()));
             prop_assert_eq!(one == other, a == b);
             prop_assert_eq!(one[0] & 3, 2, "local, and of one");
+            prop_assert_eq!(node_at(link_local(a.into()).into()), Some(a.into()));
         }
 
         #[test]
         fn whoever_shares_a_network_takes_the_same_way_both_ways(a: [u8; 4], b: [u8; 4], prefix in 0u8..=32) {
-            let (here, there) = (Ipv4Net::new(a.into(), prefix).unwrap(), Ipv4Net::new(b.into(), prefix).unwrap());
+            let [here, there] = [a, b].map(|ip| IpNet::new(ip.into(), prefix).unwrap());
             prop_assert_eq!(
-                way(Routing::Auto, &[here], there.addr()),
-                way(Routing::Auto, &[there], here.addr())
+                way(Routing::Auto, &[here], Some(there.addr())),
+                way(Routing::Auto, &[there], Some(here.addr()))
             );
         }
     }

@@ -4,15 +4,18 @@
 //! removed.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
-use ipnet::Ipv4Net;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
+};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::links::{self, check};
-use super::reach::{NodeRoute, Way};
+use super::reach::{self, NodeRoute, Way};
 use super::{NetError, tunnel};
 
 /// Marks our routes (`ip route show proto 201`); unassigned in rtnetlink.h.
@@ -26,7 +29,7 @@ struct Difference {
 }
 
 fn difference(wanted: &BTreeSet<NodeRoute>, present: &BTreeSet<NodeRoute>) -> Difference {
-    let replaced: BTreeSet<Ipv4Net> = wanted.iter().map(|r| r.pod_cidr).collect();
+    let replaced: BTreeSet<IpNet> = wanted.iter().map(|r| r.pod_cidr).collect();
     Difference {
         add: wanted.difference(present).copied().collect(),
         // A route that is written again with another gateway is replaced in place, without a moment of absence.
@@ -38,8 +41,9 @@ fn difference(wanted: &BTreeSet<NodeRoute>, present: &BTreeSet<NodeRoute>) -> Di
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tunnel {
     pub(super) link: u32,
-    /// The node's address inside.
+    /// The node's addresses inside.
     pub(super) address: Ipv4Addr,
+    pub(super) address6: Option<Ipv6Addr>,
 }
 
 /// Makes our routes those of `wanted`. All are tried; the first failure is returned.
@@ -53,19 +57,8 @@ pub(super) async fn sync(
     let change = difference(wanted, &present.iter().map(|(route, _)| *route).collect());
     let mut outcome = Ok(());
     for route in change.add {
-        let message = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(route.pod_cidr.network(), route.pod_cidr.prefix_len())
-            .gateway(route.via)
-            .protocol(PROTOCOL);
-        let message = match (route.way, through) {
-            (Way::Vxlan, Some(Tunnel { link, address })) => {
-                message.output_interface(link).onlink().pref_source(address)
-            }
-            _ => message,
-        };
-        let done = handle.route().add(message.build()).replace().execute().await;
-        let what = format!("route {} via {} ({})", route.pod_cidr, route.via, route.way.name());
-        outcome = outcome.and(check(what, done));
+        let done = lead(handle, &route, through).await;
+        outcome = outcome.and(done);
     }
     for (route, message) in present {
         if change.remove.contains(&route) {
@@ -77,15 +70,45 @@ pub(super) async fn sync(
     outcome
 }
 
+async fn lead(handle: &Handle, route: &NodeRoute, through: Option<Tunnel>) -> Result<(), NetError> {
+    let what = || format!("route {} via {} ({})", route.pod_cidr, route.via, route.way.name());
+    let mut message = to(route.pod_cidr).build();
+    message.attributes.push(RouteAttribute::Gateway(route.hop().into()));
+    if let (Way::Vxlan, Some(Tunnel { link, address, address6 })) = (route.way, through) {
+        message.attributes.push(RouteAttribute::Oif(link));
+        let own = match route.pod_cidr {
+            IpNet::V4(_) => Some(IpAddr::V4(address)),
+            IpNet::V6(_) => address6.map(IpAddr::V6),
+        };
+        message.attributes.extend(own.map(|own| RouteAttribute::PrefSource(own.into())));
+        // The next hop of IPv4 is in no range of the link; that of IPv6 is the link's own.
+        if route.pod_cidr.network().is_ipv4() {
+            message.header.flags |= RouteFlags::Onlink;
+        }
+    }
+    check(what(), handle.route().add(message).replace().execute().await)
+}
+
 /// Packets to addresses of our podCIDR that no pod has are refused at once instead of wandering to a default route.
-pub(super) async fn refuse_unused(handle: &Handle, pod_cidr: Ipv4Net) -> Result<(), NetError> {
-    let message = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(pod_cidr.network(), pod_cidr.prefix_len())
-        .kind(RouteType::Unreachable)
-        .protocol(PROTOCOL)
-        .build();
+pub(super) async fn refuse_unused(handle: &Handle, pod_cidr: impl Into<IpNet>) -> Result<(), NetError> {
+    let pod_cidr = pod_cidr.into();
+    let message = to(pod_cidr).kind(RouteType::Unreachable).build();
     let done = handle.route().add(message).replace().execute().await;
     check(format!("make {pod_cidr} unreachable where no pod has the address"), done)
+}
+
+/// A route of ours to a range.
+fn to(range: IpNet) -> RouteMessageBuilder<IpAddr> {
+    let mut builder = RouteMessageBuilder::<IpAddr>::new().protocol(PROTOCOL);
+    let message = builder.get_mut();
+    message.header.address_family = family(range.addr());
+    message.header.destination_prefix_length = range.prefix_len();
+    message.attributes.push(RouteAttribute::Destination(range.network().into()));
+    builder
+}
+
+const fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 /// The routes that we have made, where this link is our end of the tunnels.
@@ -93,11 +116,17 @@ pub(super) async fn list(
     handle: &Handle,
     tunnel: Option<u32>,
 ) -> Result<Vec<(NodeRoute, RouteMessage)>, NetError> {
-    let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let routes: Vec<RouteMessage> =
-        check("list routes".to_owned(), handle.route().get(all).execute().try_collect().await)?;
-    let ours = routes.into_iter().filter_map(|message| Some((ours(&message, tunnel)?, message)));
-    Ok(ours.collect())
+    let mut found = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut all = RouteMessage::default();
+        all.header.address_family = family;
+        let routes: Vec<RouteMessage> =
+            check("list routes".to_owned(), handle.route().get(all).execute().try_collect().await)?;
+        // A kernel without the family tells those of all that it has.
+        let routes = routes.into_iter().filter(|message| message.header.address_family == family);
+        found.extend(routes.filter_map(|message| Some((ours(&message, tunnel)?, message))));
+    }
+    Ok(found)
 }
 
 fn ours(message: &RouteMessage, tunnel: Option<u32>) -> Option<NodeRoute> {
@@ -108,15 +137,27 @@ fn ours(message: &RouteMessage, tunnel: Option<u32>) -> Option<NodeRoute> {
     let (mut via, mut link) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = Some(*ip),
-            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => via = Some(*ip),
+            RouteAttribute::Destination(ip) => destination = address(ip),
+            RouteAttribute::Gateway(ip) => via = address(ip),
             RouteAttribute::Oif(index) => link = Some(*index),
             _ => {}
         }
     }
-    let pod_cidr = Ipv4Net::new(destination?, message.header.destination_prefix_length).ok()?;
+    let pod_cidr = IpNet::new(destination?, message.header.destination_prefix_length).ok()?;
     let way = if tunnel.is_some() && link == tunnel { Way::Vxlan } else { Way::Direct };
-    Some(NodeRoute { pod_cidr, via: via?, way })
+    let via = match way {
+        Way::Direct => via?,
+        Way::Vxlan => reach::node_at(via?)?.into(),
+    };
+    Some(NodeRoute { pod_cidr, via, way })
+}
+
+const fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -125,8 +166,8 @@ mod tests {
 
     fn route(net: u8, via: u8) -> NodeRoute {
         NodeRoute {
-            pod_cidr: Ipv4Net::new(Ipv4Addr::new(10, 244, net, 0), 24).unwrap(),
-            via: Ipv4Addr::new(172, 30, 77, via),
+            pod_cidr: IpNet::new(Ipv4Addr::new(10, 244, net, 0).into(), 24).unwrap(),
+            via: Ipv4Addr::new(172, 30, 77, via).into(),
             way: Way::Direct,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use oarlock_daemon::Tasks;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -40,7 +40,7 @@ impl Underlay {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Present {
     /// Their addresses and prefixes.
-    pub(super) networks: Vec<Ipv4Net>,
+    pub(super) networks: Vec<IpNet>,
     /// What the narrowest of them takes.
     pub(super) mtu: u32,
 }
@@ -51,26 +51,37 @@ pub(super) async fn look(handle: &Handle, uplinks: &[String]) -> Result<Present,
     for name in uplinks {
         let link = links::get(handle, name).await?;
         mtu = mtu.min(link.mtu);
-        let all = handle.address().get().set_link_index_filter(link.index).execute();
-        let all: Vec<AddressMessage> =
-            check(format!("list the addresses of {name}"), all.try_collect::<Vec<_>>().await)?;
-        networks.extend(all.iter().filter_map(network));
+        networks.extend(addresses(handle, (link.index, name)).await?);
     }
     Ok(Present { networks, mtu })
 }
 
-fn network(message: &AddressMessage) -> Option<Ipv4Net> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
-        _ => None,
-    })?;
-    Ipv4Net::new(local, message.header.prefix_len).ok()
+/// The addresses of a link and their prefixes, those that count on the link alone left out.
+pub(super) async fn addresses(handle: &Handle, (index, name): (u32, &str)) -> Result<Vec<IpNet>, NetError> {
+    let all = handle.address().get().set_link_index_filter(index).execute();
+    let all: Vec<AddressMessage> =
+        check(format!("list the addresses of {name}"), all.try_collect::<Vec<_>>().await)?;
+    let all = all.iter().filter_map(network);
+    Ok(all.filter(|net| !matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local())).collect())
+}
+
+/// Of a link between two points the attribute for the address is the other one's (include/uapi/linux/if_addr.h).
+fn network(message: &AddressMessage) -> Option<IpNet> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            _ => {}
+        }
+    }
+    IpNet::new(local.or(address)?, message.header.prefix_len).ok()
 }
 
 /// Rings when an uplink changes, or our end of the tunnels. What is lost is found at the next look.
 pub(super) fn watch(tasks: &Tasks, uplinks: &[String], bell: watch::Sender<u64>) -> Result<(), NetError> {
     let failed = |source| NetError::Io { what: "listen to changes of links".to_owned(), source };
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups).map_err(failed)?;
     tasks.job("netlink/changes", connection);
     let names = uplinks.iter().cloned().chain([tunnel::LINK.to_owned()]);
@@ -128,13 +139,10 @@ impl Links {
 
     /// An address of one of them.
     fn address(&self, message: &AddressMessage) -> Option<(u32, IpAddr, u8)> {
-        let (number, prefix) = (message.header.index, message.header.prefix_len);
+        let number = message.header.index;
         let ours = |name: &String| nix::net::if_::if_nametoindex(name.as_str()).is_ok_and(|of| of == number);
-        let local = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(ip) => Some(*ip),
-            _ => None,
-        });
-        self.told.keys().any(ours).then_some((number, local?, prefix))
+        let network = network(message)?;
+        self.told.keys().any(ours).then_some((number, network.addr(), network.prefix_len()))
     }
 
     fn of(&mut self, link: &LinkMessage) -> Option<(&mut Option<Told>, Told)> {
@@ -155,6 +163,7 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv6Addr;
 
     fn link(name: &str, mtu: u32, flags: LinkFlags) -> LinkMessage {
         let mut message = LinkMessage::default();
@@ -189,6 +198,14 @@ mod tests {
         assert!(told(lo, other, false), "a second one");
         assert!(told(lo, ours, true), "it is gone");
         assert!(told(lo, ours, false), "it is back");
+        let mut six = AddressMessage::default();
+        (six.header.index, six.header.prefix_len) = (lo, 64);
+        six.attributes = vec![AddressAttribute::Address(Ipv6Addr::LOCALHOST.into())];
+        let mut told = || {
+            let message = RouteNetlinkMessage::NewAddress(six.clone());
+            links.have_changed(&NetlinkPayload::InnerMessage(message))
+        };
+        assert!(told() && !told(), "of IPv6 there is another attribute");
     }
 
     #[test]

@@ -5,13 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::reach::{NodeRoute, Way};
-use super::{NetError, links, routes, tunnel};
+use super::{NetError, links, routes, tunnel, underlay};
 use crate::dataplane::{Overlay, Uplink};
 
 /// Looks at the uplinks.
@@ -54,14 +53,15 @@ pub async fn overlay(name: &str) -> Result<Option<Overlay>, NetError> {
             let what = format!("use the link {name} for pods of other nodes");
             return Err(NetError::Io { what, source: std::io::Error::other("it is none of Ethernet") });
         }
-        let all = handle.address().get().set_link_index_filter(number).execute();
-        let addresses: Vec<AddressMessage> = all.try_collect().await.map_err(failed)?;
-        let address =
-            addresses.iter().flat_map(|message| &message.attributes).find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
-                _ => None,
-            });
-        Ok(Some(Overlay { name: name.to_owned(), link: number, address, nodes: Arc::default() }))
+        let (mut address, mut address6) = (None, None);
+        for network in underlay::addresses(&handle, (number, name)).await? {
+            match network.addr() {
+                IpAddr::V4(ip) => address = address.or(Some(ip)),
+                IpAddr::V6(ip) => address6 = address6.or(Some(ip)),
+            }
+        }
+        let nodes = Arc::default();
+        Ok(Some(Overlay { name: name.to_owned(), link: number, address, address6, nodes }))
     })
     .await
 }
@@ -75,11 +75,14 @@ pub async fn node_routes() -> Result<BTreeSet<NodeRoute>, NetError> {
     asking("look at the routes to other nodes' pods", async |handle| {
         let link = links::find(&handle, tunnel::LINK).await?.map(|link| link.index);
         let known = match link {
-            Some(link) => tunnel::nodes(&handle, link).await?,
-            None => BTreeSet::new(),
+            Some(link) => Some(tunnel::known(&handle, link).await?),
+            None => None,
+        };
+        let leads = |route: &NodeRoute| {
+            route.way == Way::Direct || known.as_ref().is_some_and(|known| known.leads(route))
         };
         let routes = routes::list(&handle, link).await?.into_iter().map(|(route, _)| route);
-        Ok(routes.filter(|route| route.way == Way::Direct || known.contains(&route.via)).collect())
+        Ok(routes.filter(leads).collect())
     })
     .await
 }

@@ -4,6 +4,8 @@ use std::process::Command;
 
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use oarlock_ebpf::count::ServiceCounts;
+use oarlock_ebpf::flow::Settings;
+use oarlock_ebpf::flow6::Settings6;
 use oarlock_ebpf::layout::{EXTERNAL, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
 use oarlock_ebpf::reason::Reason;
@@ -11,6 +13,7 @@ use proptest::prelude::*;
 
 use super::counts::counts;
 use super::frames::*;
+use super::six;
 
 /// Verdicts of XDP: up to tc, back by the link.
 const UP: u32 = 2;
@@ -65,6 +68,44 @@ impl Uplinked {
         out.truncate(usize::try_from(result.data_size_out).unwrap());
         (result.return_value, out)
     }
+}
+
+#[test]
+fn behind_an_overlay_other_nodes_see_the_address_that_the_node_has_there() {
+    let six::Six { mut node, settings: mut settings6, .. } = six::Six::of(Uplinked::new().node);
+    for command in [
+        "link add vx0 type veth peer name vx1",
+        "link set vx1 up",
+        "link set vx0 up",
+        "link set lo up",
+        "route replace 10.244.1.0/24 dev vx0",
+        "route add fd00:10:244::/48 dev vx0",
+    ] {
+        assert!(Command::new("ip").args(command.split(' ')).status().unwrap().success(), "{command}");
+    }
+    std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+    let overlay = nix::net::if_::if_nametoindex("vx0").unwrap();
+    let (inside, inside6) = ([10, 244, 0, 0], [0xfd, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+    let known = node.settings.get(&0, 0).unwrap();
+    node.settings.set(0, Settings { overlay, overlay_address: inside, ..known }, 0).unwrap();
+    let known = settings6.get(&0, 0).unwrap();
+    settings6.set(0, Settings6 { overlay_address: inside6, ..known }, 0).unwrap();
+
+    let (verdict, there) = node.run("uplink_ingress", &tcp((CLIENT, 40000), (NODE_1, 30081), SYN, b""));
+    assert_eq!((verdict, ends(&there).0.0, ends(&there).1), (REDIRECT, inside, (FAR_POD, 8080)));
+    let asked = six::tcp((six::CLIENT, 40000), (six::NODE_1, 30081), SYN, b"");
+    let (verdict, there) = node.run("uplink_ingress", &asked);
+    let (source, destination) = six::ends(&there);
+    assert_eq!((verdict, source.0, destination), (REDIRECT, inside6, (six::FAR_POD, 8080)));
+    let (verdict, back) = node.run("uplink_ingress", &six::tcp((six::FAR_POD, 8080), source, SYN_ACK, b""));
+    assert_eq!((verdict, six::ends(&back)), (REDIRECT, ((six::NODE_1, 30081), (six::CLIENT, 40000))));
+
+    // What is reached by the uplink all the same sees the node's own.
+    assert!(
+        Command::new("ip").args("route del fd00:10:244::/48 dev vx0".split(' ')).status().unwrap().success()
+    );
+    let asked = six::tcp((six::CLIENT, 40001), (six::NODE_1, 30081), SYN, b"");
+    assert_eq!(six::ends(&node.run("uplink_ingress", &asked).1).0.0, six::NODE_1);
 }
 
 /// The frame as the uplink's neighbour would send it to this node.

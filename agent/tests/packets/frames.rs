@@ -38,6 +38,7 @@ pub(super) const RST: u8 = 4;
 /// (nobody), and a ClusterIP in front of the pod here.
 pub(super) struct Node {
     pub(super) ebpf: Ebpf,
+    pub(super) settings: Array<MapData, Settings>,
     frontends: HashMap<MapData, FrontendKey, u32>,
     pub(super) lines: Array<MapData, ServiceLine>,
     pub(super) backends: Array<MapData, Backend>,
@@ -96,7 +97,7 @@ impl Node {
         let program: &mut Xdp = ebpf.program_mut("uplink_express").unwrap().try_into().unwrap();
         program.load().unwrap();
         let counters = map(&mut ebpf, maps::COUNTERS);
-        Self { ebpf, frontends, lines, backends, slots, counters, addresses }
+        Self { ebpf, settings, frontends, lines, backends, slots, counters, addresses }
     }
 
     /// One Service more.

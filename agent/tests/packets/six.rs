@@ -31,16 +31,22 @@ pub(super) const OUTSIDE: Ip = [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 /// and a ClusterIP in front of the pod here.
 pub(super) struct Six {
     pub(super) node: Node,
+    pub(super) settings: Array<MapData, Settings6>,
     pub(super) addresses: HashMap<MapData, Ip, Owner>,
 }
 
 impl Six {
     pub(super) fn new() -> Self {
-        let mut node = Node::new(false);
+        Self::of(Node::new(false))
+    }
+
+    pub(super) fn of(mut node: Node) -> Self {
         let mut settings: Array<_, Settings6> = node.map(maps::SETTINGS6);
         let mut mask = [0; 16];
         mask[..6].fill(0xff);
-        settings.set(0, Settings6 { node: NODE_1, cluster: ip(0x244, 0), mask }, 0).unwrap();
+        settings
+            .set(0, Settings6 { node: NODE_1, cluster: ip(0x244, 0), mask, overlay_address: NODE_1 }, 0)
+            .unwrap();
         let mut addresses: HashMap<_, Ip, Owner> = node.map(maps::ADDRESSES6);
         addresses.insert(POD, Owner::by_routes(LOCAL_POD), 0).unwrap();
         addresses.insert(NODE_1, Owner::by_routes(NODE), 0).unwrap();
@@ -64,7 +70,7 @@ impl Six {
             frontends.insert(FrontendKey6::new(address, port, protocol), index, 0).unwrap();
             node.lines.set(index, ServiceLine::new(range, range, 9, 0, flags), 0).unwrap();
         }
-        Self { node, addresses }
+        Self { node, settings, addresses }
     }
 
     pub(super) fn run(&mut self, program: &str, frame: &[u8]) -> (i32, Vec<u8>) {
@@ -120,7 +126,7 @@ pub(super) fn udp(from: End, to: End, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Who sends to whom, after the checksum has been computed anew and compared.
-fn ends(frame: &[u8]) -> (End, End) {
+pub(super) fn ends(frame: &[u8]) -> (End, End) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
     let Some(NetSlice::Ipv6(ip)) = &packet.net else { panic!("no IPv6") };
     let header = ip.header().to_header();

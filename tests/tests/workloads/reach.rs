@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use oarlock_tests::cluster::{CLIENT, Cluster, FAR_NODES, run_in, shell, wait, xtask};
+use oarlock_tests::cluster::{CLIENT, Cluster, FAR_NODES, FAR_NODES6, run_in, shell, wait, xtask};
 use serde_json::json;
 
 use super::SOON;
@@ -11,6 +11,7 @@ use super::SOON;
 struct Pod {
     name: &'static str,
     ip: String,
+    ip6: Option<String>,
     pid: String,
 }
 
@@ -25,11 +26,13 @@ impl Pod {
 
     fn ready(cluster: &Cluster, name: &'static str) -> Self {
         cluster.kubectl(&format!("wait --for=condition=Ready --timeout=60s pod/{name}"));
-        let ip = cluster.kubectl(&format!("get pod {name} -o jsonpath='{{.status.podIP}}'"));
+        let ips = cluster.json(&format!("get pod {name}"))["status"]["podIPs"].take();
+        let ip = |at: usize| ips[at]["ip"].as_str().map(str::to_owned);
+        let (ip, ip6) = (ip(0).unwrap_or_default(), ip(1));
         let pid = shell(&format!(
             "docker inspect -f '{{{{.State.Pid}}}}' $(docker ps -q --filter name=k8s_{name}_{name})"
         ));
-        Self { name, ip, pid: pid.text.trim().to_owned() }
+        Self { name, ip, ip6, pid: pid.text.trim().to_owned() }
     }
 
     /// A command in the pod's network, and in its cgroup, where its socket programs are.
@@ -53,6 +56,7 @@ pub(super) fn pods_of_other_networks_are_reached(cluster: &Cluster) {
     Pod::run(cluster, "never", 1, &limited("16"));
     let [here, there] = ["here", "there"].map(|name| Pod::ready(cluster, name));
     cluster.kubectl("expose pod there --name=away --type=NodePort --port=80");
+    cluster.kubectl("patch service away -p '{\"spec\":{\"ipFamilyPolicy\":\"PreferDualStack\"}}'");
     let service = cluster.json("get service away");
     let (ip, port) =
         (service["spec"]["clusterIP"].as_str().unwrap_or_default(), &service["spec"]["ports"][0]["nodePort"]);
@@ -82,12 +86,55 @@ pub(super) fn pods_of_other_networks_are_reached(cluster: &Cluster) {
         let said = here.shell(&curl(&format!("{}:8123", FAR_NODES[1])));
         if said.contains("Directory listing") { Ok(()) } else { Err(said) }
     });
-    much_arrives_whole(&here, &there.ip, port);
+    much_arrives_whole(&here, &there.ip, port, FAR_NODES[0]);
+    if let (Some(here6), Some(there6)) = (&here.ip6, &there.ip6) {
+        so_are_they_over_ipv6(cluster, (&here, here6), (&there, there6), &service);
+    }
     pods_are_as_slow_as_they_should(cluster, &here);
 
     let verify = "target/debug/oarlock-agent dataplane verify --node-name node1";
     let verified = xtask(&["node", "1", "--", "sh", "-c", verify]).text;
-    assert!(verified.contains("0 other nodes' pods reached directly, 1 by VXLAN"), "{verified}");
+    let ranges = if here.ip6.is_some() { 2 } else { 1 };
+    let expected = format!("0 other nodes' pods reached directly, {ranges} by VXLAN");
+    assert!(verified.contains(&expected), "{verified}");
+}
+
+/// The same over IPv6, inside the same tunnel.
+fn so_are_they_over_ipv6(
+    cluster: &Cluster,
+    (here, here6): (&Pod, &str),
+    (there, there6): (&Pod, &str),
+    service: &serde_json::Value,
+) {
+    let from = |client: &str| format!("pod: {}\nclient: [{client}]:", there.name);
+    let said = here.shell(&curl(&format!("[{there6}]")));
+    assert!(said.contains(&from(here6)), "pod to pod, by their own addresses: {said}");
+    let ip6 = service["spec"]["clusterIPs"][1].as_str().unwrap_or_default();
+    let port = &service["spec"]["ports"][0]["nodePort"];
+    wait("pods reach it by its Service's address of IPv6", SOON, || {
+        let said = here.shell(&curl(&format!("[{ip6}]")));
+        if said.contains(&from(here6)) { Ok(()) } else { Err(said) }
+    });
+    let said = run_in(CLIENT, &curl(&format!("[{}]:{port}", FAR_NODES6[1]))).text;
+    assert!(said.contains(&from("fd00:172:30:77::200")), "its own node shows the client: {said}");
+    // The range of IPv6, and the first address of the one of IPv4 at its end.
+    let ranges = &cluster.json("get node node1")["spec"]["podCIDRs"];
+    let range = |at: usize| ranges[at].as_str().unwrap_or_default().split('/').next().unwrap_or_default();
+    let first: std::net::Ipv4Addr = range(0).parse().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+    let inside: Result<std::net::Ipv6Addr, _> = format!("{}{first}", range(1)).parse();
+    let inside = inside.map_or_else(|why| format!("{ranges}: {why}"), |ip| ip.to_string());
+    let said = run_in(CLIENT, &curl(&format!("[{}]:{port}", FAR_NODES6[0]))).text;
+    assert!(said.contains(&from(&inside)), "the other one its own address in the tunnel: {said}");
+    let said = run_in("oarlock-node1", &curl(&format!("[{there6}]"))).text;
+    assert!(said.contains(&from(&inside)), "so do the node's processes: {said}");
+    let own = FAR_NODES6[1];
+    let serve = format!("timeout 20 python3 -m http.server 8124 --bind {own} >/dev/null 2>&1 &");
+    assert!(run_in("oarlock-node2", &serve).well);
+    wait("pods reach the other node over IPv6, which sees theirs", SOON, || {
+        let said = here.shell(&curl(&format!("[{own}]:8124")));
+        if said.contains("Directory listing") { Ok(()) } else { Err(said) }
+    });
+    much_arrives_whole(here, there6, port, FAR_NODES6[0]);
 }
 
 /// Megabytes there and back again.
@@ -120,21 +167,24 @@ fn pods_are_as_slow_as_they_should(cluster: &Cluster, here: &Pod) {
 }
 
 /// Megabytes, and datagrams longer than a packet. Of connections nothing is cut into fragments on the way.
-fn much_arrives_whole(here: &Pod, there: &str, port: &serde_json::Value) {
+fn much_arrives_whole(here: &Pod, there: &str, port: &serde_json::Value, node: &str) {
     let pieces = || {
         let nodes = ["oarlock-node1", "oarlock-node2", "oarlock-fabric"];
-        nodes.map(|node| run_in(node, "awk '$1==\"Ip:\"{print $19}' /proc/net/snmp | tail -1").text)
+        let made =
+            "awk '$1==\"Ip:\"{print $19}' /proc/net/snmp | tail -1; grep Ip6FragCreates /proc/net/snmp6";
+        nodes.map(|node| run_in(node, made).text)
     };
     let datagram = "
 import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+to = socket.getaddrinfo(sys.argv[1], 80, 0, socket.SOCK_DGRAM)[0]
+s = socket.socket(*to[:2])
 s.settimeout(5)
-s.sendto(b'x' * 10000, (sys.argv[1], 80))
+s.sendto(b'x' * 10000, to[4])
 print('whole' if b'x' * 10000 in s.recv(65000) else 'broken')
 ";
     let before = pieces();
     assert_eq!(here.shell(&python(MUCH, &format!("{there} 80"))).trim(), "whole");
-    let by_node = run_in(CLIENT, &python(MUCH, &format!("{} {port}", FAR_NODES[0]))).text;
+    let by_node = run_in(CLIENT, &python(MUCH, &format!("{node} {port}"))).text;
     assert_eq!(by_node.trim(), "whole");
     assert_eq!(pieces(), before, "packets of connections fit into the tunnel");
     assert_eq!(here.shell(&python(datagram, there)).trim(), "whole");
