@@ -20,7 +20,8 @@ const OLDEST_KERNEL: (u32, u32) = (6, 1);
 /// Looks at the host.
 pub async fn check(docker_host: &str, bpffs: &Path) -> Vec<Finding> {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let docker = Docker::new(docker_host, "").version().await;
+    let docker = Docker::new(docker_host, "");
+    let (version, host_network) = (docker.version().await, docker.host_network().await);
     let mounts = text("/proc/self/mounts");
     vec![
         Finding { what: "kernel", state: kernel(text("/proc/sys/kernel/osrelease").trim()) },
@@ -28,7 +29,11 @@ pub async fn check(docker_host: &str, bpffs: &Path) -> Vec<Finding> {
         Finding { what: "BPF file system", state: bpf_mount(&mounts, bpffs) },
         Finding { what: "cgroup v2", state: cgroup2(&mounts) },
         Finding { what: "privileges", state: privileges(nix::unistd::geteuid().is_root()) },
-        Finding { what: "Docker", state: docker.map_err(|e| e.to_string()).and_then(docker_state) },
+        Finding { what: "Docker", state: version.map_err(|e| e.to_string()).and_then(docker_state) },
+        Finding {
+            what: "hostNetwork",
+            state: host_network.map(|()| "Docker is on this network".to_owned()).map_err(|e| e.to_string()),
+        },
     ]
 }
 

@@ -167,6 +167,8 @@ pub struct ContainerSpec {
     pub groups: Vec<String>,
     /// Files and folders of the host.
     pub mounts: Vec<Bind>,
+    /// It has the node's own network and host name; of a sandbox and of those that join it.
+    pub host_network: bool,
     /// The host name; only for a sandbox, others share its.
     pub hostname: Option<String>,
     /// The sandbox to join; none for a sandbox itself.
@@ -421,6 +423,8 @@ pub type LogStream = BoxStream<'static, Result<Bytes, RuntimeError>>;
 pub trait Runtime: Send + Sync + 'static {
     /// Asks whether it answers, and what it is.
     async fn version(&self) -> Result<Version, RuntimeError>;
+    /// Whether containers can have the node's own network, which is the one that this process is in. Refused with the reason.
+    async fn host_network(&self) -> Result<(), RuntimeError>;
     /// Ids and coarse states of this node's containers, by pod uid: cheap, for noticing that something changed.
     async fn fingerprints(&self) -> Result<BTreeMap<String, String>, RuntimeError>;
     /// The containers of one pod with their states.

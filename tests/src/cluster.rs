@@ -104,6 +104,7 @@ pub struct Cluster {
     store: &'static str,
     xdp: &'static str,
     networks: &'static str,
+    docker: &'static str,
     is_up: bool,
     _one: MutexGuard<'static, ()>,
 }
@@ -118,13 +119,23 @@ impl Cluster {
     /// The same, with the two nodes on that many networks.
     #[must_use]
     pub fn up_on(networks: &'static str, store: &'static str, xdp: &'static str) -> Self {
+        Self::up_as(networks, store, xdp, "shared")
+    }
+
+    /// Brings a cluster up whose nodes have each a Docker of its own ([`Self::docker`]).
+    #[must_use]
+    pub fn up_with_dockers() -> Self {
+        Self::up_as("1", "embedded", "best-effort", "own")
+    }
+
+    fn up_as(networks: &'static str, store: &'static str, xdp: &'static str, docker: &'static str) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let status = xtask(&["status"]).text;
         assert!(
             !status.contains("running, pid"),
             "take your cluster down first (cargo xtask down):\n{status}"
         );
-        let cluster = Self { store, xdp, networks, is_up: true, _one: one };
+        let cluster = Self { store, xdp, networks, docker, is_up: true, _one: one };
         cluster.start(&[]);
         cluster
     }
@@ -148,7 +159,8 @@ impl Cluster {
     fn start(&self, more: &[&str]) {
         // Both families: what holds for them holds for IPv4 alone, which is what a user's `up` has.
         let up = ["up", "--profile", "dev", "--ip-family", "dual", "--store", self.store];
-        let up = [&up[..], &["--xdp", self.xdp, "--networks", self.networks]].concat();
+        let up =
+            [&up[..], &["--xdp", self.xdp, "--networks", self.networks, "--docker", self.docker]].concat();
         let said = xtask(&[&up[..], more].concat());
         assert!(said.well, "{}\n{}", said.text, self.logs());
     }
@@ -215,7 +227,14 @@ impl Cluster {
         names
     }
 
-    /// The pid of a daemon: control, etcd, node1, node2.
+    /// What the Docker of a node says, where each has its own.
+    #[must_use]
+    pub fn docker(node: &str, arguments: &str) -> String {
+        let socket = Self::folder().join(format!("{node}-docker/docker.sock"));
+        shell(&format!("docker -H unix://{} {arguments}", socket.display())).text
+    }
+
+    /// The pid of a daemon: control, etcd, node1, node2, and with Dockers of their own node1-docker, node2-docker.
     #[must_use]
     pub fn pid(&self, daemon: &str) -> String {
         let text = std::fs::read_to_string(root().join(format!("target/oarlock/{daemon}.pid"))).unwrap();

@@ -53,6 +53,15 @@ pub(crate) enum IpFamily {
     Dual,
 }
 
+/// Which Docker runs the containers of nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dockers {
+    /// The machine's, for all. It is on the machine's network: pods with hostNetwork are refused.
+    Shared,
+    /// A daemon for each node, on the node's network.
+    Own,
+}
+
 /// How the daemons are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
@@ -84,6 +93,9 @@ pub(crate) struct UpOptions {
     /// Which addresses nodes, pods and Services have.
     #[arg(long, value_enum, default_value = "ipv4")]
     ip_family: IpFamily,
+    /// Which Docker runs the containers of nodes.
+    #[arg(long, value_enum, default_value = "shared")]
+    docker: Dockers,
     /// Settings of the agents, as `oarlock-agent run --config` has them.
     #[arg(long)]
     agent_config: Option<PathBuf>,
@@ -248,6 +260,10 @@ fn start_control(options: &UpOptions) -> Result<()> {
 
 fn start_node(options: &UpOptions, number: u8) -> Result<()> {
     let name = format!("node{number}");
+    let docker = match options.docker {
+        Dockers::Own => docker::own::start(number)?,
+        Dockers::Shared => docker::machine(),
+    };
     if daemons::is_running(&name) {
         return Ok(());
     }
@@ -263,10 +279,13 @@ fn start_node(options: &UpOptions, number: u8) -> Result<()> {
         node_ip = format!("{node_ip},{}", fabric::beside(&node_ip));
     }
     command.args(["--node-ip", &node_ip, "--uplink", "eth0", &options.xdp.flag()]);
+    command.args(["--docker-host", &format!("unix://{}", docker.socket)]);
     // The machine, which is no node, reaches ClusterIPs by a route to a node.
     command.arg("--accept-external-cluster-ip");
     // Docker and the disk are this machine's: none of its images goes, and no pod because it is full.
-    command.arg("--image-gc-high-threshold=100");
+    if options.docker == Dockers::Shared || options.agent_config.is_none() {
+        command.arg("--image-gc-high-threshold=100");
+    }
     match &options.agent_config {
         Some(file) => command.arg("--config").arg(file),
         None => command.arg("--eviction-hard=memory.available<100Mi"),
@@ -330,16 +349,15 @@ pub(crate) fn down(options: &DownOptions) -> Result<()> {
 }
 
 fn remove(keep: bool) -> Result<()> {
+    let (dockers, daemons): (Vec<String>, Vec<String>) =
+        daemons::all().into_iter().partition(|name| docker::own::is_one(name));
     step("stopping the daemons", || {
-        for name in daemons::all() {
-            daemons::stop(&name);
-        }
+        daemons.iter().for_each(|name| daemons::stop(name));
         Ok(())
     })?;
     step("removing containers", || {
-        for id in docker::containers() {
-            docker::remove(&id);
-        }
+        docker::machine().remove_containers();
+        dockers.iter().for_each(|name| docker::own::stop(name));
         Ok(())
     })?;
     step("removing the network", || {
@@ -364,11 +382,13 @@ fn remove(keep: bool) -> Result<()> {
     Ok(())
 }
 
-/// Memory-backed volumes of pods stay mounted when an agent is killed.
+/// Memory-backed volumes of pods stay mounted when an agent is killed, and Docker's mounts when it is.
 fn unmount_volumes() {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let prefix = state().display().to_string();
-    for path in mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|p| p.starts_with(&prefix)) {
+    let prefix = format!("{}/", state().display());
+    let ours = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|p| p.starts_with(&prefix));
+    // The innermost first.
+    for path in ours.collect::<Vec<_>>().into_iter().rev() {
         let _ = output("umount", &[path]);
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::docker;
+use crate::docker::{self, Docker};
 use crate::exec::{output, root, step};
 
 const VERSION: &str = "0.1.0";
@@ -19,14 +19,30 @@ const IMAGES: [(&str, &[&str]); 3] = [
 /// Makes and imports the images that are missing, or that were made of other sources.
 pub(crate) fn ensure() -> Result<()> {
     for (name, sources) in IMAGES {
-        let tag = format!("oarlock/{name}:{VERSION}");
+        let tag = tag(name);
         let made_of = digest(&sources.iter().map(|s| root().join(s)).collect::<Vec<_>>())?;
-        if docker::image_made_of(&tag).as_deref() == Some(&made_of) {
+        if docker::machine().image_made_of(&tag).as_deref() == Some(&made_of) {
             continue;
         }
-        step(&format!("making the image {tag}"), || docker::load(&archive(name, &tag, &made_of)?))?;
+        step(&format!("making the image {tag}"), || docker::machine().load(&archive(name, &tag, &made_of)?))?;
     }
     Ok(())
+}
+
+fn tag(name: &str) -> String {
+    format!("oarlock/{name}:{VERSION}")
+}
+
+/// Gives a daemon the images as the machine's has them.
+pub(crate) fn copy(docker: &Docker) -> Result<()> {
+    let machine = docker::machine();
+    let tags = IMAGES.map(|(name, _)| tag(name));
+    if tags.iter().all(|tag| docker.image_made_of(tag) == machine.image_made_of(tag)) {
+        return Ok(());
+    }
+    let archive = folder()?.join("all.tar");
+    machine.save(&tags, &archive)?;
+    docker.load(&archive)
 }
 
 /// One of the images' programs, for use on the machine itself.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use oarlock_api::k8s::api::core::v1::Pod;
 
-use super::spec::hostname;
+use super::spec::{hostname, on_host};
 
 /// What the cluster's DNS is, as the control plane says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,8 +15,11 @@ pub struct ClusterDns {
     pub address: String,
 }
 
-/// `/etc/hosts`, in kubelet's form.
-pub(crate) fn hosts(pod: &Pod, ips: &[IpAddr], dns: &ClusterDns) -> String {
+/// `/etc/hosts`, in kubelet's form; `of_host` is the node's own.
+pub(crate) fn hosts(pod: &Pod, ips: &[IpAddr], dns: &ClusterDns, of_host: &str) -> String {
+    if on_host(pod) {
+        return format!("# Kubernetes-managed hosts file (host network).\n{of_host}{}", aliases(pod));
+    }
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
@@ -32,6 +35,12 @@ pub(crate) fn hosts(pod: &Pod, ips: &[IpAddr], dns: &ClusterDns) -> String {
     for ip in ips {
         text.push_str(&format!("{ip}\t{names}\n"));
     }
+    text + &aliases(pod)
+}
+
+fn aliases(pod: &Pod) -> String {
+    let mut text = String::new();
+    let spec = pod.spec.as_ref();
     let aliases = spec.and_then(|s| s.host_aliases.as_deref()).unwrap_or_default();
     if !aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
@@ -50,7 +59,9 @@ pub(crate) fn resolv_conf(pod: &Pod, dns: &ClusterDns, of_host: &str) -> String 
     let policy = spec.and_then(|s| s.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let mut conf = match policy {
         "None" => Conf::default(),
+        // Who is on the node's network asks whom the node asks, unless it says that it wants the cluster's names.
         "Default" => Conf::parse(of_host),
+        "ClusterFirst" if on_host(pod) => Conf::parse(of_host),
         _ if dns.address.is_empty() => Conf::parse(of_host),
         _ => {
             let domain = &dns.domain;
@@ -154,6 +165,10 @@ mod tests {
         assert_eq!(text, "nameserver 1.2.3.4\nsearch x.y\noptions ndots:2 edns0\n");
         let default = pod(json!({"containers": [], "dnsPolicy": "Default"}));
         assert_eq!(resolv_conf(&default, &dns(), HOST), HOST.trim_start_matches("# host\n"));
+        let on_host = |policy: &str| pod(json!({"containers": [], "dnsPolicy": policy, "hostNetwork": true}));
+        assert_eq!(resolv_conf(&on_host("ClusterFirst"), &dns(), HOST), HOST.trim_start_matches("# host\n"));
+        let cluster = resolv_conf(&on_host("ClusterFirstWithHostNet"), &dns(), HOST);
+        assert!(cluster.starts_with("nameserver 10.96.0.10\nsearch d.svc"), "{cluster}");
         let first = pod(json!({"containers": []}));
         assert!(resolv_conf(&first, &ClusterDns::default(), HOST).starts_with("nameserver 9.9.9.9"));
     }
@@ -163,10 +178,18 @@ mod tests {
         let spec = json!({"containers": [], "subdomain": "sub", "hostname": "h",
             "hostAliases": [{"ip": "1.1.1.1", "hostnames": ["a", "b"]}]});
         let ips = ["10.244.0.5", "fd00:10:244::5"];
-        let text = hosts(&pod(spec), &ips.map(|ip| ip.parse().unwrap()), &dns());
+        let text = hosts(&pod(spec), &ips.map(|ip| ip.parse().unwrap()), &dns(), "");
         for ip in ips {
             assert!(text.contains(&format!("{ip}\th.sub.d.svc.cluster.local\th\n")), "{text}");
         }
         assert!(text.ends_with("# Entries added by HostAliases.\n1.1.1.1\ta\tb\n"), "{text}");
+    }
+
+    #[test]
+    fn on_the_nodes_network_its_own_hosts_are_known() {
+        let spec = json!({"containers": [], "hostNetwork": true, "hostAliases": [{"ip": "1.1.1.1", "hostnames": ["a"]}]});
+        let text = hosts(&pod(spec), &["172.30.77.11".parse().unwrap()], &dns(), "10.0.0.9\tpeer\n");
+        let expected = "# Kubernetes-managed hosts file (host network).\n10.0.0.9\tpeer\n\n# Entries added by HostAliases.\n1.1.1.1\ta\n";
+        assert_eq!(text, expected);
     }
 }

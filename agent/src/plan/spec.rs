@@ -53,7 +53,8 @@ pub(crate) fn sandbox(
         name: container_name(pod, SANDBOX_NAME, attempt),
         labels: labels(pod, SANDBOX_NAME, attempt),
         image: image.to_owned(),
-        hostname: Some(node_name(pod, dns)?),
+        host_network: on_host(pod),
+        hostname: if on_host(pod) { None } else { Some(node_name(pod, dns)?) },
         cgroup_parent,
         resources: Resources { cpu_shares: Some(2), oom_score_adj: Some(score), ..Resources::default() },
         sysctls: security::sysctls(spec),
@@ -97,6 +98,7 @@ pub(crate) fn container(
         user: user(spec, definition, setting.image),
         groups: groups(spec),
         mounts: mounts(spec, definition, &setting)?,
+        host_network: on_host(pod),
         hostname: None,
         join: Some(setting.sandbox.to_owned()),
         resources: resources(spec, definition, &setting),
@@ -141,6 +143,11 @@ fn labels(pod: &Pod, container: &str, attempt: u32) -> BTreeMap<String, String> 
         (label::ATTEMPT, attempt.to_string()),
     ];
     pairs.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+/// Whether the pod's network is the node's.
+pub(crate) fn on_host(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
 }
 
 /// The pod's host name: at most 63 characters (kubelet's `GeneratePodHostNameAndDomain`).
@@ -328,6 +335,14 @@ mod tests {
                 .unwrap_err()
                 .contains("is too long (64 characters is the max, 85 characters requested)")
         );
+    }
+
+    #[test]
+    fn a_pod_on_the_nodes_network_has_its_name_too() {
+        let on_host = pod(json!({"hostNetwork": true, "hostname": "own", "containers": [{"name": "c"}]}));
+        let sandbox = sandbox(&on_host, "pause", 0, String::new(), true, &ClusterDns::default()).unwrap();
+        assert_eq!((sandbox.host_network, sandbox.hostname), (true, None));
+        assert!(made(json!({"hostNetwork": true, "containers": [{"name": "c"}]})).host_network);
     }
 
     #[test]

@@ -97,6 +97,16 @@ impl Worker {
             let why = "Pod sandbox changed, it will be killed and re-created.";
             self.event(None, "Normal", "SandboxChanged", why);
         }
+        if spec::on_host(&self.pod) {
+            match self.shared.runtime.host_network().await {
+                Ok(()) => {}
+                Err(error) if error.is_away() => return Err(error),
+                Err(error) => {
+                    self.end(PodEnd::rejected("HostNetworkNotSupported", error.to_string()));
+                    return Ok(Done::Changed);
+                }
+            }
+        }
         let image = &self.shared.node.pause_image;
         let lower = self.shared.may_lower_oom_score;
         let spec = spec::sandbox(&self.pod, image, attempt, self.cgroup(), lower, &self.shared.dns());
@@ -134,6 +144,11 @@ impl Worker {
     }
 
     async fn attach(&mut self, sandbox: String, pid: u32) -> Done {
+        if spec::on_host(&self.pod) {
+            // There is nothing to be made: its addresses are the node's.
+            self.memory.network = Some((sandbox, self.shared.node.ip));
+            return Done::Changed;
+        }
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let meta = &self.pod.metadata;
         let (uid, namespace) = (self.uid.clone(), text(&meta.namespace));
@@ -305,7 +320,9 @@ impl Worker {
         let snapshot = self.shared.snapshot();
         let env = crate::plan::env::environment(&self.pod, definition, &snapshot, &place)?;
         let dns = self.shared.dns();
-        let of_host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let of_host = |name: &str| std::fs::read_to_string(format!("/etc/{name}")).unwrap_or_default();
+        let hosts = crate::plan::files::hosts(&self.pod, &place.pod_ips, &dns, &of_host("hosts"));
+        let resolv = crate::plan::files::resolv_conf(&self.pod, &dns, &of_host("resolv.conf"));
         let volumes = &self.shared.volumes;
         let file = |name: &str, text: &str| {
             volumes.managed_file(&self.uid, name, text).map_err(|e| report::chain(&e))
@@ -322,8 +339,8 @@ impl Worker {
             sub_paths,
             seccomp,
             processes_of: self.target_of(&definition.name),
-            hosts_file: file("etc-hosts", &crate::plan::files::hosts(&self.pod, &place.pod_ips, &dns))?,
-            resolv_file: file("resolv.conf", &crate::plan::files::resolv_conf(&self.pod, &dns, &of_host))?,
+            hosts_file: file("etc-hosts", &hosts)?,
+            resolv_file: file("resolv.conf", &resolv)?,
             termination_file: volumes
                 .termination_file(&self.uid, &definition.name, attempt)
                 .map_err(|e| report::chain(&e))?,

@@ -3,6 +3,7 @@
 //! In: a [`Runtime`] call. Out: requests to dockerd, its answers in our words. Only containers with this node's label are
 //! listed, so no other container is ever touched. The connection is made when it is first needed and again after a loss.
 
+mod host_network;
 mod images;
 
 use std::collections::{BTreeMap, HashMap};
@@ -96,6 +97,10 @@ impl Runtime for Docker {
             cgroup_driver: info.cgroup_driver.map(|d| d.to_string()).unwrap_or_default(),
             index: info.index_server_address.unwrap_or_default(),
         })
+    }
+
+    async fn host_network(&self) -> Result<(), RuntimeError> {
+        host_network::check(&self.host).await
     }
 
     async fn fingerprints(&self) -> Result<BTreeMap<String, String>, RuntimeError> {
@@ -372,7 +377,13 @@ fn body(spec: &ContainerSpec, node: &str) -> ContainerCreateBody {
     });
     let log_options = [("max-size", "10m"), ("max-file", "5")];
     let host = HostConfig {
-        network_mode: Some(joined.clone().unwrap_or_else(|| "none".to_owned())),
+        network_mode: Some(match &joined {
+            Some(joined) => joined.clone(),
+            None if spec.host_network => "host".to_owned(),
+            None => "none".to_owned(),
+        }),
+        // With the network comes the host's name, also when that changes.
+        uts_mode: spec.host_network.then(|| "host".to_owned()),
         pid_mode: match &spec.pid {
             Processes::Own => None,
             Processes::Container(id) => Some(format!("container:{id}")),

@@ -87,6 +87,10 @@ impl Runtime for Fake {
         })
     }
 
+    async fn host_network(&self) -> Result<(), RuntimeError> {
+        self.call("host_network", |_| ())
+    }
+
     async fn fingerprints(&self) -> Result<BTreeMap<String, String>, RuntimeError> {
         self.call("fingerprints", |inner| {
             let mut prints = BTreeMap::<String, String>::new();

@@ -55,8 +55,28 @@ pub(super) fn a_restricted_namespace_runs_what_asks_for_little(cluster: &Cluster
     );
     let told = "Warning: existing pods in namespace \"default\" violate the new PodSecurity enforce level \"restricted:latest\"";
     assert!(warned.well && warned.text.contains(told), "{}", warned.text);
+    another_networks_docker_gives_no_host_network(cluster);
     cluster.kubectl("delete pod open");
     cluster.kubectl("delete namespace guarded --timeout=60s");
+}
+
+/// Docker is on the machine's network here, not on the node's.
+fn another_networks_docker_gives_no_host_network(cluster: &Cluster) {
+    let spec = json!({"spec": {"hostNetwork": true}});
+    cluster.kubectl(&format!("run on-host --image=oarlock/web:0.1.0 --overrides='{spec}'"));
+    let why = "is in another network namespace than this node's agent";
+    wait("the pod is refused", SOON, || {
+        let said = cluster
+            .kubectl("get pod on-host -o jsonpath='{.status.phase} {.status.reason} {.status.message}'");
+        if said.starts_with("Failed HostNetworkNotSupported") && said.contains(why) {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    let events = cluster.kubectl("get events --field-selector involvedObject.name=on-host");
+    assert!(events.contains("HostNetworkNotSupported") && events.contains(why), "{events}");
+    cluster.kubectl("delete pod on-host");
 }
 
 fn apply(cluster: &Cluster, namespace: &str, name: &str, of_pod: &Value, own: &Value) -> Said {

@@ -72,6 +72,26 @@ async fn a_container_that_cannot_be_made_says_why_and_is_not_left_behind() {
 }
 
 #[tokio::test]
+async fn a_pod_on_the_nodes_network_has_its_address_or_is_refused() {
+    let fake = Arc::new(Fake::default());
+    let node = Node::on(fake.clone(), "on-host");
+    let mut spec = one("i");
+    spec["hostNetwork"] = json!(true);
+    let (taken, refused) = (node.pod("taken", spec.clone()), node.pod("refused", spec));
+    node.want(std::slice::from_ref(&taken));
+    let status = node.until(&taken, "Ready", is_ready).await;
+    assert_eq!((&status["podIP"], &status["podIPs"]), (&status["hostIP"], &status["hostIPs"]));
+    assert!(status["podIP"].is_string(), "{status}");
+    fake.fail("host_network");
+    node.want(&[taken.clone(), refused.clone()]);
+    let status = node.until(&refused, "Failed", |s| s["phase"] == "Failed").await;
+    assert_eq!(status["reason"], "HostNetworkNotSupported");
+    assert!(status["message"].as_str().unwrap().starts_with("Pod was rejected: "), "{status}");
+    assert_eq!(fake.containers().len(), 2, "nothing was made for it");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn an_image_that_cannot_be_fetched_backs_off() {
     let node = Node::on(Arc::new(Fake::default()), "pull");
     let pod = node.pod("p", one("missing/image:1"));

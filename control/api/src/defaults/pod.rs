@@ -14,9 +14,24 @@ pub(super) fn pod(object: &mut Map<String, Value>) {
     let account = pod_spec["serviceAccountName"].clone();
     set(pod_spec, "serviceAccount", account);
     tolerations(pod_spec);
+    let on_host = pod_spec.get("hostNetwork").is_some_and(|on| *on == true);
     for list in ["initContainers", "containers"] {
         for container in items(pod_spec, list) {
             requests_follow_limits(container);
+            if on_host {
+                host_ports(container);
+            }
+        }
+    }
+}
+
+/// Where the network is the node's, what a container listens on is a port of the node. Of pods alone: templates stay as they are.
+fn host_ports(container: &mut Map<String, Value>) {
+    for port in items(container, "ports") {
+        if port.get("hostPort").is_none_or(|number| number.is_null() || *number == 0)
+            && let Some(number) = port.get("containerPort").cloned()
+        {
+            port.insert("hostPort".to_owned(), number);
         }
     }
 }
@@ -172,5 +187,19 @@ mod tests {
         pod(map);
         assert_eq!(object["spec"]["tolerations"].as_array().unwrap().len(), 2);
         assert_eq!(object["spec"]["containers"][0]["resources"]["requests"], json!({"cpu": "1"}));
+    }
+
+    #[test]
+    fn ports_of_a_pod_on_the_nodes_network_are_ports_of_the_node() {
+        let with = |host: bool| {
+            let ports = json!([{"containerPort": 80}, {"containerPort": 81, "hostPort": 0}, {"containerPort": 82, "hostPort": 82}]);
+            let mut object =
+                json!({"spec": {"hostNetwork": host, "containers": [{"name": "c", "ports": ports}]}});
+            pod(object.as_object_mut().unwrap());
+            let ports = object["spec"]["containers"][0]["ports"].as_array().unwrap();
+            ports.iter().map(|port| port["hostPort"].as_i64().unwrap_or(0)).collect::<Vec<_>>()
+        };
+        assert_eq!(with(true), [80, 81, 82]);
+        assert_eq!(with(false), [0, 0, 82]);
     }
 }

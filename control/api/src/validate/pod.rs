@@ -44,6 +44,9 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
         super::handlers::check(errors, path, container, is_init && policy != "Always", grace);
     }
     host_ports(errors, path, containers);
+    if spec["hostNetwork"] == true {
+        all.iter().for_each(|(at, container)| host_network(errors, at, container, path == "spec"));
+    }
     errors.one_of(
         &format!("{path}.restartPolicy"),
         &spec["restartPolicy"],
@@ -148,6 +151,17 @@ fn host_ports(errors: &mut Errors, path: &str, containers: &[Value]) {
         }
     }
     errors.unique(asked.iter().map(|(field, what)| (field.clone(), what.as_str())));
+}
+
+/// On the node's network a port of a container is the node's. A template may leave it to the pods, which have it by default.
+fn host_network(errors: &mut Errors, path: &str, container: &Value, is_pod: bool) {
+    for (i, port) in list(container, "ports").iter().enumerate() {
+        let (host, inside) = (port["hostPort"].as_i64().unwrap_or(0), port["containerPort"].as_i64());
+        if (is_pod || host != 0) && Some(host) != inside {
+            let why = "must match `containerPort` when `hostNetwork` is true";
+            errors.invalid(format!("{path}.ports[{i}].hostPort"), host, why);
+        }
+    }
 }
 
 /// IANA_SVC_NAME: at most 15 lower-case letters, digits and single hyphens, at least one letter.

@@ -12,7 +12,7 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
     let context = &spec["securityContext"];
     let at = format!("{path}.securityContext");
     profiles(errors, &at, context);
-    sysctls(errors, &format!("{at}.sysctls"), list(context, "sysctls"));
+    sysctls(errors, &format!("{at}.sysctls"), list(context, "sysctls"), spec);
     let optional = |field: &str| context.get(field).filter(|v| !v.is_null());
     if let Some(policy) = optional("fsGroupChangePolicy") {
         errors.one_of(&format!("{at}.fsGroupChangePolicy"), policy, &["OnRootMismatch", "Always"]);
@@ -73,7 +73,7 @@ fn profiles(errors: &mut Errors, path: &str, context: &Value) {
     }
 }
 
-fn sysctls(errors: &mut Errors, path: &str, sysctls: &[Value]) {
+fn sysctls(errors: &mut Errors, path: &str, sysctls: &[Value], spec: &Value) {
     for (i, sysctl) in sysctls.iter().enumerate() {
         let name = text(sysctl, "name");
         let at = format!("{path}[{i}].name");
@@ -82,10 +82,23 @@ fn sysctls(errors: &mut Errors, path: &str, sysctls: &[Value]) {
         } else if name.len() > 253 || !is_sysctl(name) {
             let why = format!("must have at most 253 characters and match regex {SYSCTL}");
             errors.invalid(at, format!("{name:?}"), why);
+        } else if let Some(field) = namespace_field(name).filter(|field| spec[*field] == true) {
+            let why = format!("may not be specified when '{field}' is true");
+            errors.invalid(at, format!("{name:?}"), why);
         }
     }
     let named = sysctls.iter().enumerate();
     errors.unique(named.map(|(i, sysctl)| (format!("{path}[{i}].name"), text(sysctl, "name"))));
+}
+
+/// What makes a parameter the whole node's: the field by which the pod has the node's namespace instead of its own.
+fn namespace_field(name: &str) -> Option<&'static str> {
+    let name = name.replace('/', ".");
+    if name.starts_with("net.") {
+        return Some("hostNetwork");
+    }
+    let of_ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix));
+    (of_ipc || name == "kernel.sem").then_some("hostIPC")
 }
 
 /// Words of small letters, digits, and hyphens and underscores between them, with dots or slashes between.

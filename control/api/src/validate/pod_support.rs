@@ -28,9 +28,6 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
         let why = "ephemeral containers not allowed in pod template";
         errors.forbidden(format!("{path}.ephemeralContainers"), why);
     }
-    if spec["hostNetwork"] == true {
-        errors.unsupported(format!("{path}.hostNetwork"));
-    }
     if spec["hostUsers"] == false {
         errors.unsupported(format!("{path}.hostUsers"));
     }

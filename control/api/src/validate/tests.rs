@@ -96,21 +96,30 @@ fn ports_of_the_node_are_asked_for_once() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let spec = json!({
-        "hostNetwork": true, "runtimeClassName": "other",
+        "runtimeClassName": "other",
         "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}],
         "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "protocol": "SCTP"}]}],
     });
     let refused = said(&PODS, pod(spec));
-    for field in [
-        "spec.runtimeClassName",
-        "spec.hostNetwork",
-        "spec.containers[0].ports[0].protocol",
-        "spec.volumes[0].nfs",
-    ] {
+    for field in ["spec.runtimeClassName", "spec.containers[0].ports[0].protocol", "spec.volumes[0].nfs"] {
         let line = format!("{field}: Forbidden: is not supported by this version of Oarlock");
         assert!(refused.contains(&line), "{field} in {refused:?}");
     }
-    assert_eq!(refused.len(), 4);
+    assert_eq!(refused.len(), 3);
+}
+
+#[test]
+fn a_port_on_the_nodes_network_is_the_nodes() {
+    let spec = |host: i64| json!({"hostNetwork": true, "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": host}]}]});
+    assert_eq!(said(&PODS, pod(spec(0))), [""; 0], "it is given to it");
+    let at = "spec.containers[0].ports[0].hostPort: Invalid value: 81";
+    let why = "must match `containerPort` when `hostNetwork` is true";
+    assert_eq!(said(&PODS, pod(spec(81))), [format!("{at}: {why}")]);
+    let mut template = deployment();
+    template["spec"]["template"]["spec"] = spec(0);
+    assert_eq!(said(&DEPLOYMENTS, template.clone()), [""; 0], "and to each pod of a template");
+    template["spec"]["template"]["spec"] = spec(81);
+    assert_eq!(said(&DEPLOYMENTS, template), [format!("spec.template.{at}: {why}")]);
 }
 
 #[test]

@@ -73,6 +73,14 @@ fn rights_that_make_no_sense_are_explained() {
     ] {
         assert_eq!(context(asked.clone()), [format!("{at}.{expected}")], "{asked}");
     }
+    let parameter = |name: &str| json!({"sysctls": [{"name": name, "value": "1"}]});
+    for (field, name) in [("hostNetwork", "net/ipv4/tcp_syncookies"), ("hostIPC", "kernel.shm_rmid_forced")] {
+        let why = format!(
+            "{at}.sysctls[0].name: Invalid value: {name:?}: may not be specified when '{field}' is true"
+        );
+        assert_eq!(with(json!({field: true, "securityContext": parameter(name)}), json!({})), [why]);
+        assert_eq!(with(json!({field: true, "securityContext": parameter("vm.x")}), json!({})), [""; 0]);
+    }
     let container = |container: Value| with(json!({}), container);
     let mount = |more: Value| {
         let mut mount = json!({"name": "v", "mountPath": "/a"});

@@ -19,6 +19,9 @@ const TOLERATED: &[(&str, &str)] = &[
     ("node.kubernetes.io/unschedulable", "NoSchedule"),
 ];
 
+/// Also that pods have no network, if theirs is the node's.
+const ON_HOST: (&str, &str) = ("node.kubernetes.io/network-unavailable", "NoSchedule");
+
 /// A pod of the template as nodes judge it.
 pub(super) fn model(set: &Value) -> PodView {
     PodView::read(&json!({"spec": spec(set)}), 0)
@@ -27,7 +30,8 @@ pub(super) fn model(set: &Value) -> PodView {
 fn spec(set: &Value) -> Value {
     let mut spec = set["spec"]["template"]["spec"].clone();
     let mut tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
-    for (key, effect) in TOLERATED {
+    let on_host = Some(&ON_HOST).filter(|_| spec["hostNetwork"] == true);
+    for (key, effect) in TOLERATED.iter().chain(on_host) {
         let wanted = json!({"key": key, "operator": "Exists", "effect": effect});
         tolerations.retain(|present| present["key"] != *key || present["effect"] != *effect);
         tolerations.push(wanted);

@@ -96,6 +96,11 @@ fn pods_are_for_the_nodes_that_the_template_selects_and_name_them() {
             "node.kubernetes.io/unschedulable"
         ]
     );
+    let mut on_host = set();
+    on_host["spec"]["template"]["spec"]["hostNetwork"] = json!(true);
+    let pod = super::pod::on(&on_host, "n1", "h");
+    let tolerated = pod["spec"]["tolerations"].as_array().unwrap();
+    assert_eq!(tolerated.last().unwrap()["key"], "node.kubernetes.io/network-unavailable");
 }
 
 #[test]
