@@ -322,8 +322,13 @@ impl Parts {
         loop {
             let (snapshot, complete) = self.desired.snapshot();
             let links = self.network.pods().await.into_iter();
-            let link =
-                |uid, net: PodNetResult| PodLink { uid, name: net.interface, ends: net.ends, ip6: net.ip.v6 };
+            let link = |uid, net: PodNetResult| PodLink {
+                uid,
+                name: net.interface,
+                ends: net.ends,
+                ip6: net.ip.v6,
+                per_packet: net.per_packet,
+            };
             let pods = links.map(|(uid, net)| (net.ip.v4, link(uid, net))).collect();
             let (ranges, domain) = self.cluster.borrow().as_ref().map_or_else(Default::default, |welcome| {
                 (ranges_of(welcome), welcome.cluster_domain.clone())
@@ -385,6 +390,12 @@ impl Parts {
                     (_, None) => {}
                 }
             }
+        }
+        let services = self.cluster.borrow().as_ref().map(|welcome| welcome.service_cidr.clone());
+        for range in
+            services.iter().flat_map(|ranges| ranges.split(',')).filter_map(|range| range.parse().ok())
+        {
+            self.network.set_service_cidr(range).await?;
         }
         self.network.set_peers(&peers).await
     }

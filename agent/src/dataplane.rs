@@ -15,6 +15,7 @@ mod express;
 mod fill;
 mod load;
 mod metrics;
+mod opted_out;
 pub mod picture;
 mod policies;
 mod read;
@@ -34,7 +35,7 @@ use std::time::{Duration, Instant};
 use aya::util::KernelVersion;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use oarlock_api::k8s::api::core::v1::Node;
-use oarlock_ebpf::flow::Settings;
+use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, Settings};
 
 use crate::desired::{Objects, Snapshot};
 use crate::dual_ip::DualIp;
@@ -109,6 +110,8 @@ pub struct PodLink {
     pub ends: Option<[u8; 12]>,
     /// The pod's address of IPv6, where it has one.
     pub ip6: Option<Ipv6Addr>,
+    /// The cookie of the pod's network namespace, where Services are answered in its packets instead of at its sockets.
+    pub per_packet: Option<u64>,
 }
 
 /// The link by which other nodes' pods are reached, where somebody else runs the pods' network and they are not routed on the
@@ -481,7 +484,7 @@ fn settings(
         node: config.node_ip.octets(),
         cluster: cluster.map(|c| c.network().octets()).unwrap_or_default(),
         mask: cluster.map(|c| c.netmask().octets()).unwrap_or_default(),
-        external_cluster_ip: u32::from(config.accept_external_cluster_ip),
+        flags: if config.accept_external_cluster_ip { EXTERNAL_CLUSTER_IP } else { 0 },
         namespace,
         overlay: overlay.map_or(0, |overlay| overlay.link),
         overlay_address: overlay.and_then(|overlay| overlay.address).unwrap_or(config.node_ip).octets(),

@@ -44,6 +44,8 @@ pub struct PodNetRequest {
     pub pid: u32,
     /// How much it may receive and send.
     pub bandwidth: Bandwidth,
+    /// Whether Services are answered in its packets, not at its sockets.
+    pub per_packet: bool,
 }
 
 /// What the pod got.
@@ -56,6 +58,8 @@ pub struct PodNetResult {
     /// The hardware addresses of the link's ends, the pod's first; nothing before it has been looked at, and where packets have to
     /// wait for their turn at the node's end.
     pub ends: Option<[u8; 12]>,
+    /// The cookie of the pod's network namespace, where Services are answered in its packets.
+    pub per_packet: Option<u64>,
 }
 
 /// Why a pod has no network. The text is for `kubectl describe pod` (FailedCreatePodSandBox).

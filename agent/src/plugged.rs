@@ -63,6 +63,7 @@ mod tests {
                 ip: Ipv4Addr::new(10, 244, 0, 2).into(),
                 interface: "veth".to_owned(),
                 ends: None,
+                per_packet: None,
             })
         }
 
@@ -73,7 +74,14 @@ mod tests {
 
     fn request(uid: &str) -> PodNetRequest {
         let (namespace, name) = ("d".to_owned(), "p".to_owned());
-        PodNetRequest { uid: uid.to_owned(), namespace, name, pid: 1, bandwidth: Bandwidth::default() }
+        PodNetRequest {
+            uid: uid.to_owned(),
+            namespace,
+            name,
+            pid: 1,
+            bandwidth: Bandwidth::default(),
+            per_packet: false,
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -450,7 +450,8 @@ fn programs_of_another_layout_serve_until_the_tables_are_filled() {
     let mut node = Node::new("layout");
     node.config.uplinks = vec![Uplink { name: "eth0".to_owned(), is_veth: true }];
     let (a, b) = (server("a"), server("b"));
-    let link = PodLink { uid: "pod".to_owned(), name: "pod".to_owned(), ends: None, ip6: None };
+    let link =
+        PodLink { uid: "pod".to_owned(), name: "pod".to_owned(), ends: None, ip6: None, per_packet: None };
     let pods = [(Ipv4Addr::new(127, 0, 0, 9), link)].into();
     let mut old = node.open();
     old.set_pods(&pods).unwrap();
@@ -552,7 +553,8 @@ fn filters_of_clsact_are_replaced_in_place_and_go_with_the_node() {
     let mut node = Node::new("clsact");
     node.config.tc = Tc::Clsact;
     node.config.uplinks = vec![Uplink { name: "eth0".to_owned(), is_veth: true }];
-    let link = PodLink { uid: "pod".to_owned(), name: "pod".to_owned(), ends: None, ip6: None };
+    let link =
+        PodLink { uid: "pod".to_owned(), name: "pod".to_owned(), ends: None, ip6: None, per_packet: None };
     let pods = [(Ipv4Addr::new(127, 0, 0, 9), link)].into();
     let places = [
         ("eth0", "ingress", "uplink_ingress"),

@@ -73,6 +73,7 @@ fn request(uid: &str, sandbox: &Sandbox) -> PodNetRequest {
         name,
         pid: sandbox.0.id(),
         bandwidth: Bandwidth::default(),
+        per_packet: false,
     }
 }
 

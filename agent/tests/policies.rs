@@ -237,9 +237,10 @@ fn plug(tasks: &Tasks, folder: PathBuf) -> BTreeMap<&'static str, Pod> {
                 name: uid.clone(),
                 pid: sandbox.0.id(),
                 bandwidth: Bandwidth::default(),
+                per_packet: false,
             };
             let given = network.add(&request).await.unwrap();
-            let link = PodLink { uid, name: given.interface, ends: given.ends, ip6: None };
+            let link = PodLink { uid, name: given.interface, ends: given.ends, ip6: None, per_packet: None };
             let mut pod = Pod { ip: given.ip.v4, link, sandbox, _servers: Vec::new() };
             for (port, answer) in
                 [("80", &["echo", name][..]), ("81", &["echo", name]), ("82", &CAT), ("83", &CAT)]

@@ -8,8 +8,8 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
 use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::count::{OUTSIDE, Whose};
 use oarlock_ebpf::flow::{
-    ACK, CLOSING, Flow, LOCAL_POD, MASQUERADED, OPEN, PROBES, REPLY, RST, SYN, Settings, TCP, Translation,
-    candidate, has_closed, second_of, seen_at,
+    ACK, CLOSING, EXTERNAL_CLUSTER_IP, Flow, LOCAL_POD, MASQUERADED, OPEN, PROBES, REPLY, RST, SYN, Settings,
+    TCP, Translation, candidate, has_closed, second_of, seen_at,
 };
 use oarlock_ebpf::fragment::Part;
 use oarlock_ebpf::layout::{EXTERNAL, FrontendKey, MAGLEV, SOURCE_RANGES};
@@ -83,7 +83,7 @@ pub fn begin(ctx: *mut c_void, packet: &Packet, uplink: u32) -> Begun {
         return Begun::Nothing;
     };
     let Some(line) = maps::line(service) else { return Begun::Nothing };
-    if line.flags & EXTERNAL == 0 && settings.external_cluster_ip == 0 {
+    if line.flags & EXTERNAL == 0 && !settings.has(EXTERNAL_CLUSTER_IP) {
         return Begun::Nothing;
     }
     if line.flags & SOURCE_RANGES != 0 && !maps::is_in_range(line.service, flow.source) {
@@ -137,10 +137,7 @@ fn reach(
     chosen: (u32, u32),
 ) -> Option<&'static Translation> {
     let local = leaves.destination == settings.node || nat::kind_of(leaves.destination) == LOCAL_POD;
-    if local
-        && is_free(&leaves.reversed(), &flow.reversed())
-        && let Some(entry) = insert(flow, leaves, (0, uplink), chosen)
-    {
+    if local && let Some(entry) = keep(flow, leaves, (0, uplink), chosen) {
         return Some(entry);
     }
     // Also where the same client port already talks to this backend by another frontend: another port tells them apart.
@@ -253,6 +250,17 @@ extern "C" fn probe(turn: u32, _: *mut c_void) -> i64 {
     let claimed = attempt(search, turn % PROBES);
     search.found = u32::from(claimed);
     i64::from(claimed)
+}
+
+/// Translates a flow and leaves it its source, unless another one's replies would be taken for its.
+#[inline(always)]
+pub fn keep(
+    flow: &Flow,
+    leaves: Flow,
+    links: (u32, u32),
+    backend: (u32, u32),
+) -> Option<&'static Translation> {
+    if is_free(&leaves.reversed(), &flow.reversed()) { insert(flow, leaves, links, backend) } else { None }
 }
 
 /// Tries the port of a turn.

@@ -8,7 +8,8 @@ use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::count::{OUTSIDE, Whose};
 use oarlock_ebpf::event::TC;
 use oarlock_ebpf::flow::{
-    ACK, CLOSING, LOCAL_POD, MASQUERADED, OPEN, PROBES, REPLY, RST, SYN, TCP, candidate, has_closed, seen_at,
+    ACK, CLOSING, EXTERNAL_CLUSTER_IP, LOCAL_POD, MASQUERADED, OPEN, PROBES, REPLY, RST, SYN, TCP, candidate,
+    has_closed, seen_at,
 };
 use oarlock_ebpf::flow6::Translation6;
 use oarlock_ebpf::fragment::Part;
@@ -115,7 +116,7 @@ pub fn begin(ctx: *mut c_void, work: &mut Work, packet: &Packet, uplink: u32) ->
         FrontendKey6::new(work.flow.destination, work.flow.destination_port(), work.flow.protocol);
     let Some(service) = maps6::service(&work.frontend) else { return Begun::Nothing };
     let Some(line) = maps::line(service) else { return Begun::Nothing };
-    let answers_outsiders = nat::settings().is_some_and(|settings| settings.external_cluster_ip != 0);
+    let answers_outsiders = nat::settings().is_some_and(|settings| settings.has(EXTERNAL_CLUSTER_IP));
     if line.flags & EXTERNAL == 0 && !answers_outsiders {
         return Begun::Nothing;
     }
@@ -159,12 +160,8 @@ fn reach(ctx: *mut c_void, work: &mut Work, uplink: u32, chosen: (u32, u32)) -> 
     let backend = &work.leaves.destination;
     let local = *backend == settings.node || maps6::kind_of(backend) == LOCAL_POD;
     if local {
-        prepare(work, (0, uplink), chosen);
-        if is_free(work) && write(work) {
-            return true;
-        }
-        // The same client port already talks to this backend by another frontend: another port tells them apart.
-        return claim(work, (0, uplink), chosen);
+        // Where the same client port already talks to this backend by another frontend, another port tells them apart.
+        return keep(work, (0, uplink), chosen) || claim(work, (0, uplink), chosen);
     }
     let (address, link) = way6::to(ctx, work, settings, uplink);
     work.leaves = work.leaves.from(*address, 0);
@@ -232,9 +229,16 @@ fn is_free(work: &mut Work) -> bool {
     free
 }
 
+/// Translates a flow and leaves it its source port, unless another one's replies would be taken for its.
+#[inline(always)]
+pub fn keep(work: &mut Work, links: (u32, u32), backend: (u32, u32)) -> bool {
+    prepare(work, links, backend);
+    is_free(work) && write(work)
+}
+
 /// Gives the flow a source port that no other flow to the same peer has.
 #[inline(always)]
-fn claim(work: &mut Work, links: (u32, u32), backend: (u32, u32)) -> bool {
+pub fn claim(work: &mut Work, links: (u32, u32), backend: (u32, u32)) -> bool {
     prepare(work, links, backend);
     work.found = 0;
     // SAFETY: the helper has no conditions.

@@ -15,11 +15,12 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::flow::{Flow, LOCAL_POD, MASQUERADED, Owner, REPLY, Translation};
 use oarlock_ebpf::flow6::{POD_OUT, UPLINK_IN, UPLINK_OUT};
+use oarlock_ebpf::opted_out;
 use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
 use crate::packet::{self, Packet};
-use crate::{count, flows, icmp, maps, maps6, nat, policy, watch};
+use crate::{count, flows, icmp, inside, maps, maps6, nat, policy, watch};
 
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -71,6 +72,9 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
         // What nobody judges does not pass.
         return TC_ACT_SHOT;
     }
+    if maps::is_opted_out(opted_out::of_link(packet::link(&ctx))) && is_served(&ctx) {
+        return serve(&ctx);
+    }
     let verdict = pod_egress_flow(&ctx);
     if verdict != NO_FLOW {
         return verdict;
@@ -92,6 +96,73 @@ fn pod_egress_flow(ctx: &TcContext) -> i32 {
         return TC_ACT_SHOT;
     }
     answer(ctx, &packet).unwrap_or_else(|| deliver(ctx, &packet.flow, &packet))
+}
+
+/// Whether a packet of a pod that is served packet by packet is one to a Service: how it leaves is in this CPU's search then.
+#[inline(never)]
+fn is_served(ctx: &TcContext) -> bool {
+    let Some(header) = packet::header(ctx) else { return false };
+    let Some(packet) = packet::read(ctx, &header) else { return false };
+    let Some(entry) = flows::present(&packet, flows::now()) else {
+        return inside::begin(ctx, &packet).is_some();
+    };
+    let Some(search) = nat::search() else { return false };
+    search.there = entry.translation;
+    search.there.has_backend()
+}
+
+/// Policies judge who sends and who answers, whatever address is between them.
+#[inline(never)]
+fn serve(ctx: &TcContext) -> i32 {
+    let Some(header) = packet::header(ctx) else { return GO_ON };
+    let Some(packet) = packet::read(ctx, &header) else { return GO_ON };
+    let Some(search) = nat::search() else { return GO_ON };
+    let entry = &search.there;
+    let judged = packet.flow.to(entry.to.destination, entry.to.destination_port());
+    if judged.source == judged.destination {
+        // To itself, which is nobody's business.
+        return match rewrite(ctx, &packet, entry) {
+            GO_ON => nat::owner(judged.destination).map_or(GO_ON, |owner| enter(ctx, &owner, packet.ttl)),
+            verdict => verdict,
+        };
+    }
+    if !policy::may_leave(packet::link(ctx), &judged, packet.flags) {
+        return TC_ACT_SHOT;
+    }
+    translate(ctx, &packet, entry)
+}
+
+/// What the node's own processes and its stack send to a pod that is served packet by packet: answers get their Service's address
+/// back, and so do errors.
+#[inline(always)]
+pub fn answer_of_node(ctx: &TcContext) -> i32 {
+    let verdict = answer_of_process(ctx);
+    if verdict != NO_FLOW {
+        return verdict;
+    }
+    match report(ctx, STAYS) {
+        NO_ERROR => GO_ON,
+        verdict => verdict,
+    }
+}
+
+#[inline(never)]
+fn answer_of_process(ctx: &TcContext) -> i32 {
+    let Some(header) = packet::header(ctx) else { return GO_ON };
+    let Some(packet) = packet::read(ctx, &header) else { return NO_FLOW };
+    let entry = flows::present(&packet, flows::now()).filter(|entry| entry.translation.backend == REPLY);
+    entry.map_or(GO_ON, |entry| rewrite(ctx, &packet, &entry.translation))
+}
+
+/// What comes to such a pod by the stack, as policies see it: from who has answered, or from the pod itself.
+#[inline(never)]
+pub fn as_judged(flow: &mut Flow) {
+    let Some(entry) = nat::peek(&flow.reversed()) else { return };
+    if entry.has_backend() {
+        *flow = flow.from(entry.to.destination, entry.to.destination_port());
+    } else if entry.backend == REPLY && entry.to.destination == flow.destination {
+        flow.source = flow.destination;
+    }
 }
 
 #[inline(never)]
@@ -158,6 +229,24 @@ fn answer(ctx: &TcContext, packet: &Packet) -> Option<i32> {
 
 #[inline(always)]
 fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
+    match rewrite(ctx, packet, entry) {
+        GO_ON => {}
+        verdict => return verdict,
+    }
+    if entry.link != 0 {
+        return leave(ctx, entry.link, packet.ttl);
+    }
+    let mut judged = entry.to;
+    if entry.backend == REPLY {
+        // From who has answered: in the packet now stands whom the pod had asked.
+        judged = judged.from(packet.flow.source, packet.flow.source_port());
+    }
+    deliver(ctx, &judged, packet)
+}
+
+/// Counts the packet and makes it one of the flow that it leaves as.
+#[inline(always)]
+fn rewrite(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
     let (packets, bytes) = packet::size(ctx);
     count::packet(entry, &packet.flow, packets, bytes);
     if packet::write(ctx, packet, &entry.to).is_err() {
@@ -165,7 +254,7 @@ fn translate(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
         watch::lost(&packet.seen(0), Reason::BadPacket);
         return bad();
     }
-    if entry.link == 0 { deliver(ctx, &entry.to, packet) } else { leave(ctx, entry.link, packet.ttl) }
+    GO_ON
 }
 
 /// For [`report`]: errors about all flows.

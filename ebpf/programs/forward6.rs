@@ -8,12 +8,13 @@ use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use oarlock_ebpf::flow::{LOCAL_POD, Owner, REPLY};
+use oarlock_ebpf::opted_out;
 use oarlock_ebpf::reason::Reason;
 
 use crate::flows6::{self, Begun};
 use crate::maps6::Work;
 use crate::packet6::{self, Packet};
-use crate::{count, icmp6, maps, maps6, packet, policy6, watch};
+use crate::{count, icmp6, inside6, maps, maps6, packet, policy6, watch};
 
 /// On to the next program, then to the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -56,6 +57,9 @@ pub fn pod_egress6(ctx: TcContext) -> i32 {
         let reported = icmp6::read(&ctx, work) && work.entry.backend == REPLY;
         return if reported { report(&ctx, work) } else { deliver_other(&ctx, work) };
     };
+    if maps::is_opted_out(opted_out::of_link(link)) && inside6::find(&ctx, work, &packet) {
+        return serve(&ctx, work, &packet);
+    }
     work.judged = work.flow;
     if !policy6::may_leave(link, packet.flags) {
         return TC_ACT_SHOT;
@@ -101,22 +105,72 @@ pub fn uplink_egress6(ctx: TcContext) -> i32 {
     TC_ACT_SHOT
 }
 
-/// What comes to an isolated pod by the node's stack, and is not the node's own.
+/// What a pod that is served packet by packet sends to a Service: see [`crate::forward`].
+#[inline(always)]
+fn serve(ctx: &TcContext, work: &mut Work, packet: &Packet) -> i32 {
+    work.judged = work.flow.to(work.entry.to.destination, work.entry.to.destination_port());
+    if work.judged.source == work.judged.destination {
+        return match rewrite(ctx, work, packet) {
+            GO_ON => maps6::owner(&work.judged.destination).map_or(GO_ON, |owner| enter(ctx, work, &owner)),
+            verdict => verdict,
+        };
+    }
+    if !policy6::may_leave(packet::link(ctx), packet.flags) {
+        return TC_ACT_SHOT;
+    }
+    translate(ctx, work, packet)
+}
+
+/// What the node itself sends to such a pod.
+#[inline(always)]
+fn answer_of_node(ctx: &TcContext, work: &mut Work) -> i32 {
+    match packet6::read(ctx, work) {
+        Some(packet) if flows6::present(work, &packet) && work.entry.backend == REPLY => {
+            rewrite(ctx, work, &packet)
+        }
+        Some(_) => GO_ON,
+        None if icmp6::read(ctx, work) => write_error(ctx, work),
+        None => GO_ON,
+    }
+}
+
+/// What comes to an isolated pod, or to one that is served packet by packet, by the node's stack.
 #[classifier]
 pub fn pod_ingress6(ctx: TcContext) -> i32 {
     let Some(work) = maps6::work() else { return GO_ON };
     if !packet6::header(&ctx, work) {
         return GO_ON;
     }
+    if packet::from_link(&ctx) == 0 {
+        return answer_of_node(&ctx, work);
+    }
     let link = packet::link(&ctx);
     let may = match packet6::read(&ctx, work) {
         Some(packet) => {
             work.judged = work.flow;
+            if maps::is_opted_out(opted_out::of_link(link)) {
+                judge_as_asked(work);
+            }
             policy6::may_enter(link, packet.flags)
         }
         None => !policy6::take_other(&ctx, work) || policy6::may_enter(link, 0),
     };
     if may { GO_ON } else { TC_ACT_SHOT }
+}
+
+/// See [`crate::forward::as_judged`].
+#[inline(always)]
+fn judge_as_asked(work: &mut Work) {
+    work.key = work.flow.reversed();
+    let Some(entry) = maps6::entry(&work.key) else { return };
+    // SAFETY: the element lives in the map; it may be given to another flow while we look, and then that one's is judged.
+    work.entry = unsafe { *entry };
+    let to = &work.entry.to;
+    if work.entry.has_backend() {
+        work.judged = work.flow.from(to.destination, to.destination_port());
+    } else if work.entry.backend == REPLY && to.destination == work.flow.destination {
+        work.judged.source = work.flow.destination;
+    }
 }
 
 /// Gives the reply of a local backend its Service's address back; none where it is no such reply.
@@ -128,6 +182,24 @@ fn answer(ctx: &TcContext, work: &mut Work, packet: &Packet) -> Option<i32> {
 
 #[inline(always)]
 fn translate(ctx: &TcContext, work: &mut Work, packet: &Packet) -> i32 {
+    match rewrite(ctx, work, packet) {
+        GO_ON => {}
+        verdict => return verdict,
+    }
+    if work.entry.link != 0 {
+        return leave(ctx, work);
+    }
+    work.judged = work.entry.to;
+    if work.entry.backend == REPLY {
+        // From who has answered: in the packet now stands whom the pod had asked.
+        work.judged = work.judged.from(work.flow.source, work.flow.source_port());
+    }
+    deliver(ctx, work, packet.flags)
+}
+
+/// Counts the packet and makes it one of the flow that it leaves as.
+#[inline(always)]
+fn rewrite(ctx: &TcContext, work: &mut Work, packet: &Packet) -> i32 {
     let (packets, bytes) = packet::size(ctx);
     count::packet6(&work.entry, &work.flow, packets, bytes);
     if packet6::write(ctx, packet, &work.flow, &work.entry.to).is_err() {
@@ -135,11 +207,7 @@ fn translate(ctx: &TcContext, work: &mut Work, packet: &Packet) -> i32 {
         watch::lost6(&flows6::seen(work, 0), Reason::BadPacket);
         return bad();
     }
-    if work.entry.link != 0 {
-        return leave(ctx, work);
-    }
-    work.judged = work.entry.to;
-    deliver(ctx, work, packet.flags)
+    GO_ON
 }
 
 /// An error to who has sent the packet that it is about.

@@ -20,6 +20,8 @@ mod forward6;
 mod frame;
 mod icmp;
 mod icmp6;
+mod inside;
+mod inside6;
 mod maps;
 mod maps6;
 mod nat;

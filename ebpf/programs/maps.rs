@@ -7,11 +7,15 @@ use oarlock_ebpf::affinity::{
     Affinity, AffinityKey, Member, SourceRange, source_range, source_range_bits, source_range6,
     source_range6_bits,
 };
+use oarlock_ebpf::flow::PER_PACKET;
 use oarlock_ebpf::layout::{Backend, Believed, FrontendKey, ServiceLine, SlotRange, SocketKey};
 use oarlock_ebpf::maps::{
-    MAX_AFFINITY, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, MAX_SOURCE_RANGES,
+    MAX_AFFINITY, MAX_BACKENDS, MAX_MEMBERS, MAX_OPTED_OUT, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS,
+    MAX_SOURCE_RANGES,
 };
 use oarlock_ebpf::reason::Reason;
+
+use crate::nat;
 
 #[map]
 static FRONTENDS: HashMap<FrontendKey, u32> = HashMap::with_max_entries(MAX_SERVICES, 0);
@@ -32,6 +36,8 @@ static MEMBERS: HashMap<Member, u32> = HashMap::with_max_entries(MAX_MEMBERS, 0)
 #[map]
 static SOURCE_RANGES: LpmTrie<SourceRange, u32> = LpmTrie::with_max_entries(MAX_SOURCE_RANGES, 0);
 #[map]
+static OPTED_OUT: HashMap<u64, u32> = HashMap::with_max_entries(MAX_OPTED_OUT, 0);
+#[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
 
 /// Counts an event on this CPU.
@@ -41,6 +47,14 @@ pub fn count(reason: Reason) {
         // SAFETY: the element is this CPU's own, and programs are not migrated while they run.
         unsafe { *counter += 1 };
     }
+}
+
+/// Whether a pod is served packet by packet, by a key of [`oarlock_ebpf::opted_out`]. Nodes without such pods do not look.
+#[inline(always)]
+pub fn is_opted_out(key: u64) -> bool {
+    // SAFETY: only whether it is there counts.
+    nat::settings().is_some_and(|settings| settings.has(PER_PACKET))
+        && unsafe { OPTED_OUT.get(key).is_some() }
 }
 
 /// The service behind a frontend.

@@ -12,6 +12,7 @@ use oarlock_ebpf::event::TC;
 use oarlock_ebpf::flow::{ACK, CLOSING, FIN, Flow, RST, SYN, TCP};
 use oarlock_ebpf::flow6::POD_IN;
 use oarlock_ebpf::maps::{MAX_ALLOWED, MAX_IDENTITIES, MAX_ISOLATED, MAX_RULES};
+use oarlock_ebpf::opted_out;
 use oarlock_ebpf::policy::{
     ANYBODY, Allowed, EGRESS, INGRESS, Isolation, NOBODY, ONE_PORT, Rule, judged, rule,
 };
@@ -19,7 +20,7 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::packet::{self, IP};
 use crate::watch::{self, Seen};
-use crate::{flows, maps, maps6, nat};
+use crate::{flows, forward, maps, maps6, nat};
 
 #[map]
 static ISOLATED: HashMap<u32, Isolation> = HashMap::with_max_entries(MAX_ISOLATED, 0);
@@ -37,19 +38,31 @@ const SCTP: u8 = 132;
 /// Types of ICMP that report errors (RFC 792).
 const ERRORS: [u8; 3] = [3, 11, 12];
 
-/// What comes to a pod by the node's stack: what `deliver` leaves to the routes. Attached to links of isolated pods.
+/// What comes to a pod by the node's stack: what `deliver` leaves to the routes. Attached to links of isolated pods, and of those
+/// that are served packet by packet: the node's own processes may be their Services' backends.
 #[classifier]
 pub fn pod_ingress(ctx: TcContext) -> i32 {
-    if packet::from_link(&ctx) == 0 {
-        // The node's own.
+    let link = packet::link(&ctx);
+    let opted_out = maps::is_opted_out(opted_out::of_link(link));
+    let is_nodes = packet::from_link(&ctx) == 0;
+    if is_nodes && !opted_out {
         return TC_ACT_UNSPEC;
     }
-    let Some(header) = packet::header(&ctx) else {
-        return if maps6::hand_on(&ctx, POD_IN) { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
-    };
+    if maps6::hand_on(&ctx, POD_IN) {
+        return if is_nodes { TC_ACT_UNSPEC } else { TC_ACT_SHOT };
+    }
+    if is_nodes {
+        return forward::answer_of_node(&ctx);
+    }
+    let Some(header) = packet::header(&ctx) else { return TC_ACT_UNSPEC };
     match packet::read(&ctx, &header) {
-        Some(packet) => verdict(may_enter(packet::link(&ctx), &packet.flow, packet.flags)),
-        None => verdict(other_may_enter(&ctx, packet::link(&ctx), &header)),
+        Some(mut packet) => {
+            if opted_out {
+                forward::as_judged(&mut packet.flow);
+            }
+            verdict(may_enter(link, &packet.flow, packet.flags))
+        }
+        None => verdict(other_may_enter(&ctx, link, &header)),
     }
 }
 

@@ -19,6 +19,7 @@ use oarlock_ebpf::event::SOCKET;
 use oarlock_ebpf::flow::Flow;
 use oarlock_ebpf::flow6::Flow6;
 use oarlock_ebpf::layout::{Backend, Believed, Believed6, FrontendKey, FrontendKey6, SocketKey, SocketKey6};
+use oarlock_ebpf::opted_out;
 use oarlock_ebpf::reason::Reason;
 
 use crate::choose::{self, Choice};
@@ -320,6 +321,10 @@ fn translate<P: Peer>(ctx: &SockAddrContext, peer: P, choice: Choice) -> i32 {
     let namespace = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // A pod has a loopback of its own, on which NodePorts are nobody's but its own.
     if peer.is_loopback() && nat::settings().is_none_or(|settings| settings.namespace != namespace) {
+        return GO_ON;
+    }
+    // Its packets are translated at the pod's link.
+    if maps::is_opted_out(opted_out::of_namespace(namespace)) {
         return GO_ON;
     }
     let Some(line) = maps::line(service) else {

@@ -18,14 +18,20 @@ pub fn to(ctx: *mut c_void, settings: &Settings, flow: &Flow, uplink: u32) -> ([
     if settings.overlay == 0 {
         return (settings.node, uplink);
     }
-    match by_routes(ctx, flow, uplink) as u32 {
+    match of(ctx, flow, uplink) {
         0 => (settings.node, uplink),
         link if link == settings.overlay => (settings.overlay_address, link),
         link => (settings.node, link),
     }
 }
 
-/// The link that the node's routes say; 0: they say none. A function of its own: what it asks with is large for the stack.
+/// The link that the node's routes say for a flow that came by this one and leaves with the node's address; 0: they say none.
+#[inline(always)]
+pub fn of(ctx: *mut c_void, flow: &Flow, came_by: u32) -> u32 {
+    by_routes(ctx, flow, came_by) as u32
+}
+
+/// A function of its own: what it asks with is large for the stack.
 #[inline(never)]
 fn by_routes(ctx: *mut c_void, flow: &Flow, uplink: u32) -> u64 {
     // SAFETY: a structure of numbers, for which zero is a value.

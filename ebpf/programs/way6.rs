@@ -18,23 +18,23 @@ pub fn to<'s>(ctx: *mut c_void, work: &Work, settings: &'s Settings6, uplink: u3
     if overlay == 0 {
         return (&settings.node, uplink);
     }
-    match by_routes(ctx, work, settings, uplink) {
+    match of(ctx, work, settings, uplink) {
         0 => (&settings.node, uplink),
         link if link == overlay => (&settings.overlay_address, link),
         link => (&settings.node, link),
     }
 }
 
-/// The link that the node's routes say; 0: they say none.
+/// The link that the node's routes say for what came by this one; 0: they say none.
 #[inline(always)]
-fn by_routes(ctx: *mut c_void, work: &Work, settings: &Settings6, uplink: u32) -> u32 {
+pub fn of(ctx: *mut c_void, work: &Work, settings: &Settings6, came_by: u32) -> u32 {
     // SAFETY: a structure of numbers, for which zero is a value.
     let mut route: Route = unsafe { core::mem::zeroed() };
     route.family = AF_INET6;
     route.l4_protocol = work.flow.protocol;
     route.__bindgen_anon_3.ipv6_src = words(&settings.node);
     route.__bindgen_anon_4.ipv6_dst = words(&work.leaves.destination);
-    route.ifindex = uplink;
+    route.ifindex = came_by;
     let size = core::mem::size_of::<Route>() as i32;
     // SAFETY: the context is the kernel's, and the structure is of this size.
     let found = unsafe { bpf_fib_lookup(ctx, &raw mut route, size, 0) };

@@ -312,8 +312,8 @@ pub struct Settings {
     pub cluster: [u8; 4],
     /// The mask of that range, network order.
     pub mask: [u8; 4],
-    /// Not 0: ClusterIPs are answered for clients from outside.
-    pub external_cluster_ip: u32,
+    /// [`EXTERNAL_CLUSTER_IP`], [`PER_PACKET`].
+    pub flags: u32,
     /// The cookie of the node's own network namespace (SO_NETNS_COOKIE).
     pub namespace: u64,
     /// The link by which pods of other nodes are reached, where those are not routed on the uplinks; 0: there is none.
@@ -322,7 +322,18 @@ pub struct Settings {
     pub overlay_address: [u8; 4],
 }
 
+/// In [`Settings::flags`]: ClusterIPs are answered for clients from outside.
+pub const EXTERNAL_CLUSTER_IP: u32 = 1;
+/// In [`Settings::flags`]: there are pods that are served packet by packet ([`crate::opted_out`]).
+pub const PER_PACKET: u32 = 2;
+
 impl Settings {
+    /// Whether one of the flags is set.
+    #[must_use]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
     /// Whether an address is of a pod of the cluster.
     #[must_use]
     pub const fn in_cluster(&self, address: [u8; 4]) -> bool {

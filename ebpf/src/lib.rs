@@ -15,6 +15,7 @@ pub mod flow6;
 pub mod fragment;
 pub mod layout;
 pub mod maps;
+pub mod opted_out;
 pub mod policy;
 pub mod reason;
 pub mod select;
@@ -23,4 +24,4 @@ pub mod table;
 
 /// The version of everything in [`layout`] and [`maps`]; part of the path under which maps are pinned. Bumped on any change
 /// of a byte, so that an agent never reads tables of another layout.
-pub const LAYOUT_VERSION: u32 = 18;
+pub const LAYOUT_VERSION: u32 = 19;

@@ -37,6 +37,8 @@ pub const MEMBERS: &str = "MEMBERS";
 /// [`crate::affinity::SourceRange`] to 1. Longest prefix match.
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 
+/// Pods that are served packet by packet, by the keys of [`crate::opted_out`], to 1. Hash.
+pub const OPTED_OUT: &str = "OPTED_OUT";
 /// [`crate::flow::Settings`] at index 0. Array.
 pub const SETTINGS: &str = "SETTINGS";
 /// IPv4 address to [`crate::flow::Owner`]. Hash.
@@ -93,6 +95,8 @@ pub const MAX_MEMBERS: u32 = 65_536;
 pub const MAX_SOURCE_RANGES: u32 = 16_384;
 /// Pods of this node and nodes of the cluster.
 pub const MAX_ADDRESSES: u32 = 65_536;
+/// Pods of this node that are served packet by packet, each twice.
+pub const MAX_OPTED_OUT: u32 = 8192;
 /// Buckets of the table of flows: a power of two.
 pub const FLOW_BUCKETS: u32 = 1 << 16;
 /// Lines of the table of flows; a connection is two.

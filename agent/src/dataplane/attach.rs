@@ -17,6 +17,7 @@ use oarlock_ebpf::maps;
 
 use super::addresses::Addresses;
 use super::load::chain;
+use super::opted_out::OptedOut;
 use super::{Acceleration, DataplaneError, Mode, PodLink, Tc, Uplink, clsact, express, six, sweep};
 
 /// The hooks of the node's cgroup.
@@ -54,14 +55,17 @@ pub(super) struct Links {
     in_place: bool,
     settings: Array<MapData, Settings>,
     addresses: Addresses,
+    opted_out: OptedOut,
     six: six::Maps,
     /// The pods' links, by address.
     wanted: BTreeMap<Ipv4Addr, PodLink>,
     /// Links of pods that carry our program, by address: name and number, as a name may come back as another link, and what the
     /// programs know of the pod.
     pods: BTreeMap<Ipv4Addr, (String, u32, Owner)>,
-    /// Links that carry the program of isolated pods: number to name.
+    /// Links that carry the program for what comes by the stack: number to name.
     isolated: BTreeMap<u32, String>,
+    /// Links of pods that are served packet by packet: answers of the node's own processes are translated there.
+    answered: BTreeSet<u32>,
 }
 
 /// Where the programs belong, and where their links are pinned.
@@ -90,6 +94,7 @@ impl Hooks {
 pub(super) struct LinkMaps {
     pub(super) settings: Array<MapData, Settings>,
     pub(super) addresses: Addresses,
+    pub(super) opted_out: OptedOut,
     pub(super) six: six::Maps,
 }
 
@@ -104,11 +109,23 @@ impl Links {
             let program = classifier(&mut ebpf, name)?;
             program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
-        let LinkMaps { settings, addresses, mut six } = maps;
+        let LinkMaps { settings, addresses, opted_out, mut six } = maps;
         six.place(&mut ebpf)?;
         let (wanted, pods) = (BTreeMap::new(), BTreeMap::new());
-        let (in_place, isolated) = (false, BTreeMap::new());
-        let mut links = Self { ebpf, hooks, in_place, settings, addresses, six, wanted, pods, isolated };
+        let (in_place, isolated, answered) = (false, BTreeMap::new(), BTreeSet::new());
+        let mut links = Self {
+            ebpf,
+            hooks,
+            in_place,
+            settings,
+            addresses,
+            opted_out,
+            six,
+            wanted,
+            pods,
+            isolated,
+            answered,
+        };
         if links.hooks.others.is_empty() {
             links.place()?;
         }
@@ -184,8 +201,12 @@ impl Links {
         self.six.set(settings)
     }
 
-    /// Says what the node is.
-    pub(super) fn set(&mut self, settings: Settings) -> Result<(), DataplaneError> {
+    /// Says what the node is; whether there are pods that are served packet by packet we know ourselves.
+    pub(super) fn set(&mut self, mut settings: Settings) -> Result<(), DataplaneError> {
+        settings.flags &= !flow::PER_PACKET;
+        if self.opted_out.is_anybody() {
+            settings.flags |= flow::PER_PACKET;
+        }
         if self.settings.get(&0, 0).ok() == Some(settings) {
             return Ok(());
         }
@@ -214,7 +235,7 @@ impl Links {
     pub(super) fn set_pods(&mut self, pods: &BTreeMap<Ipv4Addr, PodLink>) -> Result<(), DataplaneError> {
         self.wanted.clone_from(pods);
         if !self.in_place {
-            return Ok(());
+            return self.set_opted_out();
         }
         let mut first = Ok(());
         for (ip, link) in pods {
@@ -237,6 +258,7 @@ impl Links {
             }
             self.pods.insert(*ip, (link.name.clone(), number, owner));
         }
+        self.set_opted_out()?;
         let sixes: BTreeSet<Ipv6Addr> = pods.values().filter_map(|link| link.ip6).collect();
         self.forget_pods(|ip| match ip {
             IpAddr::V4(ip) => pods.contains_key(&ip),
@@ -253,6 +275,27 @@ impl Links {
         first
     }
 
+    /// Makes exactly those pods served packet by packet that are to be: first at their links, then no more at their sockets. Only whose link
+    /// carries our program; before ours are in their places, all of them.
+    fn set_opted_out(&mut self) -> Result<(), DataplaneError> {
+        let of_pod = |(ip, link): (&Ipv4Addr, &PodLink)| {
+            let cookie = link.per_packet?;
+            let number = if self.in_place {
+                self.pods.get(ip).map(|(_, number, _)| *number)
+            } else {
+                nix::net::if_::if_nametoindex(link.name.as_str()).ok()
+            };
+            Some((number?, cookie))
+        };
+        let wanted: Vec<(u32, u64)> = self.wanted.iter().filter_map(of_pod).collect();
+        self.answered = wanted.iter().map(|(link, _)| *link).collect();
+        self.opted_out.set(&wanted)?;
+        match self.settings.get(&0, 0) {
+            Ok(settings) => self.set(settings),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Whether a pod's link carries our program. While programs of another layout serve, theirs is there.
     pub(super) fn is_linked(&self, pod: Ipv4Addr) -> bool {
         if self.in_place { self.pods.contains_key(&pod) } else { self.wanted.contains_key(&pod) }
@@ -263,15 +306,18 @@ impl Links {
         &self.wanted
     }
 
-    /// Has what comes to exactly these pods by the node's stack judged too.
+    /// Has what comes to exactly these pods by the node's stack judged too, and answers of the node's own processes translated of
+    /// those that are served packet by packet.
     pub(super) fn isolate(&mut self, links: impl Iterator<Item = u32>) -> Result<(), DataplaneError> {
         if !self.in_place {
             return Ok(());
         }
         let names: BTreeMap<u32, String> =
             self.pods.values().map(|(name, number, _)| (*number, name.clone())).collect();
-        let wanted: BTreeMap<u32, String> =
-            links.filter_map(|number| Some((number, names.get(&number)?.clone()))).collect();
+        let wanted: BTreeMap<u32, String> = links
+            .chain(self.answered.iter().copied())
+            .filter_map(|number| Some((number, names.get(&number)?.clone())))
+            .collect();
         let mut first = Ok(());
         for (number, name) in &wanted {
             if self.isolated.get(number) == Some(name) {

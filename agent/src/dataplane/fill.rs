@@ -64,6 +64,7 @@ pub fn fill(config: &DataplaneConfig, tables: &Picture) -> Result<Vec<Fill>, Dat
         ranges(&pins)?,
         hash::<[u8; 4], Owner>(&pins, maps::ADDRESSES, false)?,
         hash::<[u8; 16], Owner>(&pins, maps::ADDRESSES6, false)?,
+        hash::<u64, u32>(&pins, maps::OPTED_OUT, false)?,
         hash::<AffinityKey, Affinity>(&pins, maps::AFFINITY, true)?,
         hash::<SocketKey, Believed>(&pins, maps::SOCKETS, true)?,
         hash::<SocketKey6, Believed6>(&pins, maps::SOCKETS6, true)?,

@@ -20,10 +20,11 @@ use oarlock_ebpf::{LAYOUT_VERSION, maps};
 use super::addresses::Addresses;
 use super::attach::{Hooks, LinkMaps, Links};
 use super::door::Doors;
+use super::opted_out::OptedOut;
 use super::{DataplaneConfig, DataplaneError, policies, six};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-const MAPS: [&str; 34] = [
+const MAPS: [&str; 35] = [
     maps::FRONTENDS,
     maps::FRONTENDS6,
     maps::SERVICE_TABLE,
@@ -40,6 +41,7 @@ const MAPS: [&str; 34] = [
     maps::AFFINITY,
     maps::MEMBERS,
     maps::SOURCE_RANGES,
+    maps::OPTED_OUT,
     maps::SETTINGS,
     maps::ADDRESSES,
     maps::FLOWS,
@@ -141,6 +143,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, policies::Handl
             four: handle(&mut ebpf, maps::ADDRESSES)?,
             six: handle(&mut ebpf, maps::ADDRESSES6)?,
         },
+        opted_out: OptedOut(handle(&mut ebpf, maps::OPTED_OUT)?),
         six: six::Maps {
             settings: handle(&mut ebpf, maps::SETTINGS6)?,
             tcp: handle(&mut ebpf, maps::FLOWS6_TCP)?,

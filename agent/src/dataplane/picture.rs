@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
-use oarlock_ebpf::flow::{Owner, Settings, TCP, UDP};
+use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, Owner, Settings, TCP, UDP};
 use oarlock_ebpf::flow6::Settings6;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,10 @@ pub struct Picture {
     pub pods: Vec<PodPicture>,
     /// The addresses of all nodes, sorted.
     pub nodes: Vec<IpAddr>,
+    /// Pods whose packets are translated instead of their sockets: `link 9` and `namespace 4242`, by the numbers of the node's end of
+    /// the link and the cookie.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub per_packet: BTreeSet<String>,
     /// How other nodes' pods are reached; nothing where somebody else sees to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<BTreeSet<NodeRoute>>,
@@ -154,7 +158,7 @@ impl NodePicture {
             address6: Some(Ipv6Addr::from(settings6.node)).filter(|ip| !ip.is_unspecified()),
             cluster_cidr6: cidr6.filter(|range| range.prefix_len() != 0),
             cluster_cidr: cidr.filter(|_| known),
-            external_cluster_ips: settings.external_cluster_ip != 0,
+            external_cluster_ips: settings.has(EXTERNAL_CLUSTER_IP),
             namespace_cookie: settings.namespace,
             overlay: Some(overlay).filter(|overlay| overlay.link != 0),
         }

@@ -9,7 +9,7 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use ipnet::IpNet;
 use oarlock_ebpf::affinity::{Member, SourceRange};
-use oarlock_ebpf::flow::{self, Flow, MASQUERADED, REPLY, Settings, Translation};
+use oarlock_ebpf::flow::{self, Flow, MASQUERADED, PER_PACKET, REPLY, Settings, Translation};
 use oarlock_ebpf::flow6::{Flow6, Settings6, Translation6};
 use oarlock_ebpf::layout::{Backend, EXTERNAL, MAGLEV, RANDOM, SOURCE_RANGES, ServiceLine, SlotRange};
 use oarlock_ebpf::reason::Reason;
@@ -21,6 +21,7 @@ use super::addresses::Addresses;
 use super::compile::Algorithm;
 use super::door::{self, Door, Doors};
 use super::load::{chain, pins};
+use super::opted_out::OptedOut;
 use super::picture::{self, Dump, FlowPicture, FrontendPicture, NodePicture, Picture, PodPicture};
 use super::policies::{self, PolicyPicture};
 use super::sync::parse_range;
@@ -51,8 +52,19 @@ pub fn kernel(bpffs: &Path, node_name: &str) -> Result<Kernel, DataplaneError> {
         NodePicture::of(&settings.get(&0, 0).unwrap_or_default(), &settings6.get(&0, 0).unwrap_or_default());
     let policies = policies(&pins)?;
     let (leaving, routes) = (Vec::new(), None);
+    let opted_out = OptedOut(open(&pins, maps::OPTED_OUT, Map::HashMap)?);
+    let per_packet = opted_out.names();
     let layout_version = LAYOUT_VERSION;
-    let tables = Picture { layout_version, node, frontends, pods, nodes, routes, policies, leaving };
+    if opted_out.is_anybody() != settings.get(&0, 0).is_ok_and(|settings| settings.has(PER_PACKET)) {
+        let problem = "is not as OPTED_OUT has pods";
+        services.flaws.push(Difference::plain(
+            maps::SETTINGS,
+            "whether pods are served packet by packet",
+            problem,
+        ));
+    }
+    let tables =
+        Picture { layout_version, node, frontends, pods, nodes, per_packet, routes, policies, leaving };
     Ok(Kernel { tables, flaws: services.flaws })
 }
 

@@ -70,6 +70,12 @@ impl<'t> Path<'t> {
         self.tables.pods.iter().any(|pod| pod.address == address)
     }
 
+    /// Whether a pod is served packet by packet.
+    fn is_opted_out(&self, address: IpAddr) -> bool {
+        let pod = self.tables.pods.iter().find(|pod| pod.address == address);
+        pod.is_some_and(|pod| self.tables.per_packet.contains(&format!("link {}", pod.link)))
+    }
+
     /// The node's address of the family of another one; that of IPv4 where it has no other.
     fn own(&self, like: IpAddr) -> IpAddr {
         let node = &self.tables.node;
@@ -88,10 +94,14 @@ impl<'t> Path<'t> {
             .find(|f| (f.address, f.port, &f.protocol) == (to.ip(), to.port(), protocol))
     }
 
-    /// A pod or process of this node: asked at its socket.
+    /// A pod or process of this node: asked at its socket, or at its link.
     fn inside(&mut self) -> &'static str {
         let (from, to) = (self.question.from, self.question.to);
         let is_pod = self.is_pod(from);
+        let (hook, refusal) = match self.is_opted_out(from) {
+            true => (POD_LINK, "the node's routes refuse"),
+            false => (SOCKET, "ECONNREFUSED"),
+        };
         let own_loopback = is_pod && to.ip().is_loopback();
         let Some(frontend) = self.frontend().filter(|_| !own_loopback) else {
             let why = if own_loopback {
@@ -99,18 +109,18 @@ impl<'t> Path<'t> {
             } else {
                 format!("{to} is no Service's: not translated")
             };
-            self.step(SOCKET, why);
+            self.step(hook, why);
             return if own_loopback { "delivered" } else { self.on(to, is_pod) };
         };
         let service = name(frontend);
         if frontend.inside.is_empty() {
             self.step(
-                SOCKET,
-                format!("{to} is {service}, which has no endpoints for clients on this node: ECONNREFUSED"),
+                hook,
+                format!("{to} is {service}, which has no endpoints for clients on this node: {refusal}"),
             );
             return "refused";
         }
-        self.step(SOCKET, format!("{to} is {service}: becomes {}", choice(&frontend.inside, frontend)));
+        self.step(hook, format!("{to} is {service}: becomes {}", choice(&frontend.inside, frontend)));
         self.each(&frontend.inside, |path, to| path.on(to, is_pod))
     }
 

@@ -10,6 +10,7 @@ use oarlock_ebpf::flow::Owner;
 use oarlock_ebpf::{LAYOUT_VERSION, flow, maps};
 
 use super::compile::{self, Compiler};
+use super::opted_out;
 use super::picture::{self, FrontendPicture, NodePicture, Picture, PodPicture};
 use super::policies;
 use super::read::Kernel;
@@ -93,6 +94,11 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
         let ips = [Some(IpAddr::V4(*ip)), link.ip6.map(IpAddr::V6)].into_iter().flatten();
         owner.into_iter().flat_map(move |owner| ips.clone().map(move |ip| PodPicture::of(ip, &owner)))
     });
+    let per_packet = linked_pods.values().filter_map(|link| {
+        let number = nix::net::if_::if_nametoindex(link.name.as_str()).ok()?;
+        Some(opted_out::keys(number, link.per_packet?))
+    });
+    let per_packet = per_packet.flatten().map(opted_out::name).collect();
     let foreign = foreign.iter().map(|ip| PodPicture::of((*ip).into(), &Owner::by_routes(flow::LOCAL_POD)));
     let pods: BTreeMap<IpAddr, PodPicture> = linked.chain(foreign).map(|pod| (pod.address, pod)).collect();
     let nodes = Overlay::near(around.overlay, compile::nodes(snapshot));
@@ -110,6 +116,7 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
         node: NodePicture::of(&settings, &settings6),
         frontends: frontends.collect(),
         nodes: nodes.into_iter().filter(|ip| !pods.contains_key(ip)).collect(),
+        per_packet,
         routes: None,
         pods: pods.into_values().collect(),
         policies: policies::wanted(snapshot, linked_pods),
@@ -132,6 +139,10 @@ pub fn compare(kernel: &Kernel, wanted: &Picture) -> BTreeSet<Difference> {
     all.extend(of_node(&tables.node, &wanted.node));
     all.extend(of_frontends(&tables.frontends, &wanted.frontends));
     all.extend(of_addresses(tables, wanted));
+    let problem = |name: &String, what: &str| Difference::plain(maps::OPTED_OUT, name, what);
+    let (is, should) = (&tables.per_packet, &wanted.per_packet);
+    all.extend(should.difference(is).map(|name| problem(name, "is missing")));
+    all.extend(is.difference(should).map(|name| problem(name, "is not wanted")));
     all.extend(of_routes(tables.routes.as_ref(), wanted.routes.as_ref()));
     all.extend(tables.policies.compare(&wanted.policies));
     // What the kernel knows by number has a name for people.

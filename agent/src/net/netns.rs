@@ -62,6 +62,11 @@ pub(super) async fn handle_in(tasks: &Tasks, pid: u32) -> Result<Handle, NetErro
     Ok(handle)
 }
 
+/// The cookie of the network namespace of process `pid`.
+pub(super) async fn cookie_of(pid: u32) -> Result<u64, NetError> {
+    inside(pid, own_cookie).await
+}
+
 /// Readies the links of the network namespace of process `pid` for IPv6: Docker switches it off where it gives no network.
 pub(super) async fn prepare_ipv6(pid: u32, link: &'static str) -> Result<(), NetError> {
     // This thread's namespace is the one whose settings /proc shows it.

@@ -53,6 +53,8 @@ struct Inner {
     state: State,
     pod_cidr: Option<Ipv4Net>,
     pod_cidr6: Option<Ipv6Net>,
+    /// Services' ranges, which are guarded.
+    services: BTreeSet<IpNet>,
     mtu: Mtu,
     /// The processes that hold the namespaces of pods, as they were told last.
     holders: BTreeMap<String, u32>,
@@ -88,7 +90,14 @@ impl Network {
         let reached = Reached { routes: BTreeSet::new(), overlay: None, description };
         let moved = watch::Sender::new(0);
         underlay::watch(tasks, &underlay.uplinks, moved.clone())?;
-        let inner = Inner { state, pod_cidr: None, pod_cidr6: None, mtu, holders: BTreeMap::new() };
+        let inner = Inner {
+            state,
+            pod_cidr: None,
+            pod_cidr6: None,
+            services: BTreeSet::new(),
+            mtu,
+            holders: BTreeMap::new(),
+        };
         Ok(Self {
             tasks: tasks.clone(),
             handle,
@@ -109,6 +118,21 @@ impl Network {
         if inner.pod_cidr != Some(pod_cidr) {
             routes::refuse_unused(&self.handle, pod_cidr).await?;
             inner.pod_cidr = Some(pod_cidr);
+        }
+        Ok(())
+    }
+
+    /// A range of Services' addresses: packets to those that nobody answers are refused instead of wandering to a default route. Those of
+    /// IPv6 as long as the node has pods with it.
+    ///
+    /// # Errors
+    /// The kernel refuses the route.
+    pub async fn set_service_cidr(&self, service_cidr: IpNet) -> Result<(), NetError> {
+        let mut inner = self.inner.lock().await;
+        let is_ours = service_cidr.addr().is_ipv4() || inner.pod_cidr6.is_some();
+        if is_ours && !inner.services.contains(&service_cidr) {
+            routes::refuse_unused(&self.handle, service_cidr).await?;
+            inner.services.insert(service_cidr);
         }
         Ok(())
     }
@@ -266,7 +290,8 @@ impl Network {
         let ip = ipam::pick(cidr, &used, given.last).ok_or_else(exhausted)?;
         let ip6 = inner.pod_cidr6.and_then(|range| ipam::paired(range, ip));
         let (interface, bandwidth) = (interface_name(uid), pod.bandwidth);
-        let net = PodNet { ip, ip6, interface, ends: None, bandwidth };
+        let per_packet = pod.per_packet.then_some(0);
+        let net = PodNet { ip, ip6, interface, ends: None, bandwidth, per_packet };
         given.last = Some(ip);
         given.pods.insert(uid.to_owned(), net.clone());
         inner.state.save()?;
@@ -299,6 +324,9 @@ impl Network {
         bandwidth::limit(&self.handle, (host_side.index, name), ingress, mtu.link).await?;
         bandwidth::limit(&pod, (pod_side.index, POD_LINK), egress, mtu.link).await?;
         sysctl::prepare_link(name, net.ip6.is_some())?;
+        if net.per_packet.is_some() {
+            sysctl::accept_own(name)?;
+        }
         let up = LinkUnspec::new_with_index(host_side.index).mtu(mtu.link).up().build();
         check(format!("bring up {name}"), self.handle.link().set(up).execute().await)?;
         for ip in addresses(net).all() {
@@ -367,11 +395,15 @@ impl PodNetwork for Network {
                 break ends;
             }
         };
-        if net.ends != ends {
-            net.ends = ends;
+        let per_packet = match net.per_packet {
+            Some(_) => Some(netns::cookie_of(pod.pid).await?),
+            None => None,
+        };
+        if (net.ends, net.per_packet) != (ends, per_packet) {
+            (net.ends, net.per_packet) = (ends, per_packet);
             let mut inner = self.inner.lock().await;
             if let Some(present) = inner.state.given.pods.get_mut(&pod.uid) {
-                present.ends = ends;
+                (present.ends, present.per_packet) = (ends, per_packet);
                 inner.state.save()?;
             }
         }
@@ -394,7 +426,12 @@ impl PodNetwork for Network {
 fn result(net: &PodNet) -> PodNetResult {
     // What goes straight into the pod's namespace would pass the queue by, in which it has to wait.
     let ends = net.ends.filter(|_| net.bandwidth.ingress.is_none());
-    PodNetResult { ip: addresses(net), interface: net.interface.clone(), ends }
+    PodNetResult {
+        ip: addresses(net),
+        interface: net.interface.clone(),
+        ends,
+        per_packet: net.per_packet.filter(|cookie| *cookie != 0),
+    }
 }
 
 fn addresses(net: &PodNet) -> DualIp {

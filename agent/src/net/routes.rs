@@ -89,12 +89,12 @@ async fn lead(handle: &Handle, route: &NodeRoute, through: Option<Tunnel>) -> Re
     check(what(), handle.route().add(message).replace().execute().await)
 }
 
-/// Packets to addresses of our podCIDR that no pod has are refused at once instead of wandering to a default route.
-pub(super) async fn refuse_unused(handle: &Handle, pod_cidr: impl Into<IpNet>) -> Result<(), NetError> {
-    let pod_cidr = pod_cidr.into();
-    let message = to(pod_cidr).kind(RouteType::Unreachable).build();
+/// Packets to addresses of a range that nobody has (pods of ours, Services) are refused at once instead of wandering to a default route.
+pub(super) async fn refuse_unused(handle: &Handle, range: impl Into<IpNet>) -> Result<(), NetError> {
+    let range = range.into();
+    let message = to(range).kind(RouteType::Unreachable).build();
     let done = handle.route().add(message).replace().execute().await;
-    check(format!("make {pod_cidr} unreachable where no pod has the address"), done)
+    check(format!("make {range} unreachable where nobody has the address"), done)
 }
 
 /// A route of ours to a range.

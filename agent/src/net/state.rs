@@ -23,6 +23,9 @@ pub(super) struct PodNet {
     /// How much the pod may receive and send.
     #[serde(default)]
     pub(super) bandwidth: Bandwidth,
+    /// As in `PodNetResult`; 0 before its namespace was looked at.
+    #[serde(default)]
+    pub(super) per_packet: Option<u64>,
 }
 
 /// All pods of the node by uid.
@@ -76,6 +79,7 @@ mod tests {
             interface: "oar0".into(),
             ends: Some([2; 12]),
             bandwidth: Bandwidth { ingress: Some(1000), egress: None },
+            per_packet: Some(7),
         };
         state.given.pods.insert("u1".into(), pod.clone());
         state.save().unwrap();

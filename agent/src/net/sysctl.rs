@@ -38,6 +38,12 @@ pub(super) fn prepare_link(interface: &str, has_ipv6: bool) -> Result<(), NetErr
     }
 }
 
+/// Has the stack take packets from a link that have the node's own address: a pod's to itself, by a Service, where it is reached
+/// by the node's routes.
+pub(super) fn accept_own(interface: &str) -> Result<(), NetError> {
+    set(&format!("net/ipv4/conf/{interface}/accept_local"), "1")
+}
+
 /// Settings of either end of a link whose pod has an address of IPv6: nobody else is there, so nobody else's address is looked for
 /// and nobody's advertisements count.
 pub(super) fn prepare_end(interface: &str) -> Result<(), NetError> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use oarlock_api::k8s::api::core::v1::{self, Container as Definition};
+use oarlock_api::service::SOCKET_LB;
 
 use super::worker::{Message, Worker};
 use super::{hooks, images, report};
@@ -153,12 +154,15 @@ impl Worker {
         let meta = &self.pod.metadata;
         let (uid, namespace) = (self.uid.clone(), text(&meta.namespace));
         let name = text(&meta.name);
+        let socket_lb = meta.annotations.as_ref().and_then(|all| all.get(SOCKET_LB));
+        let per_packet = socket_lb.is_some_and(|value| value == "disabled");
         let request = Bandwidth::of(meta.annotations.as_ref()).map(|bandwidth| PodNetRequest {
             uid,
             namespace,
             name,
             pid,
             bandwidth,
+            per_packet,
         });
         self.memory.network_removed = false;
         self.memory.former_ip = None;

@@ -13,9 +13,9 @@ use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::{self, Health};
 use oarlock_daemon::plain_http;
 use oarlock_ebpf::affinity::{Member, SourceRange, source_range, source_range_bits};
-use oarlock_ebpf::flow::{NODE, Owner, Settings};
+use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, NODE, Owner, Settings};
 use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine};
-use oarlock_ebpf::maps;
+use oarlock_ebpf::{maps, opted_out};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -164,9 +164,22 @@ fn members_ranges_addresses_and_settings_are_compared_too() {
 
     let mut settings: Array<_, Settings> = open(&node, maps::SETTINGS, Map::Array);
     let present = settings.get(&0, 0).unwrap();
-    settings.set(0, Settings { external_cluster_ip: 1, ..present }, 0).unwrap();
+    settings.set(0, Settings { flags: EXTERNAL_CLUSTER_IP, ..present }, 0).unwrap();
     let expected = "SETTINGS: whether ClusterIPs are answered for outsiders is true, should be false";
     assert_eq!(node.said(&snapshot), [expected]);
+    settings.set(0, present, 0).unwrap();
+
+    let mut table: HashMap<_, u64, u32> = open(&node, maps::OPTED_OUT, Map::HashMap);
+    table.insert(opted_out::of_link(9), 1, 0).unwrap();
+    table.insert(opted_out::of_namespace(4242), 1, 0).unwrap();
+    assert_eq!(
+        node.said(&snapshot),
+        [
+            "OPTED_OUT: link 9 is not wanted",
+            "OPTED_OUT: namespace 4242 is not wanted",
+            "SETTINGS: whether pods are served packet by packet is not as OPTED_OUT has pods"
+        ]
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use oarlock_ebpf::flow::{FIN, LOCAL_POD, NODE, Owner, Settings};
+use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, FIN, LOCAL_POD, NODE, Owner, Settings};
 use oarlock_ebpf::flow6::{POD_IN, POD_OUT, UPLINK_IN, UPLINK_OUT};
 use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, ServiceLine, SlotRange};
 use oarlock_ebpf::maps;
@@ -59,7 +59,7 @@ impl Node {
             node: NODE_1,
             cluster: [10, 244, 0, 0],
             mask: [255, 255, 0, 0],
-            external_cluster_ip: u32::from(external_cluster_ip),
+            flags: if external_cluster_ip { EXTERNAL_CLUSTER_IP } else { 0 },
             ..Settings::default()
         };
         settings.set(0, of_node, 0).unwrap();
@@ -120,6 +120,24 @@ impl Node {
         let mut out = vec![0; frame.len() + 64];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = program.test_run(options).unwrap();
+        out.truncate(usize::try_from(result.data_size_out).unwrap());
+        (result.return_value.cast_signed(), out)
+    }
+
+    /// The same of one that has come to the node by this link.
+    pub(super) fn run_from(&mut self, link: u32, program: &str, frame: &[u8]) -> (i32, Vec<u8>) {
+        let program: &mut SchedClassifier = self.ebpf.program_mut(program).unwrap().try_into().unwrap();
+        let mut out = vec![0; frame.len() + 64];
+        // struct __sk_buff (include/uapi/linux/bpf.h): ingress_ifindex is its tenth word.
+        let mut context = [0_u8; 192];
+        context[36..40].copy_from_slice(&link.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
         let result = program.test_run(options).unwrap();
         out.truncate(usize::try_from(result.data_size_out).unwrap());
         (result.return_value.cast_signed(), out)

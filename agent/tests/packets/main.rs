@@ -11,6 +11,7 @@ mod counts;
 mod errors;
 mod express;
 mod frames;
+mod opted_out;
 mod policy;
 mod policy6;
 mod random;

@@ -3,7 +3,6 @@
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use etherparse::{Icmpv4Type, PacketBuilder};
 use oarlock_ebpf::flow::{Flow, LOCAL_POD, Owner};
 use oarlock_ebpf::policy::{ANYBODY, Allowed, EVERY_PORT, EVERY_PROTOCOL, Isolation, ONE_PORT, Rule, rule};
@@ -73,14 +72,7 @@ impl Isolated {
 
     /// Whether one comes to the pod by the node's stack, from this link; 0: from the node itself.
     fn enters_by_stack(&mut self, from_link: u32, frame: &[u8]) -> bool {
-        let program: &mut SchedClassifier =
-            self.node.ebpf.program_mut("pod_ingress").unwrap().try_into().unwrap();
-        // struct __sk_buff (include/uapi/linux/bpf.h): ingress_ifindex is its tenth word.
-        let mut context = [0_u8; 192];
-        context[36..40].copy_from_slice(&from_link.to_ne_bytes());
-        let options =
-            TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::default() };
-        match program.test_run(options).unwrap().return_value.cast_signed() {
+        match self.node.run_from(from_link, "pod_ingress", frame).0 {
             GO_ON => true,
             SHOT => false,
             other => panic!("{other}"),

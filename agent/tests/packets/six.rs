@@ -33,6 +33,7 @@ pub(super) struct Six {
     pub(super) node: Node,
     pub(super) settings: Array<MapData, Settings6>,
     pub(super) addresses: HashMap<MapData, Ip, Owner>,
+    pub(super) frontends: HashMap<MapData, FrontendKey6, u32>,
 }
 
 impl Six {
@@ -70,7 +71,7 @@ impl Six {
             frontends.insert(FrontendKey6::new(address, port, protocol), index, 0).unwrap();
             node.lines.set(index, ServiceLine::new(range, range, 9, 0, flags), 0).unwrap();
         }
-        Self { node, settings, addresses }
+        Self { node, settings, addresses, frontends }
     }
 
     pub(super) fn run(&mut self, program: &str, frame: &[u8]) -> (i32, Vec<u8>) {

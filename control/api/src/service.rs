@@ -8,6 +8,10 @@ use serde_json::Value;
 
 /// The annotation that says how a backend is chosen for each connection: `round-robin`, which is the default, `random` or `maglev`.
 pub const ALGORITHM: &str = "dataplane.oarlock.io/algorithm";
+/// The annotation of a pod that says where its connections to Services are translated: `enabled`, at its sockets, which is the
+/// default, or `disabled`, in its packets, for meshes that want to see the Service's address there. On a namespace: of its pods that say
+/// nothing themselves.
+pub const SOCKET_LB: &str = "dataplane.oarlock.io/socket-lb";
 /// The longest time that `sessionAffinity: ClientIP` may remember, in seconds: a day.
 pub const LONGEST_AFFINITY: i64 = 86_400;
 /// How long it remembers unless told otherwise: three hours.

@@ -44,6 +44,7 @@ use crate::catalogue::{
     RUNTIME_CLASSES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
 };
 use crate::pod_security;
+use crate::service::SOCKET_LB;
 use crate::status::Cause;
 
 /// Checks an object that is to be created.
@@ -51,6 +52,7 @@ use crate::status::Cause;
 pub fn create(kind: &Kind, object: &Value) -> Vec<Cause> {
     let mut errors = Errors::default();
     meta::check(&mut errors, kind, object);
+    socket_lb(&mut errors, kind, object);
     checks(&mut errors, kind, object);
     if *kind == NAMESPACES {
         pod_security_labels(&mut errors, &Value::Null, object);
@@ -77,6 +79,7 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
     let mut errors = Errors::default();
     meta::check(&mut errors, kind, new);
     meta::check_update(&mut errors, old, new);
+    socket_lb(&mut errors, kind, new);
     if old.get("spec") != new.get("spec") || !kind.has_subresource("status") {
         checks(&mut errors, kind, new);
     }
@@ -153,6 +156,19 @@ pub fn signing(old: &Value, new: &Value, part: &str) -> Vec<Cause> {
     let mut errors = Errors::default();
     certificates::status(&mut errors, old, new, part);
     errors.causes
+}
+
+/// Where a pod's connections to Services are translated.
+fn socket_lb(errors: &mut Errors, kind: &Kind, object: &Value) {
+    let value = &object["metadata"]["annotations"][SOCKET_LB];
+    if (*kind == PODS || *kind == NAMESPACES) && !value.is_null() {
+        let field = format!("metadata.annotations[{SOCKET_LB}]");
+        errors.one_of(&field, value, &["disabled", "enabled"]);
+        // Its packets leave by no link of its own.
+        if value == "disabled" && object["spec"]["hostNetwork"] == true {
+            errors.forbidden(&field, "may not be \"disabled\" when `hostNetwork` is true");
+        }
+    }
 }
 
 /// Whether a Service's addresses and families fit each other: asked before the registry completes them.

@@ -7,6 +7,7 @@ mod classes;
 mod limits;
 mod priority;
 mod security;
+mod socket_lb;
 
 use oarlock_api::catalogue::{
     CERTIFICATE_SIGNING_REQUESTS, Kind, PERSISTENT_VOLUME_CLAIMS, PODS, PRIORITY_CLASSES,
@@ -36,6 +37,7 @@ impl Registry {
             account::add_pull_secrets(&account, object);
             account::mount_token(&account, object, rand::random());
             self.prioritize(object).await?;
+            self.serve_as_namespace(namespace, object);
         }
         if *kind == PRIORITY_CLASSES {
             self.one_default(object)?;

@@ -328,6 +328,38 @@ async fn a_service_without_an_address_of_its_own_gives_it_back() {
 }
 
 #[tokio::test]
+async fn a_pod_is_served_as_it_says_or_else_as_its_namespace_does() {
+    let f = fixture().await;
+    let pod = |name: &str, annotations: Value| {
+        json!({"metadata": {"name": name, "annotations": annotations},
+               "spec": {"containers": [{"name": "c", "image": "i"}]}})
+    };
+    let how = |pod: &Value| pod["metadata"]["annotations"]["dataplane.oarlock.io/socket-lb"].clone();
+    let silent = f.create(&PODS, "d", pod("silent", Value::Null)).await.unwrap();
+    assert_eq!(how(&silent), Value::Null);
+    let of = |value: &str| json!({"dataplane.oarlock.io/socket-lb": value});
+    let refused = f.create(&PODS, "d", pod("wrong", of("off"))).await.unwrap_err();
+    assert!(refused.message.contains("metadata.annotations[dataplane.oarlock.io/socket-lb]"), "{refused}");
+    let mesh = json!({"metadata": {"name": "mesh", "annotations": of("disabled")}});
+    f.create(&NAMESPACES, "", mesh).await.unwrap();
+    f.create(&SERVICE_ACCOUNTS, "mesh", json!({"metadata": {"name": "default"}})).await.unwrap();
+    f.registry.catch_up().await.unwrap();
+    let silent = f.create(&PODS, "mesh", pod("silent", Value::Null)).await.unwrap();
+    assert_eq!(how(&silent), "disabled");
+    let own = f.create(&PODS, "mesh", pod("own", of("enabled"))).await.unwrap();
+    assert_eq!(how(&own), "enabled");
+    let on_host = |name: &str, annotations: Value| {
+        let mut pod = pod(name, annotations);
+        pod["spec"]["hostNetwork"] = json!(true);
+        pod
+    };
+    let silent = f.create(&PODS, "mesh", on_host("host", Value::Null)).await.unwrap();
+    assert_eq!(how(&silent), Value::Null, "it has no link of its own");
+    let refused = f.create(&PODS, "mesh", on_host("wrong", of("disabled"))).await.unwrap_err();
+    assert!(refused.message.contains("may not be \"disabled\" when `hostNetwork` is true"), "{refused}");
+}
+
+#[tokio::test]
 async fn claims_are_protected_and_get_the_default_class() {
     let f = fixture().await;
     let claim = |name: &str| {

@@ -53,6 +53,7 @@ pub(super) fn pods_of_other_networks_are_reached(cluster: &Cluster) {
     Pod::run(cluster, "here", 1, &json!({}));
     Pod::run(cluster, "there", 2, &json!({}));
     Pod::run(cluster, "slow", 1, &limited("16M"));
+    Pod::run(cluster, "mesh", 1, &json!({"dataplane.oarlock.io/socket-lb": "disabled"}));
     Pod::run(cluster, "never", 1, &limited("16"));
     let [here, there] = ["here", "there"].map(|name| Pod::ready(cluster, name));
     cluster.kubectl("expose pod there --name=away --type=NodePort --port=80");
@@ -91,6 +92,7 @@ pub(super) fn pods_of_other_networks_are_reached(cluster: &Cluster) {
         so_are_they_over_ipv6(cluster, (&here, here6), (&there, there6), &service);
     }
     pods_are_as_slow_as_they_should(cluster, &here);
+    a_pod_that_wants_it_is_served_packet_by_packet(cluster, &here, &there);
 
     let verify = "target/debug/oarlock-agent dataplane verify --node-name node1";
     let verified = xtask(&["node", "1", "--", "sh", "-c", verify]).text;
@@ -188,4 +190,69 @@ print('whole' if b'x' * 10000 in s.recv(65000) else 'broken')
     assert_eq!(by_node.trim(), "whole");
     assert_eq!(pieces(), before, "packets of connections fit into the tunnel");
     assert_eq!(here.shell(&python(datagram, there)).trim(), "whole");
+}
+
+/// Services are translated at the pod's link: the pod's own sockets know nothing of backends. Whoever answers: a pod of another
+/// node, a neighbour, the pod itself, the node (the cluster's DNS), a machine outside (the API server), or nobody.
+fn a_pod_that_wants_it_is_served_packet_by_packet(cluster: &Cluster, here: &Pod, there: &Pod) {
+    let mesh = Pod::ready(cluster, "mesh");
+    for pod in ["mesh", "here"] {
+        cluster.kubectl(&format!("expose pod {pod} --name=to-{pod} --port=80"));
+    }
+    cluster.kubectl("create service clusterip to-nobody --tcp=80:80");
+    let ip = |name: &str| cluster.kubectl(&format!("get service {name} -o jsonpath='{{.spec.clusterIP}}'"));
+    let answered = |service: &str, by: &Pod, seen: &str| {
+        wait(&format!("{} answers for {service}", by.name), SOON, || {
+            let said = mesh.shell(&curl(&ip(service)));
+            if said.contains(&format!("pod: {}\nclient: {seen}:", by.name)) { Ok(()) } else { Err(said) }
+        });
+    };
+    answered("away", there, &mesh.ip);
+    answered("to-here", here, &mesh.ip);
+    answered("to-mesh", &mesh, "172.30.77.11");
+    // Over IPv6, on a machine that has it.
+    let dual = json!({"spec": {"ipFamilyPolicy": "PreferDualStack"}});
+    cluster.kubectl(&format!("patch service to-here -p '{dual}'"));
+    let service = cluster.json("get service to-here");
+    let (pod, mine) = (cluster.json("get pod here"), cluster.json("get pod mesh"));
+    if let Some(six) = service["spec"]["clusterIPs"][1].as_str() {
+        let seen = format!("client: [{}]:", mine["status"]["podIPs"][1]["ip"].as_str().unwrap_or_default());
+        wait("the pod answers over IPv6", SOON, || {
+            let said = mesh.shell(&format!("curl -sS -m 3 'http://[{six}]/'"));
+            if said.contains("pod: here\n") && said.contains(&seen) {
+                Ok(())
+            } else {
+                Err(format!("{said}{pod}"))
+            }
+        });
+    }
+    let peers = "
+import socket, subprocess, sys
+s = socket.create_connection((sys.argv[1], 80), 5)
+print(subprocess.run(['ss', '-Htn'], capture_output=True, text=True).stdout)
+";
+    let away = ip("away");
+    let said = mesh.shell(&python(peers, &away));
+    assert!(said.contains(&format!("{away}:80")) && !said.contains(&there.ip), "{said}");
+    let said = here.shell(&python(peers, &away));
+    assert!(said.contains(&there.ip), "others are served at the socket: {said}");
+
+    let said = mesh.shell("busybox nslookup away.default.svc.cluster.local 10.96.0.10");
+    assert!(said.contains(&away), "the node's own DNS: {said}");
+    let said = mesh.shell("curl -sk -m 3 https://10.96.0.1/version");
+    assert!(said.contains("gitVersion"), "the API server: {said}");
+    let said = mesh.shell(&curl(&ip("to-nobody")));
+    assert!(!said.contains("timed out") && said.contains("curl: (7)"), "nobody: refused at once: {said}");
+
+    // What a policy names are the backends.
+    let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "mesh"}, "spec": {
+        "podSelector": {"matchLabels": {"run": "mesh"}}, "policyTypes": ["Egress"],
+        "egress": [{"to": [{"podSelector": {"matchLabels": {"run": "there"}}}]}]}});
+    cluster.kubectl(&format!("apply -f - <<'END'\n{policy}\nEND"));
+    wait("what is not allowed is not reached", SOON, || {
+        let said = mesh.shell(&curl(&ip("to-here")));
+        if said.contains("timed out") { Ok(()) } else { Err(said) }
+    });
+    answered("away", there, &mesh.ip);
+    answered("to-mesh", &mesh, "172.30.77.11");
 }

@@ -35,7 +35,12 @@ struct Pretended {
 #[async_trait]
 impl PodNetwork for Pretended {
     async fn add(&self, pod: &PodNetRequest) -> Result<PodNetResult, NetError> {
-        Ok(PodNetResult { ip: Ipv4Addr::new(10, 9, 8, 7).into(), interface: pod.uid.clone(), ends: None })
+        Ok(PodNetResult {
+            ip: Ipv4Addr::new(10, 9, 8, 7).into(),
+            interface: pod.uid.clone(),
+            ends: None,
+            per_packet: None,
+        })
     }
 
     async fn remove(&self, uid: &str) -> Result<(), NetError> {
