@@ -61,10 +61,11 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Builds daemons as `cargo build` of a shell does: what cargo tells a test of its package would make it build much anew.
-pub fn build(packages: &[&str]) {
+/// Builds the daemons as `cargo xtask up --profile dev` of a shell does: what cargo tells a test of its package would make it build
+/// much anew.
+pub fn build() {
     let mut command = Command::new("cargo");
-    command.args(["build", "--quiet"]).args(packages.iter().flat_map(|package| ["--package", package]));
+    command.args(["build", "--quiet", "--workspace", "--bins"]);
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"]
             .iter()

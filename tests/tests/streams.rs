@@ -1,8 +1,12 @@
-//! `kubectl exec`, `attach`, `cp` and `port-forward` on real nodes, by WebSockets and by SPDY. Needs root.
+//! `kubectl exec`, `attach`, `cp` and `port-forward` on real nodes, by WebSockets and by SPDY; the same by the official Python client and
+//! kube-rs. Needs root.
+
+#[path = "clients/streams.rs"]
+mod kube_rs;
 
 use std::time::Duration;
 
-use oarlock_tests::cluster::{Cluster, Said, wait};
+use oarlock_tests::cluster::{Cluster, PYTHON, Said, wait};
 
 const SOON: Duration = Duration::from_secs(30);
 /// Both ways that kubectl knows (1.31 and later take WebSockets, the ones before SPDY).
@@ -42,6 +46,9 @@ fn streams_reach_into_pods_by_both_protocols() {
     }
     containers_are_added_to_look_into_others(&cluster);
     requests_are_handed_on(&cluster);
+    kube_rs::streams_work(&Cluster::folder().join("kubeconfig"));
+    let said = cluster.shell(&format!("timeout 120 {PYTHON} tests/tests/clients/streams.py"));
+    assert!(said.well, "{}", said.text);
     cluster.down();
 }
 

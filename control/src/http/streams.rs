@@ -7,6 +7,7 @@ mod bridge;
 mod channels;
 mod forward;
 mod handshake;
+mod ports;
 mod remote;
 
 use std::sync::Arc;
@@ -92,11 +93,17 @@ pub(super) async fn connect(
             Ok(agreed) => agreed,
             Err(refusal) => return Ok(refusal),
         };
+        // Over SPDY each stream names its port.
+        let ports = match protocol {
+            Protocol::Channels(_) => ports::asked(query)?,
+            Protocol::Spdy | Protocol::Tunnel => Vec::new(),
+        };
         let forward = Forward::new(Arc::clone(nodes), node.to_owned(), pod, tasks.clone());
         spawn(tasks, upgrade, move |io| async move {
             match protocol {
                 Protocol::Tunnel => channels::tunnel(io, |io| forward.serve(io)).await,
-                Protocol::Spdy | Protocol::Channels(_) => forward.serve(io).await,
+                Protocol::Channels(coding) => ports::serve(io, &forward, &ports, coding).await,
+                Protocol::Spdy => forward.serve(io).await,
             }
         })?;
         return Ok(response);

@@ -14,7 +14,7 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start() -> Self {
-        build(&["oarlock-control"]);
+        build();
         let folder = tempfile::tempdir().unwrap();
         let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [secure, agents] = ports.map(|port| port.local_addr().unwrap().port().to_string());

@@ -47,7 +47,7 @@ impl Stage {
     /// Makes namespaces, links and routes, and starts the pods' servers.
     pub(super) fn set() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the workspace");
-        build(&["oarlock-control", "oarlock-agent"]);
+        build();
         let folder = root.join("target/oarlock-proxy");
         let mounted = shell("awk '$3 == \"cgroup2\" {print $2; exit}' /proc/self/mounts").text;
         let cgroup = Path::new(mounted.trim()).join("oarlock-px");

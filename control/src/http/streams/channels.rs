@@ -23,9 +23,9 @@ use super::handshake::Coding;
 /// The largest message that is taken; kubectl's have 32 KiB.
 const MAX_MESSAGE: usize = 1024 * 1024;
 /// Messages on their way into the connection.
-const IN_FLIGHT: usize = 8;
+pub(super) const IN_FLIGHT: usize = 8;
 /// The largest piece in one message.
-const MAX_PIECE: usize = 32 * 1024;
+pub(super) const MAX_PIECE: usize = 32 * 1024;
 /// The channel that ends another one, since version 5.
 const CLOSE: u8 = 255;
 /// How often the client is asked whether it is still there: a dead one is noticed by writing only.
@@ -74,7 +74,7 @@ where
     let _ = tokio::time::timeout(LINGER, end).await;
 }
 
-async fn write_all<I: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn write_all<I: AsyncRead + AsyncWrite + Unpin>(
     mut sink: SplitSink<WebSocketStream<I>, Message>,
     mut queue: mpsc::Receiver<Message>,
 ) -> Option<()> {
@@ -131,7 +131,7 @@ where
 
 /// What a client says.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+pub(super) enum Said {
     Data(u8, Bytes),
     End(u8),
 }
@@ -148,14 +148,17 @@ impl Said {
     }
 }
 
-fn decode(message: &Message, coding: Coding) -> Option<Said> {
-    let (channel, bytes) = match message {
-        Message::Binary(bytes) if !coding.base64 => (*bytes.first()?, bytes.slice(1..)),
-        Message::Text(text) if coding.base64 => {
-            let (channel, text) = text.as_bytes().split_first()?;
-            (channel.wrapping_sub(b'0'), STANDARD.decode(text).ok()?.into())
-        }
+/// Clients send text in either kind of message, whatever the coding.
+pub(super) fn decode(message: &Message, coding: Coding) -> Option<Said> {
+    let message = match message {
+        Message::Binary(bytes) => bytes.clone(),
+        Message::Text(text) => Bytes::from(text.clone()),
         _ => return None,
+    };
+    let (channel, bytes) = (*message.first()?, message.slice(1..));
+    let (channel, bytes) = match coding.base64 {
+        true => (channel.wrapping_sub(b'0'), STANDARD.decode(&bytes).ok()?.into()),
+        false => (channel, bytes),
     };
     match channel {
         CLOSE => Some(Said::End(*bytes.first()?)),
@@ -163,7 +166,7 @@ fn decode(message: &Message, coding: Coding) -> Option<Said> {
     }
 }
 
-fn encode(channel: u32, bytes: &[u8], coding: Coding) -> Message {
+pub(super) fn encode(channel: u32, bytes: &[u8], coding: Coding) -> Message {
     let channel = u8::try_from(channel).unwrap_or(CLOSE);
     if coding.base64 {
         return Message::text(format!("{channel}{}", STANDARD.encode(bytes)));
@@ -241,9 +244,13 @@ mod tests {
         let end = Message::binary(vec![255, 0]);
         assert_eq!(decode(&end, BINARY), Some(Said::End(0)));
         assert_eq!(decode(&Message::text("0aGk="), TEXT), Some(Said::Data(0, "hi".into())));
-        for none in [Message::binary(vec![]), Message::binary(vec![255]), Message::text("0hi")] {
+        // As the Python client sends what it was given as text.
+        assert_eq!(decode(&Message::text("\0hi"), BINARY), Some(Said::Data(0, "hi".into())));
+        assert_eq!(decode(&Message::binary(b"0aGk=".to_vec()), TEXT), Some(Said::Data(0, "hi".into())));
+        for none in [Message::binary(vec![]), Message::binary(vec![255]), Message::text("")] {
             assert_eq!(decode(&none, BINARY), None);
         }
+        assert_eq!(decode(&Message::text("0hi"), TEXT), None);
     }
 
     proptest! {

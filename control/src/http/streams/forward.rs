@@ -24,9 +24,10 @@ use crate::http::spdy::{self, Event, Reader, SpdyError, Writer};
 /// Connections at once over one connection of a client.
 const MAX_PAIRS: usize = 256;
 /// Pieces that wait for one connection; then the client's connection waits as a whole.
-const PIECES: usize = 32;
+pub(super) const PIECES: usize = 32;
 
 /// Where connections go.
+#[derive(Clone)]
 pub(super) struct Forward {
     nodes: Arc<dyn NodeStreams>,
     node: String,
@@ -43,6 +44,21 @@ impl Forward {
             port: 0,
         };
         Self { nodes, node, target, tasks }
+    }
+
+    /// Dials a port and carries bytes between it and a client.
+    pub(super) async fn carry(
+        &self,
+        port: u16,
+        caller: &impl Caller,
+        pieces: mpsc::Receiver<Bytes>,
+    ) -> Option<()> {
+        let target = DialRequest { port: port.into(), ..self.target.clone() };
+        let what = format!("error forwarding port {} to pod {}, uid {}", target.port, target.pod, target.uid);
+        match self.nodes.open(&self.node, Request::Dial(target)).await {
+            Ok(stream) => carry(&stream, caller, pieces, &what).await,
+            Err(status) => caller.end(&format!("{what}: {}", status.message)).await,
+        }
     }
 
     /// Carries connections until the client is gone.
@@ -105,23 +121,47 @@ impl Forward {
     fn connect(&self, pair: Pair, writer: Writer, all: &CancellationToken) -> Connection {
         let (sender, receiver) = mpsc::channel(PIECES);
         let token = all.child_token();
-        let (nodes, node, ended) = (Arc::clone(&self.nodes), self.node.clone(), token.clone());
-        let target = DialRequest { port: pair.port.into(), ..self.target.clone() };
+        let (forward, ended) = (self.clone(), token.clone());
         self.tasks.job("http/forward", async move {
-            let what =
-                format!("error forwarding port {} to pod {}, uid {}", target.port, target.pod, target.uid);
-            let carried = async {
-                match nodes.open(&node, Request::Dial(target)).await {
-                    Ok(stream) => carry(&stream, pair, &writer, receiver, &what).await,
-                    Err(status) => end(&writer, pair, &format!("{what}: {}", status.message)).await,
-                }
-            };
+            let caller = Streams { pair, writer };
             tokio::select! {
-                _ = carried => ended.cancel(),
+                _ = forward.carry(pair.port, &caller, receiver) => ended.cancel(),
                 () = ended.cancelled() => {}
             }
         });
         Connection { pieces: sender, token }
+    }
+}
+
+/// The client's side of one connection. None means that it is gone.
+pub(super) trait Caller: Sync {
+    /// Whether the client can say that it sends nothing more while it goes on reading.
+    const ENDS_BY_HALVES: bool;
+
+    /// Bytes from the port.
+    fn data(&self, bytes: Bytes) -> impl Future<Output = Option<()>> + Send;
+
+    /// Nothing more comes from the port; what went wrong, if something did.
+    fn end(&self, message: &str) -> impl Future<Output = Option<()>> + Send;
+}
+
+/// A pair of SPDY streams.
+struct Streams {
+    pair: Pair,
+    writer: Writer,
+}
+
+impl Caller for Streams {
+    const ENDS_BY_HALVES: bool = true;
+
+    async fn data(&self, bytes: Bytes) -> Option<()> {
+        self.writer.data(self.pair.data, bytes, false).await
+    }
+
+    /// Ends both streams, one with what went wrong.
+    async fn end(&self, message: &str) -> Option<()> {
+        self.writer.data(self.pair.error, Bytes::copy_from_slice(message.as_bytes()), true).await?;
+        self.writer.data(self.pair.data, Bytes::new(), true).await
     }
 }
 
@@ -140,10 +180,9 @@ impl Connection {
 }
 
 /// Carries one connection until both directions have ended.
-async fn carry(
+async fn carry<C: Caller>(
     stream: &Stream,
-    pair: Pair,
-    writer: &Writer,
+    caller: &C,
     mut pieces: mpsc::Receiver<Bytes>,
     what: &str,
 ) -> Option<()> {
@@ -154,24 +193,15 @@ async fn carry(
         }
         sender.end_of(STDIN).await
     };
-    let down = async {
-        let message = loop {
-            match stream.read(&[STDOUT]).await {
-                Some(Piece::Data(_, bytes)) => writer.data(pair.data, bytes, false).await?,
-                // The client may go on sending, but waits for the stream of errors before it hangs up.
-                Some(Piece::End(_)) => break String::new(),
-                None => match stream.closed().await {
-                    close if close.code == 0 => break String::new(),
-                    close => break format!("{what}: {}", close.message),
-                },
-            }
-        };
-        end(writer, pair, &message).await
-    };
-    tokio::pin!(up, down);
+    tokio::pin!(up);
+    let down = hear(stream, caller, what);
+    tokio::pin!(down);
     tokio::select! {
         down = &mut down => down?,
         _ = &mut up => return down.await,
+    }
+    if !C::ENDS_BY_HALVES {
+        return Some(());
     }
     tokio::select! {
         up = up => up,
@@ -179,10 +209,20 @@ async fn carry(
     }
 }
 
-/// Ends both streams of a pair, one with what went wrong.
-async fn end(writer: &Writer, pair: Pair, message: &str) -> Option<()> {
-    writer.data(pair.error, Bytes::copy_from_slice(message.as_bytes()), true).await?;
-    writer.data(pair.data, Bytes::new(), true).await
+/// Tells the client what comes from a port, and how it ends.
+async fn hear(stream: &Stream, caller: &impl Caller, what: &str) -> Option<()> {
+    let message = loop {
+        match stream.read(&[STDOUT]).await {
+            Some(Piece::Data(_, bytes)) => caller.data(bytes).await?,
+            // The client may go on sending, but waits for the stream of errors before it hangs up.
+            Some(Piece::End(_)) => break String::new(),
+            None => match stream.closed().await {
+                close if close.code == 0 => break String::new(),
+                close => break format!("{what}: {}", close.message),
+            },
+        }
+    };
+    caller.end(&message).await
 }
 
 /// The streams of one connection.
@@ -245,7 +285,7 @@ impl Pairs {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use async_trait::async_trait;
@@ -287,7 +327,7 @@ mod tests {
     }
 
     /// A node on which port 80 echoes, and nobody listens to others.
-    fn node(tasks: &Tasks) -> Arc<dyn NodeStreams> {
+    pub(in super::super) fn node(tasks: &Tasks) -> Arc<dyn NodeStreams> {
         let (mux, mut opened) = local(tasks);
         let jobs = tasks.clone();
         tasks.job("node", async move {

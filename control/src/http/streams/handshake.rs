@@ -53,10 +53,11 @@ type Agreed = Result<Upgrade, Response<Body>>;
 pub(super) fn negotiate(headers: &HeaderMap, purpose: Purpose) -> Result<Agreed, Status> {
     let forward = purpose == Purpose::Forward;
     if has(headers, &header::UPGRADE, "websocket") {
-        let agreed = if forward { tunnel(headers)? } else { web_socket(headers)? };
+        let agreed = if forward { tunnel(headers)? } else { web_socket(headers, &CODINGS)? };
         return Ok(agreed.map_err(|offered| {
-            let codings = CODINGS.iter().map(|(name, _)| *name);
-            let spoken: Vec<&str> = if forward { vec![TUNNEL] } else { codings.collect() };
+            let names = |codings: &[(&'static str, Coding)]| codings.iter().map(|(name, _)| *name).collect();
+            let spoken: Vec<&str> =
+                if forward { [vec![TUNNEL], names(&PORT_CODINGS)].concat() } else { names(&CODINGS) };
             unspoken(StatusCode::BAD_REQUEST, &offered, &spoken)
         }));
     }
@@ -80,14 +81,23 @@ const CODINGS: [(&str, Coding); 5] = [
     ("base64.channel.k8s.io", Coding { base64: true, status: false }),
 ];
 
+/// Those of ports.
+const PORT_CODINGS: [(&str, Coding); 2] = [
+    ("v4.channel.k8s.io", Coding { base64: false, status: true }),
+    ("v4.base64.channel.k8s.io", Coding { base64: true, status: true }),
+];
+
 /// Or what was offered, where nothing of it is spoken here.
-fn web_socket(headers: &HeaderMap) -> Result<Result<Upgrade, Vec<String>>, Status> {
+fn web_socket(
+    headers: &HeaderMap,
+    codings: &[(&'static str, Coding)],
+) -> Result<Result<Upgrade, Vec<String>>, Status> {
     let offered = offered(headers, &header::SEC_WEBSOCKET_PROTOCOL);
-    // A client that names none gets the oldest, as upstream has it.
+    // A client that names none gets the oldest that is plain, as upstream has it.
     let found = if offered.is_empty() {
-        CODINGS.get(3).map(|(_, coding)| (None, *coding))
+        codings.iter().rfind(|(_, coding)| !coding.base64).map(|(_, coding)| (None, *coding))
     } else {
-        CODINGS.iter().find(|(name, _)| offered.iter().any(|o| o == name)).map(|(n, c)| (Some(*n), *c))
+        codings.iter().find(|(name, _)| offered.iter().any(|o| o == name)).map(|(n, c)| (Some(*n), *c))
     };
     let Some((name, coding)) = found else { return Ok(Err(offered)) };
     Ok(Ok((accept(headers, name)?, Protocol::Channels(coding))))
@@ -98,7 +108,7 @@ fn tunnel(headers: &HeaderMap) -> Result<Result<Upgrade, Vec<String>>, Status> {
     if offered.iter().any(|name| name == TUNNEL) {
         return Ok(Ok((accept(headers, Some(TUNNEL))?, Protocol::Tunnel)));
     }
-    Ok(Err(offered))
+    web_socket(headers, &PORT_CODINGS)
 }
 
 /// The answer that makes a connection a WebSocket (RFC 6455, section 4.2.2).
@@ -218,6 +228,10 @@ mod tests {
         );
         let plain = headers(&[("upgrade", "spdy/3.1"), ("x-stream-protocol-version", FORWARD)]);
         assert_eq!(negotiate(&plain, Purpose::Forward).unwrap().unwrap().1, Protocol::Spdy);
+        let (answer, protocol) =
+            negotiate(&socket("v5.channel.k8s.io, v4.channel.k8s.io"), Purpose::Forward).unwrap().unwrap();
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "v4.channel.k8s.io");
+        assert_eq!(protocol, Protocol::Channels(Coding { base64: false, status: true }));
         let refusal = negotiate(&socket("v5.channel.k8s.io"), Purpose::Forward).unwrap().unwrap_err();
         assert_eq!(refusal.status().as_u16(), 400);
     }
