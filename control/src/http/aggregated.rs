@@ -4,7 +4,7 @@
 //!
 //! Source: k8s.io/kube-aggregator/pkg/apiserver/handler_proxy.go, k8s.io/apimachinery/pkg/util/proxy/upgradeaware.go.
 
-use std::convert::Infallible;
+use std::io;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -142,20 +142,21 @@ fn switch(head: &Parts, mut answer: Response<Incoming>, tasks: &Tasks) -> Result
             tracing::debug!(%error, "an upgraded connection to an aggregated API ended");
         }
     })?;
-    let mut response = Response::new(Empty::new().boxed_unsync());
+    let mut response = Response::new(respond::whole(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = std::mem::take(answer.headers_mut());
     Ok(response)
 }
 
-/// A body that arrives, at most until the server ends: watches would go on for good.
+/// A body that arrives, at most until the server ends: watches would go on for good. What breaks off is no end.
 fn until(body: Incoming, stop: CancellationToken) -> Body {
-    let frames = futures_util::stream::unfold((body, stop), |(mut body, stop)| async move {
+    let frames = futures_util::stream::try_unfold((body, stop), |(mut body, stop)| async move {
         let frame = tokio::select! {
-            frame = body.frame() => frame?.ok()?,
-            () = stop.cancelled() => return None,
+            frame = body.frame() => frame,
+            () = stop.cancelled() => None,
         };
-        Some((Ok::<Frame<Bytes>, Infallible>(frame), (body, stop)))
+        let frame: Option<Frame<Bytes>> = frame.transpose().map_err(io::Error::other)?;
+        Ok(frame.map(|frame| (frame, (body, stop))))
     });
     StreamBody::new(frames).boxed_unsync()
 }

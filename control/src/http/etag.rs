@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
+use oarlock_api::status::Status;
 use sha2::{Digest as _, Sha256};
 
 use super::respond::{self, Body};
@@ -12,8 +13,12 @@ pub(super) async fn tagged(asked: &HeaderMap, document: Response<Body>) -> Respo
         return document;
     }
     let (mut head, body) = document.into_parts();
-    let Ok(body) = body.collect().await;
-    let body = body.to_bytes();
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            return respond::failure(&Status::internal(format!("the document breaks off: {error}")));
+        }
+    };
     let digest: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
     let tag = format!("\"{digest}\"");
     head.headers.insert(header::VARY, HeaderValue::from_static("Accept"));

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::encode::{self, Include, ListMeta};
+use super::gzip::Packable;
 use super::negotiate::Form;
 use super::query::{Freshness, Query};
 use super::respond::{self, Body};
@@ -122,7 +123,9 @@ pub(super) async fn list(
         },
     };
     let body = encode::list(scope.served, form, include, objects, &meta);
-    Ok(respond::made("application/json", body))
+    let mut response = respond::made("application/json", body);
+    response.extensions_mut().insert(Packable);
+    Ok(response)
 }
 
 /// The refusal of a token whose history is gone, with one that goes on in the present, as upstream has it.

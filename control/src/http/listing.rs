@@ -1,6 +1,6 @@
 //! The body of a list, written while it is read: what is in memory of it at any time is a piece, not the list.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -73,12 +73,12 @@ impl<W: FnMut(&Object, &mut BytesMut)> Written<W> {
 
 impl<W: FnMut(&Object, &mut BytesMut) + Unpin> Body for Written<W> {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let piece = self.piece();
         if let (Some(left), Some(piece)) = (&mut self.left, &piece) {
             *left = left.saturating_sub(piece.len() as u64);

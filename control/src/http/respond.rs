@@ -1,6 +1,6 @@
 //! Answers: bodies, headers, failures.
 
-use std::convert::Infallible;
+use std::io;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -11,12 +11,12 @@ use hyper::body::{Frame, Incoming};
 use oarlock_api::status::Status;
 use serde_json::Value;
 
-/// The body of every answer.
-pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of every answer. One that fails breaks off: the client sees that this was not the end.
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A body that is there already.
 pub(super) fn whole(body: Bytes) -> Body {
-    Full::new(body).boxed_unsync()
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
 pub(super) fn bytes(
@@ -64,17 +64,13 @@ pub(super) fn stream(
     pieces: impl Stream<Item = Bytes> + Send + 'static,
 ) -> Response<Body> {
     use futures_util::StreamExt as _;
-    let frames = pieces.map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+    let frames = pieces.map(|piece| Ok::<_, io::Error>(Frame::data(piece)));
     made(content_type, StreamBody::new(frames).boxed_unsync())
 }
 
-/// A body that arrives; what breaks off ends early.
+/// A body that arrives, and breaks off where that does.
 pub(super) fn pieces(body: Incoming) -> Body {
-    let frames = futures_util::stream::unfold(body, |mut body| async move {
-        let frame = body.frame().await?.ok()?;
-        Some((Ok::<_, Infallible>(frame), body))
-    });
-    StreamBody::new(frames).boxed_unsync()
+    body.map_err(io::Error::other).boxed_unsync()
 }
 
 /// Adds `Warning: 299` headers, which kubectl prints.

@@ -1,7 +1,7 @@
 //! Which protocol client and server both speak, and the answer that says so. Pure.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
 use oarlock_api::status::Status;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -136,7 +136,7 @@ fn spdy(protocol: &'static str) -> Response<Body> {
 }
 
 fn switching(to: &'static str) -> Response<Body> {
-    let mut response = Response::new(Empty::new().boxed_unsync());
+    let mut response = Response::new(respond::whole(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(to));

@@ -106,3 +106,35 @@ async fn rows_of_pods_that_are_done_say_so() {
     assert_eq!(table["rows"][0]["conditions"][0]["type"], "Completed");
     assert_eq!(table["rows"][1].get("conditions"), None);
 }
+
+#[tokio::test]
+async fn long_lists_are_packed_in_every_form_short_ones_and_watches_are_not() {
+    use std::io::Read as _;
+    let api = api().await;
+    let gzip = ("accept-encoding", "gzip");
+    let (partial, objects) =
+        ("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", "application/json");
+    let rows = format!("{MAPS}?includeObject=Object");
+    for (maps, is_packed) in [(1, false), (20, true)] {
+        for number in 0..maps {
+            let long = json!({"metadata": {"name": format!("m{maps}-{number}"), "annotations": {"long": "x".repeat(16 << 10)}}});
+            assert_eq!(api.post(MAPS, long).await.code, 201);
+        }
+        for (path, form) in [(MAPS, objects), (MAPS, partial), (rows.as_str(), TABLE)] {
+            let plain = api.send("GET", path, &[("accept", form)], "").await;
+            let answer = api.send("GET", path, &[("accept", form), gzip], "").await;
+            assert_eq!(answer.headers.contains_key("content-encoding"), is_packed, "{maps} {form}");
+            let mut body = Vec::new();
+            match is_packed {
+                true => flate2::read::GzDecoder::new(&answer.body[..]).read_to_end(&mut body).unwrap(),
+                false => (&answer.body[..]).read_to_end(&mut body).unwrap(),
+            };
+            assert!(body == plain.body, "{maps} {form}");
+            assert!(!answer.headers.contains_key("content-length") && !plain.json().is_null());
+        }
+    }
+    let mut watch = api.open("GET", &format!("{MAPS}?watch=true"), &[gzip], Bytes::new()).await;
+    assert!(!watch.headers().contains_key("content-encoding") && !watch.headers().contains_key("vary"));
+    let first = tokio::time::timeout(Duration::from_secs(5), watch.body_mut().frame()).await.unwrap();
+    assert!(first.unwrap().unwrap().into_data().unwrap().starts_with(br#"{"type":"ADDED""#));
+}
