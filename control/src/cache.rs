@@ -6,6 +6,7 @@
 
 mod follow;
 mod object;
+mod packed;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,11 +14,12 @@ use std::time::Duration;
 
 use oarlock_api::catalogue::{Catalogue, Kind, PODS};
 use oarlock_store::{Record, Revision};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use follow::PREFIX;
 pub use object::{Object, ObjectKey};
+use packed::Samples;
 
 /// Changes kept for watchers.
 const RING: usize = 20_000;
@@ -78,6 +80,7 @@ pub struct Expired {
 pub struct Cache {
     catalogue: Arc<Catalogue>,
     state: RwLock<State>,
+    samples: Mutex<Samples>,
     revision: watch::Sender<Revision>,
 }
 
@@ -99,7 +102,9 @@ impl Cache {
     /// An empty cache; it becomes ready when [`Cache::run`] has listed the store.
     #[must_use]
     pub fn new(catalogue: Arc<Catalogue>) -> Arc<Self> {
-        Arc::new(Self { catalogue, state: RwLock::default(), revision: watch::Sender::new(Revision(0)) })
+        let (state, samples, revision) =
+            (RwLock::default(), Mutex::default(), watch::Sender::new(Revision(0)));
+        Arc::new(Self { catalogue, state, samples, revision })
     }
 
     /// The kinds that it holds.
@@ -187,15 +192,24 @@ impl Cache {
 
     /// Applies records and removals of one revision, in order.
     fn apply(&self, changes: Vec<Applied>, revision: Revision) {
-        {
+        let past = {
             let mut state = self.state.write();
             for change in changes {
                 state.apply(&self.catalogue, change);
             }
             state.revision = revision;
-            state.trim();
-        }
+            state.trim()
+        };
         self.revision.send_replace(revision);
+        let mut samples = self.samples.lock();
+        for change in past {
+            // It is as it was then, or gone.
+            if let Change::Put { new, .. } = &*change
+                && Arc::strong_count(new) > 1
+            {
+                new.pack(&mut samples);
+            }
+        }
     }
 }
 
@@ -221,10 +235,11 @@ fn decode(catalogue: &Catalogue, record: &Record) -> Option<Arc<Object>> {
 
 impl State {
     /// Takes in what was there at start.
-    fn fill(&mut self, catalogue: &Catalogue, records: Vec<Record>) {
+    fn fill(&mut self, catalogue: &Catalogue, records: Vec<Record>, samples: &mut Samples) {
         for record in records {
             let Some(object) = decode(catalogue, &record) else { continue };
             let place = (object.key.namespace.clone(), object.key.name.clone());
+            object.pack(samples);
             self.place(Some(&object), None);
             self.tables.entry(object.key.kind).or_default().insert(place, object);
         }
@@ -255,7 +270,7 @@ impl State {
             Change::Put { new, old } => self.place(Some(new), old.as_ref()),
             Change::Delete { old, .. } => self.place(None, Some(old)),
         }
-        self.ring_bytes += change.object().encoded.len();
+        self.ring_bytes += change.object().encoded_len();
         self.ring.push_back(Arc::new(change));
     }
 
@@ -275,12 +290,16 @@ impl State {
         }
     }
 
-    fn trim(&mut self) {
+    /// Returns what is held for watchers no longer.
+    fn trim(&mut self) -> Vec<Arc<Change>> {
+        let mut past = Vec::new();
         while self.ring.len() > RING || self.ring_bytes > RING_BYTES {
-            let Some(first) = self.ring.pop_front() else { return };
-            self.ring_bytes -= first.object().encoded.len();
+            let Some(first) = self.ring.pop_front() else { break };
+            self.ring_bytes -= first.object().encoded_len();
             self.oldest = self.oldest.max(first.revision());
+            past.push(first);
         }
+        past
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod aggregation;
 pub mod catalogue;
 pub mod certificates;
+pub mod codec;
 pub mod convert;
 pub mod defaults;
 pub mod disruption;

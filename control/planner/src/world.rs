@@ -2,6 +2,7 @@
 //!
 //! Kept up to date change by change; the cost of a change does not depend on the size of the cluster.
 
+mod events;
 mod heard;
 mod memory;
 mod placement;
@@ -19,7 +20,7 @@ use oarlock_api::catalogue::{
     PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
 };
 use oarlock_api::meta;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use memory::Memory;
 pub(crate) use placement::{Count, HOSTNAME, Placement, Slot, Term, Topology, Used, ZONE};
@@ -47,7 +48,8 @@ pub struct Held {
 /// Everything that controllers look at.
 #[derive(Debug, Default)]
 pub struct World {
-    pods: BTreeMap<Key, PodView>,
+    /// Boxed: a node of such a tree has room for eleven, of which it uses seven or eight.
+    pods: BTreeMap<Key, Box<PodView>>,
     pods_by_node: BTreeMap<String, BTreeSet<Key>>,
     pods_by_owner: BTreeMap<String, BTreeSet<Key>>,
     /// Those that nobody owns, whom a controller may take in.
@@ -66,6 +68,7 @@ pub struct World {
     slices: BTreeMap<Key, BTreeSet<Key>>,
     storage: storage::Storage,
     heard: heard::Heard,
+    events: events::Events,
     usage: Usage,
     /// What autoscalers remember.
     memories: BTreeMap<Key, Memory>,
@@ -83,17 +86,18 @@ fn labels_of(object: &Value) -> BTreeMap<Box<str>, Box<str>> {
     labels.map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or("").into())).collect()
 }
 
-/// What controllers ask of an event: when it is old, and what every object is asked.
-fn slim_event(event: &Value) -> Value {
+/// Of an event with owners or finalizers, or one that is being deleted: what every object is asked. Of others nothing is, see [`events`].
+fn slim_event(event: &Value) -> Option<Value> {
     let pick = |from: &Value, fields: &[&str]| -> serde_json::Map<String, Value> {
         let present = fields.iter().filter(|field| !from[**field].is_null());
         present.map(|field| ((*field).to_owned(), from[*field].clone())).collect()
     };
-    let fields = ["uid", "creationTimestamp", "deletionTimestamp", "finalizers", "ownerReferences"];
-    let metadata = pick(&event["metadata"], &fields);
-    let mut slim = pick(event, &["lastTimestamp"]);
-    slim.insert("metadata".to_owned(), metadata.into());
-    slim.into()
+    let mut metadata = pick(&event["metadata"], &["deletionTimestamp", "finalizers", "ownerReferences"]);
+    if metadata.is_empty() {
+        return None;
+    }
+    metadata.insert("uid".to_owned(), meta::uid(event).into());
+    Some(json!({"metadata": metadata}))
 }
 
 fn table(kind: &Kind) -> (&'static str, &'static str) {
@@ -156,7 +160,13 @@ impl World {
             if *kind == PERSISTENT_VOLUME_CLAIMS {
                 self.storage.put_claim(&key, value);
             }
-            let value = if *kind == EVENTS { Arc::new(slim_event(value)) } else { Arc::clone(value) };
+            let value = if *kind == EVENTS {
+                self.events.put(&key, value);
+                let Some(slim) = slim_event(value) else { return };
+                Arc::new(slim)
+            } else {
+                Arc::clone(value)
+            };
             let held = Held { value, revision };
             self.objects.entry(table(kind)).or_default().insert(key.clone(), held);
             self.hear(kind, &key);
@@ -238,6 +248,9 @@ impl World {
             if *kind == NODES {
                 self.nodes.remove(&key.1);
             }
+            if *kind == EVENTS {
+                self.events.remove(key);
+            }
             let Some(held) = self.objects.get_mut(&table(kind)).and_then(|t| t.remove(key)) else { return };
             if *kind == ENDPOINT_SLICES {
                 self.forget_slice(key, &held.value);
@@ -275,7 +288,7 @@ impl World {
     }
 
     fn put_pod(&mut self, key: Key, mut pod: PodView) {
-        self.share_rules(&mut pod);
+        self.share(&mut pod);
         self.placement.add(&key, &pod);
         self.storage.put_pod(&key, &pod.claims);
         if pod.owners.is_empty() {
@@ -294,16 +307,21 @@ impl World {
             }
             None => {}
         }
-        self.pods.insert(key, pod);
+        self.pods.insert(key, Box::new(pod));
     }
 
-    /// Pods of one controller have the same rules, which are held once.
-    fn share_rules(&self, pod: &mut PodView) {
-        let Some(rules) = &mut pod.rules else { return };
+    /// Pods of one controller have the same labels, tolerations and rules, which are held once.
+    fn share(&self, pod: &mut PodView) {
         let Some(controller) = &pod.controller else { return };
-        let sibling = self.pods_of(controller).next().and_then(|(_, sibling)| sibling.rules.as_ref());
-        if let Some(known) = sibling.filter(|known| *known == rules) {
-            *rules = Arc::clone(known);
+        let Some((_, sibling)) = self.pods_of(controller).next() else { return };
+        if pod.labels == sibling.labels {
+            pod.labels = Arc::clone(&sibling.labels);
+        }
+        if pod.tolerations == sibling.tolerations {
+            pod.tolerations = Arc::clone(&sibling.tolerations);
+        }
+        if pod.rules == sibling.rules {
+            pod.rules.clone_from(&sibling.rules);
         }
     }
 
@@ -325,7 +343,7 @@ impl World {
                 }
             }
         }
-        Some(pod)
+        Some(*pod)
     }
 
     /// Counts a pod on a node before the store says so: the scheduler's decision is on its way.
@@ -347,18 +365,19 @@ impl World {
     /// One pod.
     #[must_use]
     pub fn pod(&self, key: &Key) -> Option<&PodView> {
-        self.pods.get(key)
+        self.pods.get(key).map(AsRef::as_ref)
     }
 
     /// All pods.
     pub fn pods(&self) -> impl Iterator<Item = (&Key, &PodView)> {
-        self.pods.iter()
+        self.pods.iter().map(|(key, pod)| (key, &**pod))
     }
 
     /// The pods of a namespace.
     pub fn pods_in<'w>(&'w self, namespace: &str) -> impl Iterator<Item = (&'w Key, &'w PodView)> {
         let namespace = namespace.to_owned();
-        self.pods.range((namespace.clone(), String::new())..).take_while(move |((n, _), _)| *n == namespace)
+        let range = self.pods.range((namespace.clone(), String::new())..);
+        range.take_while(move |((n, _), _)| *n == namespace).map(|(key, pod)| (key, &**pod))
     }
 
     /// The pods of a namespace that nobody owns.
@@ -366,19 +385,19 @@ impl World {
         let namespace = namespace.to_owned();
         let all = self.orphans.range((namespace.clone(), String::new())..);
         let keys = all.take_while(move |(n, _)| *n == namespace);
-        keys.filter_map(|key| Some((key, self.pods.get(key)?)))
+        keys.filter_map(|key| Some((key, self.pod(key)?)))
     }
 
     /// The pods that an object controls.
     pub fn pods_of(&self, owner_uid: &str) -> impl Iterator<Item = (&Key, &PodView)> {
         let keys = self.pods_by_owner.get(owner_uid).into_iter().flatten();
-        keys.filter_map(|key| Some((key, self.pods.get(key)?)))
+        keys.filter_map(|key| Some((key, self.pod(key)?)))
     }
 
     /// The pods of a node.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&Key, &PodView)> {
         let keys = self.pods_by_node.get(node).into_iter().flatten();
-        keys.filter_map(|key| Some((key, self.pods.get(key)?)))
+        keys.filter_map(|key| Some((key, self.pod(key)?)))
     }
 
     /// The pods that no node has.
@@ -388,7 +407,7 @@ impl World {
 
     /// Of those, the ones that were told that they fit nowhere.
     pub(crate) fn unschedulable(&self) -> impl Iterator<Item = (&Key, &PodView)> {
-        self.unschedulable.iter().filter_map(|key| Some((key, self.pods.get(key)?)))
+        self.unschedulable.iter().filter_map(|key| Some((key, self.pod(key)?)))
     }
 
     /// The node that a pod had, if it is the one that was deleted last.
@@ -412,13 +431,18 @@ impl World {
         self.nodes.get(name).map(AsRef::as_ref)
     }
 
-    /// One object of any kind but Pod.
+    /// Which events there are.
+    pub(crate) fn events(&self) -> &events::Events {
+        &self.events
+    }
+
+    /// One object of any kind but Pod. Events only when they have owners or finalizers, or are being deleted.
     #[must_use]
     pub fn get(&self, kind: &Kind, key: &Key) -> Option<&Held> {
         self.objects.get(&table(kind))?.get(key)
     }
 
-    /// All objects of a kind but Pod.
+    /// All objects of a kind but Pod, as [`World::get`].
     pub fn list(&self, kind: &Kind) -> impl Iterator<Item = (&Key, &Held)> {
         self.objects.get(&table(kind)).into_iter().flatten()
     }

@@ -72,7 +72,7 @@ impl Cache {
             options.start = page.records.last().map(|last| format!("{}\0", last.key));
             if is_first {
                 // Nobody sees the cache before it has a revision: a large store is never in memory twice.
-                self.state.write().fill(&self.catalogue, page.records);
+                self.state.write().fill(&self.catalogue, page.records, &mut self.samples.lock());
             } else {
                 records.extend(page.records);
             }

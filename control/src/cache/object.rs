@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::packed::{Encoded, Samples};
+
 /// Which object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObjectKey {
@@ -29,14 +31,13 @@ pub struct Object {
     pub key: ObjectKey,
     /// The revision that wrote it: its resourceVersion.
     pub revision: Revision,
-    /// The JSON that clients get.
-    pub encoded: Bytes,
     /// `metadata.uid`.
     pub uid: Box<str>,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<Box<str>, Box<str>>,
+    /// `metadata.labels`, sorted by key.
+    labels: Box<[(Box<str>, Box<str>)]>,
     /// `spec.nodeName`.
     pub node_name: Option<Box<str>>,
+    encoded: Mutex<Encoded>,
     parsed: Mutex<Weak<Value>>,
 }
 
@@ -72,13 +73,40 @@ impl Object {
         let node_name = facts.spec.and_then(|s| s.node_name);
         Ok(Self {
             revision: record.modified,
-            encoded: with_resource_version(key.kind, &record.value, record.modified)?,
             uid: facts.metadata.uid,
-            labels: facts.metadata.labels.unwrap_or_default(),
+            labels: facts.metadata.labels.into_iter().flatten().collect(),
             node_name: node_name.as_ref().and_then(Value::as_str).filter(|n| !n.is_empty()).map(Box::from),
+            encoded: Mutex::new(Encoded::Plain(with_resource_version(
+                key.kind,
+                &record.value,
+                record.modified,
+            )?)),
             key,
             parsed: Mutex::new(Weak::new()),
         })
+    }
+
+    /// The JSON that clients get.
+    #[must_use]
+    pub fn encoded(&self) -> Bytes {
+        self.encoded.lock().bytes()
+    }
+
+    /// How long that is.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        self.encoded.lock().len()
+    }
+
+    /// Has it take less memory: it has not changed for a while.
+    pub(super) fn pack(&self, samples: &mut Samples) {
+        let plain = match &*self.encoded.lock() {
+            Encoded::Plain(plain) => plain.clone(),
+            Encoded::Packed { .. } => return,
+        };
+        if let Some(packed) = samples.pack(self.key.kind, &plain) {
+            *self.encoded.lock() = packed;
+        }
     }
 
     /// The object as a value, shared by everybody who holds it at the same time and forgotten after the last.
@@ -89,7 +117,7 @@ impl Object {
             return value;
         }
         // It parsed when it was decoded.
-        let value = Arc::new(serde_json::from_slice(&self.encoded).unwrap_or(Value::Null));
+        let value = Arc::new(serde_json::from_slice(&self.encoded()).unwrap_or(Value::Null));
         *parsed = Arc::downgrade(&value);
         value
     }
@@ -97,7 +125,8 @@ impl Object {
     /// One label.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.get(key).map(AsRef::as_ref)
+        let place = self.labels.binary_search_by(|(name, _)| (**name).cmp(key)).ok()?;
+        self.labels.get(place).map(|(_, value)| &**value)
     }
 }
 

@@ -156,7 +156,7 @@ fn converted(kind: &Kind, value: &Value) -> Value {
 /// The bytes of the cache, or those of another version.
 fn bytes(kind: &Kind, object: &Object) -> Bytes {
     match kind.stored_as {
-        None => object.encoded.clone(),
+        None => object.encoded(),
         Some(_) => converted(kind, &object.value()).to_string().into(),
     }
 }

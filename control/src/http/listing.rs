@@ -40,7 +40,7 @@ struct Written<W> {
 impl<W: FnMut(&Object, &mut BytesMut) + Send + Unpin + 'static> Listing<W> {
     /// The body.
     pub(super) fn body(self) -> respond::Body {
-        let items = || self.objects.iter().map(|object| object.encoded.len() as u64);
+        let items = || self.objects.iter().map(|object| object.encoded_len() as u64);
         let commas = (self.objects.len() as u64).saturating_sub(1);
         let around = (self.head.len() + self.tail.len()) as u64;
         let left = self.is_verbatim.then(|| items().sum::<u64>() + commas + around);

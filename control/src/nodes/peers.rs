@@ -198,7 +198,7 @@ impl Index<'_> {
 }
 
 fn groups(policy: &Object) -> BTreeMap<String, PodGroup> {
-    match serde_json::from_slice::<NetworkPolicy>(&policy.encoded) {
+    match serde_json::from_slice::<NetworkPolicy>(&policy.encoded()) {
         Ok(policy) => network_policy::groups(&policy),
         Err(error) => {
             tracing::error!(policy = ?policy.key, %error, "a stored NetworkPolicy does not parse");

@@ -90,7 +90,7 @@ fn differences(
 }
 
 fn update_policy(policy: &Policy) -> Message {
-    let (key, object) = (&policy.object.key, policy.object.encoded.clone());
+    let (key, object) = (&policy.object.key, policy.object.encoded());
     update(NETWORK_POLICIES.plural, &key.namespace, &key.name, policy.object.revision.0, object)
 }
 

@@ -83,10 +83,11 @@ impl Node for Service {
             tracing::info!(%node, why, "a node's session ended");
             if let Err(status) = ended {
                 // The node may be gone already.
-                let _ = sender.send(Err(status)).await;
+                let _ = sender.send(Box::new(Err(status))).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let messages = futures_util::StreamExt::map(ReceiverStream::new(receiver), |message| *message);
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn streams(
@@ -106,7 +107,8 @@ impl Node for Service {
     }
 }
 
-type Sender = mpsc::Sender<Result<ControlMessage, Status>>;
+/// Boxed: a channel keeps room for 32 messages and more, of which an idle session has none.
+type Sender = mpsc::Sender<Box<Result<ControlMessage, Status>>>;
 
 impl Nodes {
     async fn receive(&self, node: &str, mut upward: Streaming<AgentMessage>) -> Result<(), Status> {
@@ -114,7 +116,8 @@ impl Nodes {
         while let Some(message) = upward.message().await? {
             let Some(message) = message.message else { continue };
             let beats = matches!(message, Upward::Heartbeat(_));
-            self.report(node, message).await;
+            // Boxed, as what follows in `send`: what is rarely done has no room in each session.
+            Box::pin(self.report(node, message)).await;
             if beats && self.was_lost_since(node, opened) {
                 // What it had said was written over, and within a session it says only what is new.
                 return Err(Status::aborted("the node counted as lost: it has to say everything again"));
@@ -149,12 +152,12 @@ impl Nodes {
         }
         let (mut inbox, others) = self.router.subscribe(node);
         view.say(Message::Welcome(Welcome { revision: revision.0, ..self.cluster.clone() })).await?;
-        view.snapshot(cache, others).await?;
+        Box::pin(view.snapshot(cache, others)).await?;
         loop {
             let news = tokio::select! {
                 news = inbox.recv() => news.ok_or_else(|| Status::unavailable("the session is too far behind"))?,
                 _ = peers.changed() => {
-                    view.tell_policies().await?;
+                    Box::pin(view.tell_policies()).await?;
                     continue;
                 }
                 () = tokio::time::sleep(view.tokens.wait()) => {
@@ -168,8 +171,10 @@ impl Nodes {
                 // The lists have it. What changes while they are read comes again: updates carry whole objects.
                 News::Change(change) if change.revision() <= revision => {}
                 News::Change(change) => match &*change {
-                    Change::Put { new, .. } => view.put(cache, new).await?,
-                    Change::Delete { old, revision } => view.delete(cache, old, revision.0).await?,
+                    Change::Put { new, .. } => Box::pin(view.put(cache, new)).await?,
+                    Change::Delete { old, revision } => {
+                        Box::pin(view.delete(cache, old, revision.0)).await?;
+                    }
                 },
             }
         }
@@ -225,7 +230,7 @@ impl View {
     async fn say(&mut self, message: Message) -> Result<(), Status> {
         self.version += 1;
         let message = ControlMessage { message: Some(message), version: self.version };
-        self.sender.send(Ok(message)).await.map_err(|_| Status::cancelled("the node has gone"))
+        self.sender.send(Box::new(Ok(message))).await.map_err(|_| Status::cancelled("the node has gone"))
     }
 
     async fn say_all(&mut self, messages: Vec<Message>) -> Result<(), Status> {
@@ -241,7 +246,7 @@ impl View {
             namespace: object.key.namespace.clone(),
             name: object.key.name.clone(),
             revision: object.revision.0,
-            object: object.encoded.clone(),
+            object: object.encoded(),
         };
         self.say(Message::Update(update)).await
     }

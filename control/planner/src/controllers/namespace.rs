@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::{KINDS, Kind, NAMESPACES, PODS};
+use oarlock_api::catalogue::{EVENTS, KINDS, Kind, NAMESPACES, PODS};
 use oarlock_api::meta;
 use serde_json::{Value, json};
 
@@ -84,6 +84,12 @@ fn contents(world: &World, namespace: &str) -> (Vec<Change>, Left) {
         for (key, held) in world.list_in(kind, namespace) {
             let finalizers = meta::finalizers(&held.value).map(str::to_owned).collect();
             object(kind, key, meta::uid(&held.value), meta::is_terminating(&held.value), finalizers);
+        }
+        if *kind == EVENTS {
+            let events = world.events().of_namespace(namespace);
+            for (key, uid) in events.filter(|(key, _)| world.get(&EVENTS, key).is_none()) {
+                object(&EVENTS, key, uid, false, Vec::new());
+            }
         }
     }
     (deletes, left)

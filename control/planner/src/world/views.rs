@@ -23,7 +23,7 @@ pub struct PodView {
     /// `metadata.uid`.
     pub uid: Box<str>,
     /// `metadata.labels`.
-    pub labels: BTreeMap<Box<str>, Box<str>>,
+    pub labels: Arc<BTreeMap<Box<str>, Box<str>>>,
     /// The uid of the owner that controls it.
     pub controller: Option<Box<str>>,
     /// The uids of all owners.
@@ -41,7 +41,7 @@ pub struct PodView {
     /// Where it wants to be beside that.
     pub rules: Option<Arc<Rules>>,
     /// `spec.tolerations`.
-    pub tolerations: Vec<Toleration>,
+    pub tolerations: Arc<[Toleration]>,
     /// `spec.schedulerName`.
     pub scheduler: Box<str>,
     /// `spec.priority`.
@@ -223,7 +223,7 @@ impl PodView {
         let requests = Requests::read(spec);
         Self {
             uid: text(&metadata["uid"]),
-            labels: map(&metadata["labels"]),
+            labels: Arc::new(map(&metadata["labels"])),
             controller: meta::controller_of(pod).and_then(|o| non_empty(&o["uid"])),
             owners: meta::owner_references(pod).iter().filter_map(|o| non_empty(&o["uid"])).collect(),
             references: unusual_references(pod),
