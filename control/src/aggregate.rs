@@ -9,6 +9,7 @@ mod checks;
 mod documents;
 mod identity;
 mod index;
+mod metrics;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ use crate::http::NodeStreams;
 pub(crate) use bootstrap::bootstrap;
 pub(crate) use identity::{FRONT_PROXY, introduce};
 pub(crate) use index::Backend;
+pub(crate) use metrics::unregistered;
 
 /// How long a connection to a pod and its handshake may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -171,7 +173,7 @@ impl Aggregator {
         };
         match tokio::time::timeout(within, asked).await {
             Ok(Ok((status, body))) if status.is_success() => Ok(body),
-            Ok(Ok((status, _))) => Err(Refusal::Answer(status.as_u16())),
+            Ok(Ok((status, body))) => Err(Refusal::Answer(status.as_u16(), body)),
             Ok(Err(why)) => Err(Refusal::Unreachable(why)),
             Err(_) => Err(Refusal::Unreachable(format!("no answer within {within:?}"))),
         }
@@ -184,5 +186,5 @@ pub(crate) enum Refusal {
     /// Nobody was reached, or they broke off.
     Unreachable(String),
     /// It was answered by something else than success.
-    Answer(u16),
+    Answer(u16, Bytes),
 }

@@ -28,7 +28,7 @@ use crate::http::{Documents, NodeStreams, Server};
 use crate::leader;
 use crate::metrics::{Queues, Requests};
 use crate::nodes::{Event, Events, Nodes};
-use crate::reconcile;
+use crate::reconcile::{self, Measures};
 use crate::registry::{self, Ranges, Registry, Repaired, Suspects};
 use crate::usage::{self, Board};
 
@@ -221,7 +221,7 @@ fn spawn_controllers(
         settings,
         tokens: Arc::clone(tokens),
         signing: (Arc::clone(ca), Arc::clone(authorizer)),
-        usage: Arc::clone(usage),
+        measures: Arc::new(Measures { usage: Arc::clone(usage), others: Some(Arc::clone(aggregator)) }),
         aggregator: Arc::clone(aggregator),
         front_ca,
         queues,
@@ -257,7 +257,7 @@ struct Controllers {
     tokens: Arc<Tokens>,
     /// Whose certificates are signed by what, and who may have theirs approved.
     signing: (Arc<Ca>, Arc<Authorizer>),
-    usage: Arc<Board>,
+    measures: Arc<Measures>,
     aggregator: Arc<Aggregator>,
     /// Who vouches for us with those who answer for APIs.
     front_ca: String,
@@ -284,7 +284,7 @@ impl Controllers {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let events = Arc::new(Events::new(Arc::clone(&registry)));
-        let (settings, usage) = (self.settings.clone(), Arc::clone(&self.usage));
+        let (settings, measures) = (self.settings.clone(), Arc::clone(&self.measures));
         let (queues, tasks) = (self.queues.clone(), self.tasks.clone());
         let repairs = repair(&registry, &events, &stop);
         let secrets =
@@ -295,7 +295,7 @@ impl Controllers {
             Arc::clone(&registry),
             Arc::clone(&events),
             settings,
-            usage,
+            measures,
             queues,
             tasks,
             stop.clone(),

@@ -6,15 +6,17 @@
 mod execute;
 mod queue;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use oarlock_api::catalogue::NODES;
-use oarlock_planner::{CONTROLLERS, Change as Wanted, Key, Memory, Settings, World};
+use oarlock_planner::{Answers, CONTROLLERS, Change as Wanted, Key, Memory, Query, Settings, World};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::aggregate::{Aggregator, unregistered};
 use crate::cache::{Cache, CacheWatch, Change, Expired};
 use crate::metrics::Queues;
 use crate::nodes::Events;
@@ -29,12 +31,21 @@ const PARALLEL: usize = 64;
 /// Everything is looked at again this often, in case a change was misjudged.
 const RESYNC: Duration = Duration::from_secs(600);
 
+/// Who knows by what autoscalers decide.
+#[derive(Default)]
+pub struct Measures {
+    /// What nodes and pods use.
+    pub usage: Arc<Board>,
+    /// Who serves other metrics, if anybody can be asked.
+    pub others: Option<Arc<Aggregator>>,
+}
+
 /// Runs the controllers until `stop` is cancelled.
 pub async fn run(
     registry: Arc<Registry>,
     events: Arc<Events>,
     settings: Settings,
-    usage: Arc<Board>,
+    measures: Arc<Measures>,
     queues: Queues,
     tasks: oarlock_daemon::Tasks,
     stop: tokio_util::sync::CancellationToken,
@@ -42,7 +53,7 @@ pub async fn run(
     loop {
         let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = Driver::start(&registry, &events, &settings, &usage, &queues, &tasks).drive() => ended,
+            ended = Driver::start(&registry, &events, &settings, &measures, &queues, &tasks).drive() => ended,
         };
         tracing::warn!(?ended, "the controllers fell behind the cache; starting over with a fresh view");
     }
@@ -54,17 +65,26 @@ struct Done {
     outcome: execute::Outcome,
 }
 
+/// What an autoscaler was told.
+struct Measured {
+    item: Item,
+    answers: Answers,
+}
+
 struct Driver {
     registry: Arc<Registry>,
     events: Arc<Events>,
     settings: Settings,
-    usage: Arc<Board>,
+    measures: Arc<Measures>,
     tasks: oarlock_daemon::Tasks,
     world: World,
     watch: Option<CacheWatch>,
     queue: Queue,
     running: usize,
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
+    /// Who waits for answers. They do not count as running: whoever serves metrics may be slow.
+    measuring: HashSet<Key>,
+    measured: (mpsc::Sender<Measured>, mpsc::Receiver<Measured>),
 }
 
 impl Driver {
@@ -72,7 +92,7 @@ impl Driver {
         registry: &Arc<Registry>,
         events: &Arc<Events>,
         settings: &Settings,
-        usage: &Arc<Board>,
+        measures: &Arc<Measures>,
         queues: &Queues,
         tasks: &oarlock_daemon::Tasks,
     ) -> Self {
@@ -81,13 +101,15 @@ impl Driver {
             registry: Arc::clone(registry),
             events: Arc::clone(events),
             settings: settings.clone(),
-            usage: Arc::clone(usage),
+            measures: Arc::clone(measures),
             tasks: tasks.clone(),
             world: World::default(),
             watch: None,
             queue,
             running: 0,
             done: mpsc::channel(PARALLEL),
+            measuring: HashSet::new(),
+            measured: mpsc::channel(PARALLEL),
         }
     }
 
@@ -117,6 +139,11 @@ impl Driver {
                     Err(expired) => return expired,
                 },
                 Some(done) = self.done.1.recv() => self.finish(done),
+                Some(Measured { item, answers }) = self.measured.1.recv() => {
+                    self.measuring.remove(&item.key);
+                    self.world.tell(item.key.clone(), answers);
+                    self.queue.push(item);
+                }
                 () = tokio::time::sleep_until(timer) => {
                     if Instant::now() >= resync {
                         resync = Instant::now() + RESYNC;
@@ -186,10 +213,14 @@ impl Driver {
         while self.running < PARALLEL {
             let Some(item) = self.queue.pop(self.world.revision()) else { return };
             let controller = &CONTROLLERS[item.controller];
-            self.world.set_usage(self.usage.pods());
-            let plan = (controller.plan)(&self.world, &self.settings, &item.key, Timestamp::now());
+            self.world.set_usage(self.measures.usage.pods());
+            let mut plan = (controller.plan)(&self.world, &self.settings, &item.key, Timestamp::now());
             if let Some(after) = plan.again {
                 self.queue.push_later(item.clone(), after);
+            }
+            if let [Wanted::Measure { queries, .. }] = plan.changes.as_mut_slice() {
+                self.measure(item.clone(), std::mem::take(queries));
+                plan.changes.clear();
             }
             if plan.changes.is_empty() {
                 self.queue.forget(&item);
@@ -209,6 +240,24 @@ impl Driver {
                 let _ = sender.send(Done { item, outcome }).await;
             });
         }
+    }
+
+    /// Asks others for metrics; the key is planned again when they have answered, or not in time.
+    fn measure(&mut self, item: Item, queries: Vec<Query>) {
+        if !self.measuring.insert(item.key.clone()) {
+            return;
+        }
+        let (measures, sender) = (Arc::clone(&self.measures), self.measured.0.clone());
+        self.tasks.job("reconcile/measure", async move {
+            let all = match &measures.others {
+                Some(others) => others.measure(queries).await,
+                None => {
+                    queries.into_iter().map(|query| (query.clone(), Err(unregistered(query.api)))).collect()
+                }
+            };
+            // The driver may have started over; then nobody waits for this.
+            let _ = sender.send(Measured { item, answers: Answers { at: Timestamp::now(), all } }).await;
+        });
     }
 
     /// Counts what is given away as given: other keys are planned before the store has answered.

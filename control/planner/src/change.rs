@@ -6,7 +6,7 @@ use std::time::Duration;
 use oarlock_api::catalogue::Kind;
 use serde_json::{Value, json};
 
-use crate::world::Memory;
+use crate::world::{Memory, Query};
 
 /// Which part of an object a patch is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +96,15 @@ pub enum Change {
         name: String,
         /// All that it has to remember.
         memory: Box<Memory>,
+    },
+    /// Ask others for metrics before an autoscaler's next turn, which is then at once; nothing is written.
+    Measure {
+        /// The autoscaler's namespace.
+        namespace: String,
+        /// The autoscaler's name.
+        name: String,
+        /// What is asked.
+        queries: Vec<Query>,
     },
     /// Tell the user something.
     Event {

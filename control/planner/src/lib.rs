@@ -14,4 +14,7 @@ mod world;
 
 pub use change::{Change, EventAbout, Part, Plan};
 pub use controllers::{CONTROLLERS, Controller, Settings, urgency};
-pub use world::{ContainerUsage, Key, Memory, NodeView, PodUsage, PodView, Usage, World, is_fresh};
+pub use world::{
+    Answer, Answers, ContainerUsage, Key, Memory, MetricsApi, NodeView, PodUsage, PodView, Query, Sample,
+    Usage, World, is_fresh, samples,
+};

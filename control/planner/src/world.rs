@@ -2,6 +2,7 @@
 //!
 //! Kept up to date change by change; the cost of a change does not depend on the size of the cluster.
 
+mod answers;
 mod events;
 mod heard;
 mod memory;
@@ -22,6 +23,7 @@ use oarlock_api::catalogue::{
 use oarlock_api::meta;
 use serde_json::{Value, json};
 
+pub use answers::{Answer, Answers, MetricsApi, Query, Sample, samples};
 pub use memory::Memory;
 pub(crate) use placement::{Count, HOSTNAME, Placement, Slot, Term, Topology, Used, ZONE};
 pub(crate) use rules::Spread;
@@ -72,6 +74,8 @@ pub struct World {
     usage: Usage,
     /// What autoscalers remember.
     memories: BTreeMap<Key, Memory>,
+    /// What autoscalers were told by others.
+    answers: BTreeMap<Key, Answers>,
     revision: u64,
 }
 
@@ -214,6 +218,7 @@ impl World {
         }
         if *kind == HORIZONTAL_POD_AUTOSCALERS {
             self.memories.remove(&key);
+            self.answers.remove(&key);
         }
         self.revision = self.revision.max(revision);
     }
@@ -227,6 +232,17 @@ impl World {
     #[must_use]
     pub fn usage(&self, namespace: &str, name: &str) -> Option<&PodUsage> {
         self.usage.get(&(namespace.to_owned(), name.to_owned())).map(AsRef::as_ref)
+    }
+
+    /// Keeps what an autoscaler was told of metrics that others serve.
+    pub fn tell(&mut self, key: Key, answers: Answers) {
+        self.answers.insert(key, answers);
+    }
+
+    /// What an autoscaler was told last.
+    #[must_use]
+    pub fn answers(&self, key: &Key) -> Option<&Answers> {
+        self.answers.get(key)
     }
 
     /// Keeps what an autoscaler has to remember.

@@ -67,7 +67,7 @@ impl Aggregator {
             }
             let url = format!("https://{}:{}{path}", backend.host(), backend.port);
             match refusal {
-                Refusal::Answer(code) => {
+                Refusal::Answer(code, _) => {
                     format!("failing or missing response from {url}: bad status from {url}: {code}")
                 }
                 Refusal::Unreachable(why) => format!("failing or missing response from {url}: {why}"),

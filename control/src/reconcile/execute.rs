@@ -130,8 +130,8 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
         Change::Unready { namespace, name, uid, node } => {
             unready(registry, &namespace, &name, &uid, &node).await
         }
-        // The driver has kept it.
-        Change::Remember { .. } => Ok(0),
+        // The driver has kept it, and asks.
+        Change::Remember { .. } | Change::Measure { .. } => Ok(0),
         Change::Event { about, kind, reason, message, component } => {
             say(events, &about.reference(), kind, reason, &message, component).await;
             Ok(0)

@@ -1,9 +1,11 @@
-//! StatefulSets, DaemonSets, ReplicationControllers, Jobs and CronJobs as kubectl and Docker see them, autoscaling, drains and
-//! preemption, on real nodes, which are on networks of their own: their pods talk through a tunnel. Needs root.
+//! StatefulSets, DaemonSets, ReplicationControllers, Jobs and CronJobs as kubectl and Docker see them, autoscaling by what pods
+//! use and by what others measure, drains and preemption, on real nodes, which are on networks of their own: their pods talk
+//! through a tunnel. Needs root.
 
 mod bounds;
 mod certificates;
 mod disruption;
+mod metrics;
 mod pressure;
 mod reach;
 mod reset;
@@ -25,16 +27,20 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     pressure::a_full_disk_evicts_who_filled_it(&cluster);
     cluster.kubectl("apply -f manifests/workloads/");
     scaling::a_pod_begins_to_work(&cluster);
+    metrics::a_pod_answers_for_an_api(&cluster);
     a_stateful_set_keeps_names_through_updates_and_deletions(&cluster);
     a_daemon_set_is_on_every_node_and_rolls(&cluster);
     a_replication_controller_keeps_its_number(&cluster);
     a_replication_controller_is_replaced_pod_by_pod(&cluster);
     pods_are_placed_by_their_rules(&cluster);
+    metrics::an_autoscaler_asks_it(&cluster);
     scaling::a_deployment_grows_under_load(&cluster);
     jobs_complete_or_fail(&cluster);
     a_cron_job_makes_up_for_what_was_missed(&cluster);
+    metrics::it_grows_by_what_it_hears(&cluster);
     disruption::a_drain_waits_for_a_budget(&cluster);
     disruption::who_matters_more_gets_a_full_node(&cluster);
+    metrics::it_shrinks_and_knows_nothing_without_it(&cluster);
     tokens::a_pod_asks_the_api_server_by_its_token(&cluster);
     certificates::a_user_is_let_in_by_a_certificate_that_was_asked_for(&cluster);
     bounds::a_namespace_bounds_its_pods(&cluster);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{Settings, own};
 use crate::change::{Change, EventAbout, Part, Plan};
-use crate::world::{Held, Key, Memory, World};
+use crate::world::{Held, Key, Memory, Query, World};
 use metrics::Found;
 
 /// How often every autoscaler is looked at.
@@ -39,8 +39,15 @@ pub(super) fn plan(world: &World, _: &Settings, key: &Key, now: Timestamp) -> Pl
         conditions: held.value["status"]["conditions"].as_array().cloned().unwrap_or_default(),
         memory: world.memory(key).cloned().unwrap_or_default(),
         changes: Vec::new(),
+        unasked: Vec::new(),
     };
     turn.run();
+    if !turn.unasked.is_empty() {
+        // The turn is taken when the answers are there.
+        let (namespace, name) = key.clone();
+        let ask = Change::Measure { namespace, name, queries: turn.unasked };
+        return Plan::of(vec![ask]).again(INTERVAL);
+    }
     Plan::of(turn.changes).again(INTERVAL)
 }
 
@@ -53,6 +60,8 @@ struct Turn<'w> {
     conditions: Vec<Value>,
     memory: Memory,
     changes: Vec<Change>,
+    /// What has to be known first.
+    unasked: Vec<Query>,
 }
 
 /// What is scaled.
@@ -150,9 +159,14 @@ impl<'w> Turn<'w> {
             return (None, Vec::new());
         }
         let specs = self.spec()["metrics"].as_array().map_or(&[][..], Vec::as_slice);
-        let calculator = metrics::Calculator::new(self.world, &self.key.0, selector, self.spec(), self.now);
+        if self.asks(specs, selector) {
+            return (None, Vec::new());
+        }
+        let calculator = metrics::Calculator::new(self.world, self.key, selector, self.spec(), self.now);
+        let present = target.held.value["status"]["replicas"].as_i64().unwrap_or(0);
+        let count = metrics::Count { wanted: target.replicas, present };
         let found: Vec<Result<Found, metrics::Failed>> =
-            specs.iter().map(|spec| calculator.metric(spec, target.replicas)).collect();
+            specs.iter().map(|spec| calculator.metric(spec, count)).collect();
         let statuses = found
             .iter()
             .map(|f| f.as_ref().map_or_else(|_| json!({"type": ""}), |f| f.status.clone()))
@@ -182,6 +196,24 @@ impl<'w> Turn<'w> {
         let text = format!("the HPA was able to successfully calculate a replica count from {}", best.metric);
         self.set("ScalingActive", true, "ValidMetricFound", &text);
         (Some((best.replicas, best.metric.clone())), statuses)
+    }
+
+    /// Whether others have to be asked before anything can be decided.
+    fn asks(&mut self, specs: &[Value], selector: &Selector) -> bool {
+        // What cannot be asked is said when it is looked for.
+        let mut queries: Vec<Query> = Vec::new();
+        for query in
+            specs.iter().filter_map(|spec| metrics::query(spec, &self.key.0, selector).ok().flatten())
+        {
+            if !queries.contains(&query) {
+                queries.push(query);
+            }
+        }
+        let known = self.world.answers(self.key).is_some_and(|answers| answers.serve(&queries, self.now));
+        if !queries.is_empty() && !known {
+            self.unasked = queries;
+        }
+        !self.unasked.is_empty()
     }
 
     /// All autoscalers of the same target, this one among them.

@@ -176,7 +176,8 @@ impl Store {
             Change::Condition { .. }
             | Change::Unready { .. }
             | Change::Event { .. }
-            | Change::Remember { .. } => Ok(()),
+            | Change::Remember { .. }
+            | Change::Measure { .. } => Ok(()),
         }
     }
 }

@@ -200,6 +200,19 @@ pub(super) static ROLES: &[Role] = &[
         &[named(rule(SIGNERS, "signers", "approve"), "kubernetes.io/legacy-unknown")],
     ),
     role(
+        "system:controller:horizontal-pod-autoscaler",
+        &[
+            rule("autoscaling", "horizontalpodautoscalers", READ),
+            rule("autoscaling", "horizontalpodautoscalers/status", "update"),
+            rule("*", "*/scale", "get update"),
+            rule("", "pods", "list"),
+            rule("metrics.k8s.io", "pods", "list"),
+            rule("custom.metrics.k8s.io", "*", "get list"),
+            rule("external.metrics.k8s.io", "*", "get list"),
+            EVENTS,
+        ],
+    ),
+    role(
         "system:discovery",
         &[urls("/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/")],
     ),
@@ -335,6 +348,10 @@ const NODE: &[Row] = &[
 pub(super) static BINDINGS: &[Binding] = &[
     Binding { role: "cluster-admin", subjects: &[("Group", "system:masters")] },
     Binding { role: "system:basic-user", subjects: &[("Group", "system:authenticated")] },
+    Binding {
+        role: "system:controller:horizontal-pod-autoscaler",
+        subjects: &[("ServiceAccount", "kube-system/horizontal-pod-autoscaler")],
+    },
     Binding { role: "system:discovery", subjects: &[("Group", "system:authenticated")] },
     Binding {
         role: "system:kube-controller-manager",

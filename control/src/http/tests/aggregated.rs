@@ -68,6 +68,16 @@ async fn answer(
             {"name": "pods/rate", "namespaced": true, "kind": "MetricValueList", "verbs": ["get"]}]}),
         "/openapi/v3" => json!({"paths": {"apis/custom.metrics.k8s.io/v1beta2":
             {"serverRelativeURL": "/openapi/v3/apis/custom.metrics.k8s.io/v1beta2?hash=H"}}}),
+        path if path.ends_with("/pods/*/rate?labelSelector=app%3Dweb") => {
+            let who = request.headers()["x-remote-user"].to_str().unwrap().to_owned();
+            json!({"items": [{"describedObject": {"name": who}, "value": "1500m", "timestamp": "2026-01-01T00:00:00Z"}]})
+        }
+        path if path.ends_with("/broken") => {
+            let status = json!({"kind": "Status", "message": "the backend of metrics is away"});
+            let broken =
+                Response::builder().status(500).body(Full::new(Bytes::from(status.to_string())).boxed());
+            return Ok(broken.unwrap());
+        }
         path if path.ends_with("moved") => {
             let moved = Response::builder().status(302).header("location", "https://elsewhere.example.com/");
             return Ok(moved.body(Full::new(Bytes::new()).boxed()).unwrap());
@@ -290,6 +300,37 @@ async fn who_is_not_there_or_not_who_they_should_be_is_not_asked() {
     let local = json!({"spec": {"service": null, "insecureSkipTLSVerify": false}});
     assert_eq!(api.patch(&format!("{API_SERVICES}/{NAME}"), "merge", local).await.code, 200);
     assert_eq!(available(&api, "True").await["reason"], "Local");
+}
+
+#[tokio::test]
+async fn autoscalers_ask_in_the_name_of_their_controller() {
+    use oarlock_planner::{MetricsApi, Query};
+    let api = with_adapter(|_, _| {}).await;
+    available(&api, "True").await;
+    let query = |api: MetricsApi, path: &[&str], selector: &str| Query {
+        api,
+        path: path.iter().map(|&segment| segment.to_owned()).collect(),
+        parameters: vec![("labelSelector", selector.to_owned())],
+        about: "x".to_owned(),
+    };
+    let queries = vec![
+        query(MetricsApi::Custom, &["namespaces", "d", "pods", "*", "rate"], "app=web"),
+        query(MetricsApi::Custom, &["namespaces", "d", "broken"], ""),
+        query(MetricsApi::Custom, &["moved"], ""),
+        query(MetricsApi::External, &["namespaces", "d", "depth"], ""),
+    ];
+    let answers = api.server.aggregator.measure(queries.clone()).await;
+    assert!(answers.iter().map(|(query, _)| query).eq(&queries), "in the order in which they were asked");
+    let sample = &answers[0].1.as_ref().unwrap()[0];
+    let controller = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
+    assert_eq!((sample.object.as_str(), sample.value), (controller, 1500));
+    let why = |index: usize| answers[index].1.as_ref().unwrap_err().as_str();
+    assert_eq!(why(1), "the backend of metrics is away");
+    assert_eq!(
+        why(2),
+        "the server responded with the status code 302 but did not return more information (get x)"
+    );
+    assert_eq!(why(3), "no external metrics API (external.metrics.k8s.io) registered");
 }
 
 #[tokio::test]

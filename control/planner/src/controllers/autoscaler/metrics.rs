@@ -2,6 +2,8 @@
 //!
 //! Source: k8s.io/kubernetes/pkg/controller/podautoscaler/replica_calculator.go.
 
+mod asked;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr as _;
 
@@ -10,7 +12,9 @@ use oarlock_api::quantity::Quantity;
 use oarlock_api::selector::Selector;
 use serde_json::{Value, json};
 
-use crate::world::{PodView, World};
+pub(super) use asked::{Count, query};
+
+use crate::world::{Answers, Key, PodView, World};
 
 /// A change smaller than this share is none (`--horizontal-pod-autoscaler-tolerance`).
 const TOLERANCE: f64 = 0.1;
@@ -50,6 +54,9 @@ type Readings<'w> = BTreeMap<&'w str, Reading>;
 pub(super) struct Calculator<'w> {
     world: &'w World,
     namespace: &'w str,
+    selector: &'w Selector,
+    /// What others have said of their metrics.
+    answers: Option<&'w Answers>,
     pods: Vec<(&'w str, &'w PodView)>,
     tolerance: (f64, f64),
     now: Timestamp,
@@ -65,11 +72,12 @@ struct Resource<'s> {
 impl<'w> Calculator<'w> {
     pub(super) fn new(
         world: &'w World,
-        namespace: &'w str,
-        selector: &Selector,
+        key: &'w Key,
+        selector: &'w Selector,
         spec: &Value,
         now: Timestamp,
     ) -> Self {
+        let namespace = key.0.as_str();
         let pods = world.pods_in(namespace).filter(|(_, pod)| selector.matches_with(|key| pod.label(key)));
         let pods = pods.map(|(key, pod)| (key.1.as_str(), pod)).collect();
         let tolerance = |direction: &str| {
@@ -77,10 +85,12 @@ impl<'w> Calculator<'w> {
             let quantity = text.and_then(|text| Quantity::from_str(text).ok());
             quantity.map_or(TOLERANCE, |q| ratio(q.milli_value(), 1000))
         };
-        Self { world, namespace, pods, tolerance: (tolerance("scaleDown"), tolerance("scaleUp")), now }
+        let tolerance = (tolerance("scaleDown"), tolerance("scaleUp"));
+        Self { world, namespace, selector, answers: world.answers(key), pods, tolerance, now }
     }
 
-    pub(super) fn metric(&self, spec: &Value, current: i64) -> Result<Found, Failed> {
+    pub(super) fn metric(&self, spec: &Value, count: Count) -> Result<Found, Failed> {
+        let current = count.wanted;
         let text = |value: &'_ Value| value.as_str().unwrap_or("").to_owned();
         match spec["type"].as_str().unwrap_or("") {
             "Resource" => {
@@ -118,48 +128,12 @@ impl<'w> Calculator<'w> {
                         why,
                     })
             }
-            other => Err(self.unserved(other, spec)),
-        }
-    }
-
-    /// Metrics that nobody serves here.
-    fn unserved(&self, kind: &str, spec: &Value) -> Failed {
-        let custom = "unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered";
-        let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
-        let namespace = self.namespace;
-        match kind {
-            "Pods" => {
-                let name = text(&spec["pods"]["metric"]["name"]);
-                let why = format!("unable to get metric {name}: {custom}");
-                let told = format!("failed to get pods metric value: {why}");
-                Failed { reason: "FailedGetPodsMetric", why, told }
-            }
-            "Object" => {
-                let source = &spec["object"];
-                let (name, object) = (text(&source["metric"]["name"]), &source["describedObject"]);
-                let (kind, of) = (text(&object["kind"]), text(&object["name"]));
-                let why = format!("unable to get metric {name}: {kind} on {namespace} {of}/{custom}");
-                let told = format!("failed to get object metric value: {why}");
-                Failed { reason: "FailedGetObjectMetric", why, told }
-            }
-            "External" => {
-                let source = &spec["external"];
-                let name = text(&source["metric"]["name"]);
-                let selector = go_selector(&source["metric"]["selector"]);
-                let why = format!(
-                    "unable to get external metric {namespace}/{name}/{selector}: unable to fetch metrics from external metrics API: \
-                     no external metrics API (external.metrics.k8s.io) registered"
-                );
-                let told = if source["target"]["averageValue"].is_null() {
-                    format!("failed to get external metric {name}: {why}")
-                } else {
-                    format!("failed to get {name} external metric: {why}")
-                };
-                Failed { reason: "FailedGetExternalMetric", why, told }
-            }
+            "Pods" => self.pods_metric(spec, current),
+            "Object" => self.object_metric(spec, count),
+            "External" => self.external_metric(spec, count),
             other => {
                 let why = format!("unknown metric source type {other:?}");
-                Failed { reason: "InvalidMetricSourceType", told: why.clone(), why }
+                Err(Failed { reason: "InvalidMetricSourceType", told: why.clone(), why })
             }
         }
     }
@@ -285,7 +259,7 @@ impl<'w> Calculator<'w> {
         current: i64,
     ) -> Result<(i64, i64, i64), String> {
         let mut readings = self.readings(resource)?;
-        let (ready, ignored, missing) = self.grouped(&mut readings, resource)?;
+        let (ready, ignored, missing) = self.grouped(&mut readings, resource.name == "cpu")?;
         let requests = self.requests(resource)?;
         if readings.is_empty() {
             return Err("did not receive metrics for any ready pods".to_owned());
@@ -303,8 +277,18 @@ impl<'w> Calculator<'w> {
     }
 
     fn by_value(&self, resource: Resource<'_>, wanted: i64, current: i64) -> Result<(i64, i64), String> {
-        let mut readings = self.readings(resource)?;
-        let (ready, ignored, missing) = self.grouped(&mut readings, resource)?;
+        self.plain(self.readings(resource)?, wanted, current, resource.name == "cpu")
+    }
+
+    /// By the average of what is known of pods.
+    fn plain(
+        &self,
+        mut readings: Readings<'w>,
+        wanted: i64,
+        current: i64,
+        cpu: bool,
+    ) -> Result<(i64, i64), String> {
+        let (ready, ignored, missing) = self.grouped(&mut readings, cpu)?;
         if readings.is_empty() {
             return Err("did not receive metrics for any ready pods".to_owned());
         }
@@ -323,12 +307,12 @@ impl<'w> Calculator<'w> {
     fn grouped(
         &self,
         readings: &mut Readings<'w>,
-        resource: Resource<'_>,
+        cpu: bool,
     ) -> Result<(i64, BTreeSet<&'w str>, BTreeSet<&'w str>), String> {
         if self.pods.is_empty() {
             return Err("no pods returned by selector while calculating replica count".to_owned());
         }
-        let (ready, ignored, missing) = self.group(readings, resource.name == "cpu");
+        let (ready, ignored, missing) = self.group(readings, cpu);
         readings.retain(|name, _| !ignored.contains(name));
         Ok((ready, ignored, missing))
     }

@@ -1,6 +1,8 @@
 //! Golden turns: what is scaled, said and remembered; rules about pods that are not known or not ready; policies; and that any history
 //! of loads ends where a fresh autoscaler would begin.
 
+mod asked;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use serde_json::{Value, json};
 use super::normalize::{Asked, decide};
 use crate::change::{Change, Plan};
 use crate::controllers::Settings;
-use crate::world::{ContainerUsage, Memory, PodUsage, Usage, World};
+use crate::world::{Answer, Answers, ContainerUsage, Memory, PodUsage, Query, Usage, World};
 
 const NOW: &str = "2026-01-01T01:00:00Z";
 
@@ -42,6 +44,10 @@ struct Stage {
     spec: Value,
     status: Value,
     now: Timestamp,
+    /// What others say of a metric, by its name.
+    served: Vec<(&'static str, Answer)>,
+    /// What they were asked.
+    asked: Vec<String>,
 }
 
 impl Stage {
@@ -49,7 +55,16 @@ impl Stage {
         let reference = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
         let spec =
             json!({"scaleTargetRef": reference, "minReplicas": 1, "maxReplicas": 10, "metrics": metrics});
-        Self { world: World::default(), usage: Usage::new(), replicas, spec, status: json!({}), now: now() }
+        Self {
+            world: World::default(),
+            usage: Usage::new(),
+            replicas,
+            spec,
+            status: json!({}),
+            now: now(),
+            served: Vec::new(),
+            asked: Vec::new(),
+        }
     }
 
     fn pod(mut self, name: &str, milli: Option<u64>, state: State) -> Self {
@@ -90,7 +105,7 @@ impl Stage {
     fn plan(&mut self) -> Plan {
         let selector = json!({"matchLabels": {"app": "web"}});
         let web = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "uid": "w"},
-            "spec": {"replicas": self.replicas, "selector": selector}});
+            "spec": {"replicas": self.replicas, "selector": selector}, "status": {"replicas": self.replicas}});
         self.world.put(&DEPLOYMENTS, "d", "web", &Arc::new(web), 5);
         let mut object =
             json!({"metadata": {"name": "a", "uid": "u"}, "spec": self.spec, "status": self.status});
@@ -98,7 +113,20 @@ impl Stage {
         self.world.put(&HORIZONTAL_POD_AUTOSCALERS, "d", "a", &Arc::new(object), 6);
         self.world.set_usage(self.usage.clone());
         let settings = Settings { cluster_cidr: "10.0.0.0/16".parse().unwrap(), ca_pem: String::new() };
-        let plan = super::plan(&self.world, &settings, &("d".into(), "a".into()), self.now);
+        let key = ("d".into(), "a".into());
+        let mut plan = super::plan(&self.world, &settings, &key, self.now);
+        if let [Change::Measure { queries, .. }] = plan.changes.as_slice() {
+            let answer = |query: &Query| {
+                self.asked.push(format!("{}?{}", query.path.join("/"), parameters(query)));
+                let known = self.served.iter().find(|(name, _)| query.path.last().is_some_and(|n| n == name));
+                let (api, group) = (query.api, query.api.group());
+                let none = || Err(format!("no {api} metrics API ({group}) registered"));
+                (query.clone(), known.map_or_else(none, |(_, answer)| answer.clone()))
+            };
+            let answers = Answers { at: self.now, all: queries.iter().map(answer).collect() };
+            self.world.tell(key.clone(), answers);
+            plan = super::plan(&self.world, &settings, &key, self.now);
+        }
         assert_eq!(plan.again, Some(Duration::from_secs(15)));
         for change in &plan.changes {
             match change {
@@ -126,6 +154,11 @@ impl Stage {
         let all = self.status["conditions"].as_array().unwrap();
         all.iter().find(|c| c["type"] == kind).unwrap()["message"].as_str().unwrap().to_owned()
     }
+}
+
+fn parameters(query: &Query) -> String {
+    let given = query.parameters.iter().filter(|(_, value)| !value.is_empty());
+    given.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
 fn events(plan: &Plan) -> Vec<String> {
@@ -232,8 +265,8 @@ fn what_cannot_be_had_is_said_in_upstreams_words() {
             json!({"type": "Object", "object": {"metric": {"name": "rate"}, "target": amount,
                 "describedObject": {"kind": "Ingress", "name": "main"}}}),
             "FailedGetObjectMetric",
-            "unable to get metric rate: Ingress on d main/unable to fetch metrics from custom metrics API: no custom metrics \
-             API (custom.metrics.k8s.io) registered",
+            "unable to get metric rate: Ingress on d main/unable to fetch metrics from custom metrics API: unable to map kind \
+             Ingress to resource: no matches for kind \"Ingress\" in group \"\"",
         ),
         (
             json!({"type": "External", "external": {"metric": {"name": "depth", "selector": selector}, "target": amount}}),

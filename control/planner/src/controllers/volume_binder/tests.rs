@@ -90,9 +90,11 @@ fn said(objects: &[Value], key: &str) -> Vec<Value> {
         Change::Event { reason, message, .. } => json!(format!("{reason}: {message}")),
         Change::Create { object, .. } => object,
         Change::Delete { name, .. } => json!(format!("delete {name}")),
-        Change::Bind { .. } | Change::Condition { .. } | Change::Unready { .. } | Change::Remember { .. } => {
-            Value::Null
-        }
+        Change::Bind { .. }
+        | Change::Condition { .. }
+        | Change::Unready { .. }
+        | Change::Remember { .. }
+        | Change::Measure { .. } => Value::Null,
     });
     shown.collect()
 }
