@@ -19,6 +19,7 @@ mod listing;
 mod logs;
 mod negotiate;
 mod path;
+mod protobuf;
 mod proxy;
 mod query;
 mod resource;
@@ -188,12 +189,16 @@ impl Server {
         // What is no UTF-8 names no object.
         let path = percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
         let outcome = self.route(certified, &head, &path, body, tasks).await;
-        let response = outcome.unwrap_or_else(|status| {
-            if status.code >= 500 {
-                tracing::warn!(method = %head.method, %path, code = status.code, message = %status.message, "a request failed");
+        let response = match outcome {
+            Ok(response) => response,
+            Err(status) => {
+                if status.code >= 500 {
+                    tracing::warn!(method = %head.method, %path, code = status.code, message = %status.message, "a request failed");
+                }
+                let accept = head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+                protobuf::answered(accept, respond::failure(&status)).await
             }
-            respond::failure(&status)
-        });
+        };
         let mut response = gzip::packed(&head.headers, response).await;
         let what = self.labels(&head, &path);
         self.requests.answered(what, response.status().as_u16(), start.elapsed());
@@ -298,7 +303,7 @@ impl Server {
             body,
             tasks,
         };
-        let mut response = request.answer().await?;
+        let mut response = protobuf::answered(accept, request.answer().await?).await;
         respond::warn(&mut response, served.deprecated);
         Ok(response)
     }

@@ -125,4 +125,6 @@ fn depth(value: &Value) -> usize {
 }
 
 #[cfg(test)]
+mod algebra;
+#[cfg(test)]
 mod tests;

@@ -18,11 +18,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-pub use body::{Body, is_protobuf};
+pub use body::{Body, List, is_protobuf, watch_event};
 pub use check::{Report, WrongType, strict_error};
 pub use duplicates::{json_duplicates, yaml_duplicates};
 pub use patch::PatchMeta;
-pub use protobuf::DecodeError;
+pub use protobuf::{DecodeError, EncodeError};
 
 /// The messages of every API group this version knows.
 #[derive(Debug)]

@@ -60,3 +60,13 @@ fn recorded_bodies_that_are_cut_or_damaged_are_refused_or_differ_but_never_panic
         assert!(schema.decode_body(&bytes[..bytes.len() - 3]).is_err());
     }
 }
+
+#[test]
+fn what_was_recorded_is_written_so_that_it_reads_the_same() {
+    let schema = Schema::builtin();
+    for (name, bytes, _) in fixtures().unwrap() {
+        let object = schema.decode_body(&bytes).unwrap().object;
+        let written = schema.encode_body(&object).unwrap_or_else(|error| panic!("{name}: {error}"));
+        similar_asserts::assert_eq!(schema.decode_body(&written).unwrap().object, object, "{name}");
+    }
+}

@@ -52,7 +52,7 @@ pub(super) struct ListMeta {
 }
 
 impl ListMeta {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let mut meta = json!({"resourceVersion": self.revision.to_string()});
         if let Some(token) = &self.continue_token {
             meta["continue"] = json!(token);
@@ -143,6 +143,14 @@ pub(super) fn event(
             let meta = json!({"resourceVersion": object.revision.0.to_string()});
             rows_table(kind, version, meta, rows, with_columns).to_string().into()
         }
+    }
+}
+
+/// An object as a list of this form has it, which is no Table.
+pub(super) fn shown(kind: &Kind, form: Form, value: &Value) -> Value {
+    match form {
+        Form::Metadata(version) => partial(version, value),
+        Form::Objects | Form::Table(_) => converted(kind, value),
     }
 }
 

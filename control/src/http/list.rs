@@ -16,7 +16,8 @@ use serde_json::json;
 
 use super::encode::{self, Include, ListMeta};
 use super::gzip::Packable;
-use super::negotiate::Form;
+use super::negotiate::Wanted;
+use super::protobuf;
 use super::query::{Freshness, Query};
 use super::respond::{self, Body};
 use crate::cache::Object;
@@ -89,7 +90,7 @@ pub(super) async fn list(
     registry: &Registry,
     scope: &Scope,
     query: &Query,
-    form: Form,
+    wanted: Wanted,
 ) -> Result<Response<Body>, Status> {
     let include = Include::parse(query.get("includeObject"));
     let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(usize::MAX);
@@ -122,7 +123,12 @@ pub(super) async fn list(
             }
         },
     };
-    let body = encode::list(scope.served, form, include, objects, &meta);
+    if wanted.is_protobuf
+        && let Some(answer) = protobuf::list(scope.served, wanted.form, &objects, &meta).await
+    {
+        return Ok(answer);
+    }
+    let body = encode::list(scope.served, wanted.form, include, objects, &meta);
     let mut response = respond::made("application/json", body);
     response.extensions_mut().insert(Packable);
     Ok(response)

@@ -13,22 +13,42 @@ pub(super) enum Form {
     Metadata(&'static str),
 }
 
+/// A form, and whether it is wanted in protobuf where it has that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) form: Form,
+    pub(super) is_protobuf: bool,
+}
+
 /// The first range of an Accept header that we can answer; JSON without one.
 pub(super) fn form(accept: Option<&str>) -> Result<Form, Status> {
-    let accept = accept.unwrap_or("").trim();
-    if accept.is_empty() {
-        return Ok(Form::Objects);
-    }
-    accept.split(',').find_map(range).ok_or_else(|| {
-        Status::not_acceptable("application/json, application/json;as=Table;v=v1;g=meta.k8s.io")
+    wanted(accept).map(|wanted| wanted.form).ok_or_else(|| {
+        Status::not_acceptable(
+            "application/json, application/json;as=Table;v=v1;g=meta.k8s.io, application/vnd.kubernetes.protobuf",
+        )
     })
 }
 
-fn range(range: &str) -> Option<Form> {
-    let mut parts = range.split(';').map(str::trim);
-    if !matches!(parts.next()?, "application/json" | "application/*" | "*/*") {
-        return None;
+/// Whether that is one of protobuf.
+pub(super) fn is_protobuf(accept: Option<&str>) -> bool {
+    wanted(accept).is_some_and(|wanted| wanted.is_protobuf)
+}
+
+fn wanted(accept: Option<&str>) -> Option<Wanted> {
+    let accept = accept.unwrap_or("").trim();
+    if accept.is_empty() {
+        return Some(Wanted { form: Form::Objects, is_protobuf: false });
     }
+    accept.split(',').find_map(range)
+}
+
+fn range(range: &str) -> Option<Wanted> {
+    let mut parts = range.split(';').map(str::trim);
+    let is_protobuf = match parts.next()? {
+        "application/json" | "application/*" | "*/*" => false,
+        "application/vnd.kubernetes.protobuf" => true,
+        _ => return None,
+    };
     let (mut form, mut version) = ("", "");
     for (key, value) in parts.filter_map(|p| p.split_once('=')) {
         match key {
@@ -43,12 +63,14 @@ fn range(range: &str) -> Option<Form> {
         "v1beta1" => "v1beta1",
         _ => return None,
     };
-    match form {
-        "" => Some(Form::Objects),
-        "Table" => Some(Form::Table(version)),
-        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Form::Metadata(version)),
-        _ => None,
-    }
+    let form = match form {
+        "" => Form::Objects,
+        // Its cells are JSON.
+        "Table" if !is_protobuf => Form::Table(version),
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Form::Metadata(version),
+        _ => return None,
+    };
+    Some(Wanted { form, is_protobuf })
 }
 
 /// Whether a client takes aggregated discovery, and in which version: `v2` or `v2beta1`.
@@ -83,6 +105,21 @@ mod tests {
         let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         assert_eq!(form(Some(metadata)), Ok(Form::Metadata("v1")));
         assert_eq!(form(Some("text/html")).unwrap_err().code, 406);
+    }
+
+    #[test]
+    fn the_first_range_that_is_served_decides() {
+        let coding = |accept: &str| (form(Some(accept)).unwrap(), is_protobuf(Some(accept)));
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        assert_eq!(coding(&format!("{protobuf},application/json")), (Form::Objects, true));
+        assert_eq!(coding(&format!("application/json, {protobuf}")), (Form::Objects, false));
+        assert_eq!(coding(&format!("application/cbor,{protobuf}")), (Form::Objects, true));
+        let metadata = format!("{protobuf};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json");
+        assert_eq!(coding(&metadata), (Form::Metadata("v1"), true));
+        let table =
+            format!("{protobuf};as=Table;g=meta.k8s.io;v=v1,application/json;as=Table;g=meta.k8s.io;v=v1");
+        assert_eq!(coding(&table), (Form::Table("v1"), false));
+        assert!(!is_protobuf(None) && !is_protobuf(Some("*/*")));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::body::{self, Decoded, Expected};
 use super::encode::{self, Include};
 use super::list::Scope;
-use super::negotiate::{self, Form};
+use super::negotiate::{self, Form, Wanted};
 use super::path::Resource;
 use super::query::{self, Query};
 use super::respond::{self, Body};
@@ -95,6 +95,10 @@ impl Request<'_> {
         }
     }
 
+    fn wanted(&self) -> Result<Wanted, Status> {
+        Ok(Wanted { form: self.form()?, is_protobuf: negotiate::is_protobuf(self.accept) })
+    }
+
     pub(super) fn form(&self) -> Result<Form, Status> {
         negotiate::form(self.accept)
     }
@@ -104,10 +108,10 @@ impl Request<'_> {
             Method::GET => {
                 let scope = self.scope(kind)?;
                 if self.path.watch || self.query.flag("watch") {
-                    let form = self.form()?;
-                    return watch::watch(self.registry, scope, &self.query, form, self.tasks.token()).await;
+                    let wanted = self.wanted()?;
+                    return watch::watch(self.registry, scope, &self.query, wanted, self.tasks.token()).await;
                 }
-                list::list(self.registry, &scope, &self.query, self.form()?).await
+                list::list(self.registry, &scope, &self.query, self.wanted()?).await
             }
             Method::POST if kind.allows("create") => self.create(kind).await,
             Method::DELETE if kind.allows("deletecollection") => self.delete_collection(kind).await,
@@ -133,13 +137,13 @@ impl Request<'_> {
                 let only = format!("metadata.name={name}");
                 scope.fields = oarlock_api::selector::FieldSelector::parse(&only)
                     .map_err(|e| Status::bad_request(e.to_string()))?;
-                watch::watch(self.registry, scope, &self.query, self.form()?, self.tasks.token()).await
+                watch::watch(self.registry, scope, &self.query, self.wanted()?, self.tasks.token()).await
             }
             Method::GET => {
                 let object = self.registry.find(kind, namespace, name).await?;
                 let include = Include::parse(self.query.get("includeObject"));
                 let body = encode::event(self.served, self.form()?, include, &object, true);
-                Ok(respond::bytes(StatusCode::OK, "application/json", body))
+                Ok(respond::object(StatusCode::OK, body))
             }
             Method::PUT if kind.allows("update") => self.update(kind, name, Sub::Main).await,
             Method::PATCH if kind.allows("patch") => self.patch(kind, name, Sub::Main).await,

@@ -30,8 +30,19 @@ pub(super) fn bytes(
     response
 }
 
+/// In an answer's extensions: its body is one object in JSON, which may be wanted in another coding.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Object;
+
 pub(super) fn json(status: StatusCode, value: &Value) -> Response<Body> {
-    bytes(status, "application/json", value.to_string())
+    object(status, value.to_string())
+}
+
+/// One object that is encoded already.
+pub(super) fn object(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = bytes(status, "application/json", body);
+    response.extensions_mut().insert(Object);
+    response
 }
 
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {

@@ -18,6 +18,7 @@ mod fuzz;
 mod kinds;
 mod lists;
 mod mutants;
+mod protobuf;
 mod security;
 mod tokens;
 mod versions;

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::encode::{self, Include};
 use super::list::Scope;
-use super::negotiate::Form;
+use super::negotiate::{Form, Wanted};
+use super::protobuf;
 use super::query::Query;
 use super::respond::{self, Body};
 use crate::cache::{CacheWatch, Change, Expired, Object};
@@ -31,7 +32,7 @@ pub(super) async fn watch(
     registry: &Arc<Registry>,
     scope: Scope,
     query: &Query,
-    form: Form,
+    Wanted { form, is_protobuf }: Wanted,
     shutdown: CancellationToken,
 ) -> Result<Response<Body>, Status> {
     let version = query.version()?;
@@ -41,6 +42,7 @@ pub(super) async fn watch(
     let mut session = Session {
         include: Include::parse(query.get("includeObject")),
         form,
+        is_protobuf: is_protobuf && protobuf::has(scope.served, form),
         bookmarks: query.flag("allowWatchBookmarks"),
         columns_sent: false,
         scope,
@@ -77,8 +79,8 @@ pub(super) async fn watch(
         Err(expired) => {
             let went_on = go_on(registry, &mut session, after).await?;
             let Some((lines, watch)) = went_on else {
-                ready.push_back(error_line(expired));
-                return Ok(respond::stream("application/json", stream::iter(ready)));
+                ready.push_back(session.error(expired));
+                return Ok(respond::stream(session.content_type(), stream::iter(ready)));
             };
             ready.extend(lines);
             watch
@@ -88,6 +90,7 @@ pub(super) async fn watch(
         Some(seconds) if seconds > 0 => seconds,
         _ => rand::random_range(LONGEST.0..LONGEST.1),
     };
+    let content_type = session.content_type();
     let state = State {
         session,
         watch,
@@ -100,7 +103,7 @@ pub(super) async fn watch(
     };
     let lines =
         stream::unfold(state, |mut state| async move { state.next().await.map(|line| (line, state)) });
-    Ok(respond::stream("application/json", lines))
+    Ok(respond::stream(content_type, lines))
 }
 
 /// What the store knows of changes that the cache does not hold, and a watch from there; none where that is gone, too.
@@ -159,7 +162,7 @@ impl State {
                 }
                 Err(expired) => {
                     self.ended = true;
-                    return Some(error_line(expired));
+                    return Some(self.session.error(expired));
                 }
             }
         }
@@ -170,6 +173,7 @@ struct Session {
     scope: Scope,
     form: Form,
     include: Include,
+    is_protobuf: bool,
     bookmarks: bool,
     columns_sent: bool,
 }
@@ -202,10 +206,29 @@ impl Session {
         if !columns && matches!(self.form, Form::Table(_)) {
             shown["columnDefinitions"] = json!([]);
         }
-        line("DELETED", shown.to_string().as_bytes())
+        self.told("DELETED", &shown)
+    }
+
+    fn content_type(&self) -> &'static str {
+        if self.is_protobuf { protobuf::WATCH } else { "application/json" }
+    }
+
+    /// An event about something that is not encoded yet.
+    fn told(&self, kind: &str, object: &Value) -> Bytes {
+        if self.is_protobuf {
+            return protobuf::event(kind, object);
+        }
+        line(kind, object.to_string().as_bytes())
+    }
+
+    fn error(&self, expired: Expired) -> Bytes {
+        self.told("ERROR", &Status::expired(expired.to_string()).to_json())
     }
 
     fn line(&mut self, kind: &str, object: &Object) -> Bytes {
+        if self.is_protobuf {
+            return protobuf::event(kind, &encode::shown(self.scope.served, self.form, &object.value()));
+        }
         let columns = !std::mem::replace(&mut self.columns_sent, true);
         line(kind, &encode::event(self.scope.served, self.form, self.include, object, columns))
     }
@@ -228,7 +251,7 @@ impl Session {
                 json!({"kind": "Table", "apiVersion": api_version, "metadata": metadata, "columnDefinitions": [], "rows": []})
             }
         };
-        line("BOOKMARK", object.to_string().as_bytes())
+        self.told("BOOKMARK", &object)
     }
 }
 
@@ -240,8 +263,4 @@ fn line(kind: &str, object: &[u8]) -> Bytes {
     line.put_slice(object);
     line.put_slice(b"}\n");
     line.freeze()
-}
-
-fn error_line(expired: Expired) -> Bytes {
-    line("ERROR", Status::expired(expired.to_string()).to_json().to_string().as_bytes())
 }

@@ -1,10 +1,10 @@
-//! Whole request bodies in protobuf: the magic, the envelope (`runtime.Unknown`), and the object in it.
+//! Whole bodies in protobuf: the magic, the envelope (`runtime.Unknown`), and the object in it; the events of watches.
 //!
-//! In: bytes. Out: the object as JSON with its apiVersion and kind.
+//! In: bytes. Out: the object as JSON with its apiVersion and kind; and the other way round.
 
 use serde_json::Value;
 
-use super::protobuf::{DecodeError, Reader};
+use super::protobuf::{self, DecodeError, EncodeError, Reader};
 use super::scalar::cut;
 use super::{MessageRef, Schema};
 
@@ -63,6 +63,93 @@ impl Schema {
         }
         Ok(Body { message, object })
     }
+}
+
+impl Schema {
+    /// The body of an object that says what it is, in content type `application/vnd.kubernetes.protobuf`.
+    ///
+    /// # Errors
+    /// Kinds that are not in the table or have no wire form.
+    pub fn encode_body(&self, object: &Value) -> Result<Vec<u8>, EncodeError> {
+        let Value::Object(map) = object else { return Err(EncodeError::Value("object")) };
+        let (api_version, kind) = protobuf::type_of(map);
+        let unknown = || EncodeError::UnknownKind(cut(api_version).to_owned(), cut(kind).to_owned());
+        let message = self.kind_of(api_version, kind).ok_or_else(unknown)?;
+        let mut raw = Vec::new();
+        self.encode_protobuf(message, object, &mut raw)?;
+        let mut body = MAGIC.to_vec();
+        protobuf::envelope(api_version, kind, raw.len(), &mut body);
+        body.extend_from_slice(&raw);
+        Ok(body)
+    }
+}
+
+/// The body of a list, of objects one by one: the whole is never there as JSON.
+#[derive(Debug)]
+pub struct List<'s> {
+    schema: &'s Schema,
+    item: MessageRef,
+    /// What was written so far.
+    raw: Vec<u8>,
+}
+
+impl<'s> List<'s> {
+    /// A list of a version's kind, with its metadata.
+    ///
+    /// # Errors
+    /// Kinds that are not in the table or have no wire form.
+    pub fn new(
+        schema: &'s Schema,
+        (api_version, kind): (&str, &str),
+        metadata: &Value,
+    ) -> Result<Self, EncodeError> {
+        let unknown = || EncodeError::UnknownKind(api_version.to_owned(), kind.to_owned());
+        let item = schema.kind_of(api_version, kind).ok_or_else(unknown)?;
+        let meta = schema.kind("", "v1", "List").ok_or_else(unknown)?;
+        let mut raw = Vec::new();
+        // Every list has its metadata under the same tag.
+        schema.encode_protobuf(meta, &serde_json::json!({"metadata": metadata}), &mut raw)?;
+        // Kinds without a wire form are found out before anything is sent.
+        schema.encode_protobuf(item, &serde_json::json!({}), &mut Vec::new())?;
+        Ok(Self { schema, item, raw })
+    }
+
+    /// Adds an object.
+    ///
+    /// # Errors
+    /// An object that is none of its kind.
+    pub fn push(&mut self, object: &Value) -> Result<(), EncodeError> {
+        let mut item = Vec::new();
+        self.schema.encode_protobuf(self.item, object, &mut item)?;
+        // Every list has its items under this tag.
+        protobuf::bytes(2, &item, &mut self.raw);
+        Ok(())
+    }
+
+    /// The body: what comes before the list, and the list.
+    #[must_use]
+    pub fn finish(self, api_version: &str, list_kind: &str) -> [Vec<u8>; 2] {
+        let mut head = MAGIC.to_vec();
+        protobuf::envelope(api_version, list_kind, self.raw.len(), &mut head);
+        [head, self.raw]
+    }
+}
+
+/// A frame of a watch (`application/vnd.kubernetes.protobuf;stream=watch`) of the body of an object: its length in four bytes, then a
+/// `WatchEvent` without an envelope.
+#[must_use]
+pub fn watch_event(kind: &str, object: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(object.len() + 8);
+    protobuf::bytes(1, object, &mut raw);
+    let mut frame = vec![0; 4];
+    frame.reserve(raw.len() + kind.len() + 16);
+    protobuf::bytes(1, kind.as_bytes(), &mut frame);
+    protobuf::head(2, raw.len(), &mut frame);
+    frame.extend_from_slice(&raw);
+    // Objects are bounded far below this.
+    let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame
 }
 
 impl<'a> Envelope<'a> {

@@ -4,6 +4,7 @@
 //! skipped, a zero is left out unless the field is a pointer or required. Hostile input costs an error, never more
 //! memory than a small multiple of its size.
 
+mod encode;
 mod reader;
 mod special;
 
@@ -12,6 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::{Field, MessageRef, Schema, Shape, Type};
+pub use encode::EncodeError;
+pub(super) use encode::{bytes, envelope, head, type_of};
 pub(super) use reader::Reader;
 use reader::Wire;
 

@@ -40,6 +40,36 @@ pub(super) fn duration_error(text: &str) -> Option<String> {
     unsigned.is_empty().then(|| format!("time: invalid duration {text:?}"))
 }
 
+/// The nanoseconds of a duration in Go's notation; `None`: it is none, or more than 292 years.
+pub(super) fn duration_nanos(text: &str) -> Option<i64> {
+    duration_error(text).is_none().then_some(())?;
+    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let mut total = 0_i128;
+    while !rest.is_empty() && rest != "0" {
+        let number_ends = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(number_ends);
+        let units: [(&str, i128); 7] = [
+            ("ns", 1),
+            ("us", 1_000),
+            ("µs", 1_000),
+            ("ms", 1_000_000),
+            ("s", 1_000_000_000),
+            ("m", 60_000_000_000),
+            ("h", 3_600_000_000_000),
+        ];
+        let (unit, after) = units.iter().find_map(|(name, unit)| Some((*unit, after.strip_prefix(name)?)))?;
+        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+        let digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<i128>().ok() };
+        total = total.checked_add(digits(whole)?.checked_mul(unit)?)?;
+        // What is less than a nanosecond is cut off.
+        let part = &part[..part.len().min(18)];
+        let parts = 10_i128.pow(u32::try_from(part.len()).ok()?);
+        total = total.checked_add(digits(part)?.checked_mul(unit)? / parts)?;
+        rest = after;
+    }
+    i64::try_from(if text.starts_with('-') { -total } else { total }).ok()
+}
+
 /// RFC 3339 in UTC with seconds, as `metav1.Time` writes it.
 pub(super) fn time_text(seconds: i64) -> Option<String> {
     Some(Timestamp::from_second(seconds).ok()?.to_string())
@@ -100,7 +130,11 @@ mod tests {
         for (nanoseconds, text) in cases {
             assert_eq!(duration_text(nanoseconds), text);
             assert_eq!(duration_error(text), None, "{text}");
+            assert_eq!(duration_nanos(text), Some(nanoseconds), "{text}");
         }
+        assert_eq!(duration_nanos("1.5h"), Some(5_400_000_000_000));
+        assert_eq!(duration_nanos("9999999999h"), None);
+        assert_eq!(duration_nanos("1"), None);
     }
 
     #[test]
