@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use oarlock_api::k8s::api::core::v1::Node;
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_api::node::Welcome;
-use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::{self, Health};
+use oarlock_daemon::{Tasks, service_manager};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -66,12 +66,14 @@ pub async fn run(config: RunConfig) -> anyhow::Result<()> {
         },
     )?;
     start(&config, &tasks).await?;
+    service_manager::serving(&tasks);
     tokio::select! {
         signal = oarlock_daemon::shutdown_signal() => {
             tracing::info!(signal = signal?, "shutting down; pods keep running");
         }
         () = tasks.token().cancelled_owned() => {}
     }
+    service_manager::ending();
     tasks.shut_down();
     tasks.finish(SHUTDOWN).await?;
     Ok(())

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use oarlock_daemon::logging::Format;
+use oarlock_daemon::settings::environment_file;
 
 use crate::dataplane::Acceleration;
 use crate::dual_ip::DualIp;
@@ -45,12 +46,26 @@ pub enum Command {
     Check(CheckConfig),
     /// Remove from this host all that the agent has made: containers of pods, links, routes, programs, cgroups, mounts, its data.
     Reset(ResetConfig),
+    /// Print the file of settings that the Debian package brings: each variable of `run` with its help and its default.
+    Settings,
     /// Bring images to this node's Docker without a registry.
     #[command(subcommand)]
     Image(ImageCommand),
     /// Look at the eBPF programs and tables of this host, or load them by hand.
     #[command(subcommand)]
     Dataplane(DataplaneCommand),
+}
+
+impl Cli {
+    /// The settings of `run`, as a file for the service manager.
+    #[must_use]
+    pub fn settings() -> String {
+        let whole = <Self as clap::CommandFactory>::command();
+        let run = whole.find_subcommand("run").cloned().unwrap_or_default();
+        let intro = "Settings of oarlock-agent, the environment of `oarlock-agent run`. What is commented out is the default.\n\
+                     Restart it after a change: systemctl restart oarlock-agent. Pods do not notice.";
+        environment_file(intro, &run, &whole)
+    }
 }
 
 /// What `run` needs to know.

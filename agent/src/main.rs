@@ -49,6 +49,7 @@ fn run() -> anyhow::Result<ExitCode> {
                 };
                 by_hand(config).await?;
             }
+            Command::Settings => write!(std::io::stdout(), "{}", Cli::settings())?,
             Command::Dataplane(DataplaneCommand::PreparePeer { iface, bpffs }) => {
                 dataplane::prepare_peer(&bpffs, &iface)?;
             }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use oarlock_api::ranges::AddressRanges;
 use oarlock_daemon::logging::Format;
+use oarlock_daemon::settings::environment_file;
 
 /// The control plane of Oarlock: the Kubernetes API, its controllers and scheduler, and the agents' sessions.
 #[derive(Debug, Parser)]
@@ -28,11 +29,25 @@ pub struct Cli {
 pub enum Command {
     /// Run the control plane until told to end.
     Serve(Box<ServeConfig>),
+    /// Print the file of settings that the Debian package brings: each variable of `serve` with its help and its default.
+    Settings,
     /// Print the command with which a node joins this cluster.
     Token(TokenConfig),
     /// What is kept, as a whole.
     #[command(subcommand)]
     Store(StoreCommand),
+}
+
+impl Cli {
+    /// The settings of `serve`, as a file for the service manager.
+    #[must_use]
+    pub fn settings() -> String {
+        let whole = <Self as clap::CommandFactory>::command();
+        let serve = whole.find_subcommand("serve").cloned().unwrap_or_default();
+        let intro = "Settings of oarlock-control, the environment of `oarlock-control serve`. What is commented out is the default.\n\
+                     Restart it after a change: systemctl restart oarlock-control. Nodes and pods go on meanwhile.";
+        environment_file(intro, &serve, &whole)
+    }
 }
 
 /// The commands about stores.

@@ -9,10 +9,10 @@ use anyhow::Context as _;
 use oarlock_api::catalogue::{Catalogue, EVENTS, LEASES, NAMESPACES};
 use oarlock_api::node::Welcome;
 use oarlock_api::service::Family;
-use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
 use oarlock_daemon::files::{read_if_present, write_atomic};
 use oarlock_daemon::pki::{self, Ca, Identity, Signer};
+use oarlock_daemon::{Tasks, service_manager};
 use oarlock_planner::Settings;
 use oarlock_store::{Embedded, Etcd, EtcdOptions, Retention, Revision, Store};
 use tokio::net::TcpListener;
@@ -44,10 +44,12 @@ const REPAIR: Duration = Duration::from_secs(180);
 pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     start(&config, &tasks).await?;
+    service_manager::serving(&tasks);
     tokio::select! {
         signal = oarlock_daemon::shutdown_signal() => tracing::info!(signal = signal?, "shutting down"),
         () = tasks.token().cancelled_owned() => {}
     }
+    service_manager::ending();
     tasks.shut_down();
     tasks.finish(SHUTDOWN).await?;
     Ok(())

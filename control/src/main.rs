@@ -35,6 +35,10 @@ fn run() -> anyhow::Result<()> {
             std::io::stdout().write_all(text.as_bytes())?;
             Ok(())
         }
+        Command::Settings => {
+            std::io::stdout().write_all(Cli::settings().as_bytes())?;
+            Ok(())
+        }
         Command::Token(config) => {
             let text = control::join_command(&config.data_dir)?;
             std::io::stdout().write_all(text.as_bytes())?;

@@ -527,3 +527,22 @@ async fn a_cluster_moves_to_another_store_with_all_that_was_acknowledged() {
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(!again.status.success() && said.contains("is not empty"), "{said}");
 }
+
+#[tokio::test]
+async fn the_service_manager_hears_that_it_serves_that_it_lives_and_that_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let hears = async || {
+        let mut said = [0; 64];
+        let length = tokio::time::timeout(Duration::from_secs(10), manager.recv(&mut said)).await;
+        String::from_utf8_lossy(&said[..length.expect("it is told in time").unwrap()]).trim().to_owned()
+    };
+    let mut process = Control::under_a_manager(folder.path(), &path);
+    assert_eq!(hears().await, "READY=1");
+    assert_eq!(hears().await, "WATCHDOG=1");
+    assert_eq!(hears().await, "WATCHDOG=1");
+    process.signal(Signal::SIGTERM);
+    while hears().await != "STOPPING=1" {}
+    process.ends();
+}

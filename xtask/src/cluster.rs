@@ -149,7 +149,8 @@ pub(crate) fn load(iface: &str, xdp: Xdp) -> Result<()> {
 }
 
 impl Profile {
-    fn daemon(self, name: &str) -> PathBuf {
+    /// Where a program is.
+    pub(crate) fn daemon(self, name: &str) -> PathBuf {
         let folder = match self {
             Self::Release => "release",
             Self::Dev => "debug",

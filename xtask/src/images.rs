@@ -45,6 +45,13 @@ pub(crate) fn copy(docker: &Docker) -> Result<()> {
     docker.load(&archive)
 }
 
+/// The archive of the image that holds pods' namespaces.
+pub(crate) fn pause() -> Result<PathBuf> {
+    let (name, sources) = IMAGES[0];
+    let made_of = digest(&sources.iter().map(|s| root().join(s)).collect::<Vec<_>>())?;
+    archive(name, &tag(name), &made_of)
+}
+
 /// One of the images' programs, for use on the machine itself.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     compile(name, &folder()?)

@@ -21,6 +21,7 @@ mod docker;
 mod exec;
 mod fabric;
 mod images;
+mod package;
 mod setup;
 mod soak;
 mod test;
@@ -74,6 +75,8 @@ enum Command {
     /// Measure, on a cluster of its own: a table, and target/oarlock/bench/NAME.json.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Build Debian packages of control plane, agent and kubectl's plugins into target/packages.
+    Package(package::PackageOptions),
     /// Check what no compiler checks: file heads, inherited lints, forbidden module names.
     Tidy,
     /// Write the gRPC code from control/api/proto.
@@ -105,6 +108,7 @@ fn run() -> Result<()> {
         Command::Node(options) => cluster::node(&options),
         Command::Test => test::test(),
         Command::Soak(what) => soak::soak(&what),
+        Command::Package(options) => package::package(&options),
         Command::Tidy => tidy::tidy(),
         Command::Proto => exec::cargo(&["run", "--quiet", "-p", "oarlock-api", "--example", "generate"]),
         Command::Schema => {

@@ -29,6 +29,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/include/google/protobuf/descriptor.proto", "libprotobuf-dev"),
     ("/usr/include/zlib.h", "zlib1g-dev"),
     ("/usr/include/zstd.h", "libzstd-dev"),
+    // To check the units of packages: systemd-analyze.
+    ("/usr/bin/systemd-analyze", "systemd"),
 ];
 
 /// Makes the machine ready. Quick when it is.

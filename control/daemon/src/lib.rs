@@ -11,6 +11,8 @@ pub mod metrics;
 pub mod mux;
 pub mod pki;
 pub mod plain_http;
+pub mod service_manager;
+pub mod settings;
 mod shutdown;
 mod tasks;
 

@@ -41,6 +41,11 @@ impl Process {
     /// SIGTERM, and its end.
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
+        self.ends();
+    }
+
+    /// Its end, which it was asked for.
+    pub(crate) fn ends(&mut self) {
         assert!(self.0.wait().unwrap().success(), "ends well when asked to");
     }
 }
@@ -153,14 +158,25 @@ impl Control {
         control
     }
 
+    /// One that has a service manager, which listens at `socket` and wants to hear every 300 ms that it lives.
+    pub(crate) fn under_a_manager(parent: &Path, socket: &Path) -> Process {
+        let (ports, folder) = (free_ports(), parent.join("managed"));
+        let mut command = Self::command(&folder, ports, &[]);
+        Process::start(command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", "300000"))
+    }
+
     fn run(folder: &Path, ports: (u16, u16), arguments: &[String]) -> Process {
+        Process::start(&mut Self::command(folder, ports, arguments))
+    }
+
+    fn command(folder: &Path, ports: (u16, u16), arguments: &[String]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oarlock-control"));
         command
             .args(["--log", "error", "serve", "--bind-address", "127.0.0.1", "--data-dir"])
             .arg(folder)
             .args(["--secure-port", &ports.0.to_string(), "--agent-port", &ports.1.to_string()])
             .args(arguments);
-        Process::start(&mut command)
+        command
     }
 
     /// Starts it again in its folder with another store.
