@@ -73,7 +73,7 @@ impl Session {
     async fn connect_and_talk(&self, backoff: &mut Backoff) -> anyhow::Result<()> {
         let credentials = self.joining.credentials().await?;
         let channel = join::connect(&self.joining.server, &credentials).await?;
-        let member = self.joining.stay_member(channel.clone());
+        let member = self.joining.stay_member(channel.clone(), join::now);
         let client = NodeClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);

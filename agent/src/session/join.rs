@@ -9,6 +9,7 @@ use oarlock_api::node::node_client::NodeClient;
 use oarlock_api::node::{JoinRequest, JoinResponse, RenewRequest};
 use oarlock_daemon::files::{read_if_present, write_atomic};
 use oarlock_daemon::pki::{self, CertifiedKey};
+use sha2::{Digest as _, Sha256};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,17 +29,20 @@ pub(crate) struct Joining {
     pub(crate) pki_dir: PathBuf,
 }
 
-/// How often a certificate is looked at while a session is open, which may be for months.
+/// How often a certificate is looked at while a session is open, which may be for months: clocks are set, files replaced.
 const LOOK: Duration = Duration::from_secs(60 * 60);
+/// How long it takes at least until a renewal that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
 /// What a certificate and a key in one file begin with.
 const KEY_BEGINS: &str = "-----BEGIN PRIVATE KEY-----";
 
 /// How much a certificate is worth.
 #[derive(Debug, PartialEq, Eq)]
 enum Worth {
-    Good,
-    /// Less than a third of its life is left.
-    Old,
+    /// It is renewed in so long.
+    Good(Duration),
+    /// It should be renewed; so much of its life is left.
+    Old(Duration),
     /// Nobody takes it any more.
     Over,
 }
@@ -77,24 +81,40 @@ impl Joining {
         self.keep(response.into_inner(), key_pem)
     }
 
-    /// Renews the certificate in time, for as long as the channel lives; the next connection uses the new one.
-    pub(crate) async fn stay_member(&self, channel: Channel) {
+    /// Renews the certificate in time, for as long as the channel lives; the next connection uses the new one. While the control
+    /// plane is away nothing is lost: most of the last tenths of a life is left for it.
+    pub(crate) async fn stay_member(&self, channel: Channel, now: impl Fn() -> i64) {
         loop {
-            if let Ok(Some(present)) = self.read()
-                && worth(&present.own.certificate_pem) == Worth::Old
-            {
-                match self.renew(channel.clone()).await {
-                    Ok(_) => tracing::info!("the node's certificate was renewed"),
-                    Err(error) => {
-                        let error = format!("{error:#}");
-                        tracing::warn!(
-                            error,
-                            "the node's certificate could not be renewed yet; trying again"
-                        );
-                    }
-                }
+            let wait = match self.read() {
+                Ok(Some(present)) => match worth(&present.own.certificate_pem, now()) {
+                    Worth::Good(wait) => wait,
+                    Worth::Old(left) => self.try_to_renew(channel.clone(), left).await,
+                    Worth::Over => LOOK,
+                },
+                Ok(None) | Err(_) => LOOK,
+            };
+            tokio::time::sleep(wait.min(LOOK)).await;
+        }
+    }
+
+    /// How long to wait then.
+    async fn try_to_renew(&self, channel: Channel, left: Duration) -> Duration {
+        match self.renew(channel).await {
+            Ok(_) => {
+                tracing::info!("the node's certificate was renewed");
+                AGAIN
             }
-            tokio::time::sleep(LOOK).await;
+            Err(error) => {
+                let again = (left / 20).max(AGAIN);
+                let error = format!("{error:#}");
+                tracing::warn!(
+                    error,
+                    ?left,
+                    ?again,
+                    "the node's certificate could not be renewed yet; trying again"
+                );
+                again
+            }
         }
     }
 
@@ -114,7 +134,7 @@ impl Joining {
         let read = |name: &str| read_if_present(&self.pki_dir.join(name));
         let (Some(both), Some(ca_pem)) = (read("node.pem")?, read("ca.crt")?) else { return Ok(None) };
         let Some((certificate_pem, key)) = both.split_once(KEY_BEGINS) else { return Ok(None) };
-        if worth(certificate_pem) == Worth::Over {
+        if worth(certificate_pem, now()) == Worth::Over {
             tracing::warn!("the node's certificate has run out: joining again");
             return Ok(None);
         }
@@ -128,7 +148,7 @@ impl Joining {
     fn keep(&self, response: JoinResponse, key_pem: String) -> anyhow::Result<Credentials> {
         let certificate_pem = response.certificate_pem;
         anyhow::ensure!(
-            worth(&certificate_pem) != Worth::Over,
+            worth(&certificate_pem, now()) != Worth::Over,
             "the control plane sent no valid certificate"
         );
         write_atomic(&self.pki_dir.join("ca.crt"), response.ca_pem.as_bytes(), 0o644)?;
@@ -178,22 +198,36 @@ fn read_ca(path: &Path) -> anyhow::Result<String> {
     read_if_present(path)?.with_context(|| format!("--ca-file {} is missing", path.display()))
 }
 
-fn worth(certificate_pem: &str) -> Worth {
-    worth_of(pki::life_left(certificate_pem))
+/// Seconds since 1970.
+pub(super) fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
 }
 
-/// By the part of its life that is left; what cannot be read is worth nothing.
-fn worth_of(life_left: Option<f64>) -> Worth {
-    match life_left {
-        Some(left) if left >= 1.0 / 3.0 => Worth::Good,
-        Some(left) if left > 0.0 => Worth::Old,
-        _ => Worth::Over,
+/// What cannot be read is worth nothing. A certificate is renewed at some point between 70 and 90 % of its life, which is the
+/// certificate's own: nodes that joined together do not come together again.
+fn worth(certificate_pem: &str, now: i64) -> Worth {
+    let Some((start, end)) = pki::life(certificate_pem) else { return Worth::Over };
+    let digest = Sha256::digest(certificate_pem.trim());
+    worth_of(start, end, digest.first().copied().unwrap_or(0), now)
+}
+
+/// By where between 70 and 90 % it is due: from 0 to 255.
+fn worth_of(start: i64, end: i64, place: u8, now: i64) -> Worth {
+    let life = end.saturating_sub(start).max(1);
+    let due = start.saturating_add(life / 10 * 7).saturating_add(life / 5 * i64::from(place) / 255);
+    let until = |then: i64| Duration::from_secs(u64::try_from(then.saturating_sub(now)).unwrap_or(0));
+    match now {
+        _ if now >= end => Worth::Over,
+        _ if now >= due => Worth::Old(until(end)),
+        _ => Worth::Good(until(due)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::pin::Pin;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
 
     use oarlock_api::node::node_server::{Node, NodeServer};
     use oarlock_api::node::{AgentMessage, ControlMessage, StreamFrame};
@@ -202,8 +236,26 @@ mod tests {
 
     use super::*;
 
-    /// A control plane that renews, and nothing else.
-    struct Renews(Ca);
+    /// A control plane that renews, after it has refused so often, and nothing else.
+    struct Renews(Ca, AtomicU32);
+
+    async fn serve(renews: Renews) -> (String, impl Future<Output = Result<(), tonic::transport::Error>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let router = tonic::transport::Server::builder().add_service(NodeServer::new(renews));
+        (server, router.serve_with_incoming(incoming))
+    }
+
+    /// Credentials as a join leaves them.
+    fn joined(joining: &Joining, ca: &Ca) -> Credentials {
+        let identity = Identity { user: "system:node:n".to_owned(), groups: Vec::new() };
+        let (key_pem, csr) = pki::new_request(&identity).unwrap();
+        let certificate_pem = ca.sign_request(&csr, &identity).unwrap();
+        joining
+            .keep(JoinResponse { certificate_pem, ca_pem: ca.certificate_pem().to_owned() }, key_pem)
+            .unwrap()
+    }
 
     type Nothing<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
@@ -227,6 +279,9 @@ mod tests {
         }
 
         async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<JoinResponse>, Status> {
+            if self.1.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+                return Err(Status::unavailable("not now"));
+            }
             let identity = Identity { user: "system:node:n".to_owned(), groups: Vec::new() };
             let certificate_pem = self.0.sign_request(&request.into_inner().csr_pem, &identity);
             let certificate_pem = certificate_pem.map_err(|e| Status::invalid_argument(e.to_string()))?;
@@ -250,21 +305,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::load_or_create(&folder.path().join("ca")).unwrap();
         let joining = joining(folder.path());
-        let identity = Identity { user: "system:node:n".to_owned(), groups: Vec::new() };
-        let (key_pem, csr) = pki::new_request(&identity).unwrap();
-        let certificate_pem = ca.sign_request(&csr, &identity).unwrap();
-        let joined = JoinResponse { certificate_pem, ca_pem: ca.certificate_pem().to_owned() };
-        let first = joining.keep(joined, key_pem).unwrap();
+        let first = joined(&joining, &ca);
         let read = joining.read().unwrap().unwrap();
         assert_eq!(read.own.key_pem, first.own.key_pem);
         assert_eq!(read.own.certificate_pem.trim(), first.own.certificate_pem.trim());
 
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = format!("http://{}", listener.local_addr().unwrap());
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        let serving = tonic::transport::Server::builder()
-            .add_service(NodeServer::new(Renews(ca)))
-            .serve_with_incoming(incoming);
+        let (server, serving) = serve(Renews(ca, AtomicU32::new(0))).await;
         let renewing = async {
             let channel = Endpoint::from_shared(server).unwrap().connect().await.unwrap();
             joining.renew(channel).await.unwrap()
@@ -286,12 +332,53 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_renewed_in_the_last_third_of_its_life_and_worthless_after_it() {
-        assert_eq!(worth_of(Some(1.0)), Worth::Good);
-        assert_eq!(worth_of(Some(0.34)), Worth::Good);
-        assert_eq!(worth_of(Some(0.33)), Worth::Old);
-        assert_eq!(worth_of(Some(0.0)), Worth::Over);
-        assert_eq!(worth_of(Some(-1.0)), Worth::Over);
-        assert_eq!(worth_of(None), Worth::Over);
+    fn a_certificate_is_renewed_between_70_and_90_percent_of_its_life_and_worthless_after_it() {
+        let seconds = Duration::from_secs;
+        for (place, due) in [(0, 1700), (255, 1900)] {
+            assert_eq!(worth_of(1000, 2000, place, 1000), Worth::Good(seconds(due - 1000)));
+            assert_eq!(worth_of(1000, 2000, place, 1699), Worth::Good(seconds(due - 1699)));
+            assert_eq!(
+                worth_of(1000, 2000, place, i64::try_from(due).unwrap()),
+                Worth::Old(seconds(2000 - due))
+            );
+            assert_eq!(worth_of(1000, 2000, place, 2000), Worth::Over);
+        }
+        assert_eq!(worth("nonsense", 0), Worth::Over);
+        assert_eq!(worth_of(2000, 1000, 0, 1500), Worth::Over, "it ends before it begins");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_renews_late_in_its_certificates_life_and_tries_again_while_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(&folder.path().join("ca")).unwrap();
+        let joining = joining(folder.path());
+        joined(&joining, &ca);
+        let before = joining.read().unwrap().unwrap().own.certificate_pem;
+        let (start, end) = pki::life(&before).unwrap();
+        let begun = tokio::time::Instant::now();
+        let passed = || i64::try_from(begun.elapsed().as_secs()).unwrap();
+        let refuses = AtomicU32::new(3);
+        let (server, serving) = serve(Renews(ca, refuses)).await;
+        let channel = Endpoint::from_shared(server).unwrap().connect().await.unwrap();
+        let real = now();
+        let renewed = async {
+            while joining.read().unwrap().unwrap().own.certificate_pem == before {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            ended = serving => panic!("{ended:?}"),
+            () = joining.stay_member(channel, || real + passed()) => panic!("ended"),
+            () = renewed => {}
+        }
+        let life = end - start;
+        let part = (real + passed() - start) * 100 / life;
+        assert!((70..95).contains(&part), "renewed at {part} % of its life");
+        // Refused thrice, it waited each time.
+        let due = match worth(&before, real) {
+            Worth::Good(wait) => i64::try_from(wait.as_secs()).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert!(passed() - due >= 3 * 3600, "{} s after it was due", passed() - due);
     }
 }

@@ -14,7 +14,7 @@ pub use ca::{Ca, CertifiedKey, Identity, new_request};
 pub use join::fetch_ca;
 pub use leaf::Usage;
 pub use signer::Signer;
-pub use tls::{client_config, life_left, peer_identity, server_config};
+pub use tls::{client_config, life, peer_identity, server_config};
 pub use trust::Trust;
 
 /// Why certificates could not be made, read or trusted.

@@ -76,17 +76,13 @@ pub fn peer_identity(certificate_der: &[u8]) -> Option<Identity> {
     (!user.is_empty()).then_some(Identity { user, groups })
 }
 
-/// How much of a certificate's life is left now, from 1.0 (just made) to 0.0 (over); `None` when it does not parse.
+/// When a certificate's life begins and ends, in seconds since 1970; `None` when it does not parse.
 #[must_use]
-pub fn life_left(certificate_pem: &str) -> Option<f64> {
+pub fn life(certificate_pem: &str) -> Option<(i64, i64)> {
     let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).ok()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
-    let (start, end) = (certificate.validity().not_before, certificate.validity().not_after);
-    let life = (end.timestamp() - start.timestamp()).max(1);
-    let left = end.timestamp() - x509_parser::time::ASN1Time::now().timestamp();
-    #[expect(clippy::cast_precision_loss, reason = "seconds of a life, and only a fraction is asked for")]
-    let fraction = left as f64 / life as f64;
-    Some(fraction.clamp(0.0, 1.0))
+    let validity = certificate.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
 
 /// The DNS names and addresses of a certificate, as text.
