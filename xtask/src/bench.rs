@@ -4,6 +4,7 @@
 mod lab;
 mod own;
 mod plot;
+mod pods;
 mod report;
 
 use std::io::{Read as _, Write as _};
@@ -20,6 +21,7 @@ use serde_json::Value;
 use crate::exec::{is_root, output, root, state, step, succeeds};
 use crate::{daemons, fabric, images, setup};
 use lab::Lab;
+use pods::PodsOptions;
 use report::Figure;
 
 /// What is measured.
@@ -27,6 +29,9 @@ use report::Figure;
 pub(crate) enum Bench {
     /// Connections per second to pods, ClusterIPs and NodePorts, here and by kube-proxy's rules; memory; time to answers.
     Quick(QuickOptions),
+    /// What a node does with pods: many at once beside Docker's own command line, one after the other; what its agent costs with a hundred
+    /// pods and after many.
+    Pods(PodsOptions),
     /// What the programs cost per packet and per connection, and the agent per change, with up to 50,000 Services.
     Dataplane,
     /// What the API server serves a second, holds in memory and needs to start, on both stores. Needs etcd.
@@ -87,19 +92,25 @@ pub(crate) fn bench(what: &Bench) -> Result<()> {
         Bench::Api => return own::api(),
         Bench::Controllers(options) => return own::controllers(options),
         Bench::Plots => return plot::plots(),
-        Bench::Quick(_) | Bench::Dataplane => {}
+        Bench::Quick(_) | Bench::Pods(_) | Bench::Dataplane => {}
     }
     if !is_root() {
         bail!("links and cgroups are made by root: run `cargo xtask bench` as root");
     }
-    let Bench::Quick(options) = what else { return own::dataplane() };
+    if matches!(what, Bench::Dataplane) {
+        return own::dataplane();
+    }
     if daemons::all().iter().any(|daemon| daemons::is_running(daemon)) {
         bail!("a cluster is running and would be measured with what it does: `cargo xtask down` first");
     }
-    let figures = quick(options);
+    let (name, figures) = match what {
+        Bench::Pods(options) => ("pods", pods::pods(options)),
+        Bench::Quick(options) => ("quick", quick(options)),
+        _ => return Ok(()),
+    };
     // Also after a failure: a benchmark leaves nothing running.
     xtask(&["down"])?;
-    report::publish("quick", &figures?)
+    report::publish(name, &figures?)
 }
 
 fn quick(options: &QuickOptions) -> Result<Vec<Figure>> {
@@ -204,15 +215,21 @@ fn wait(what: &str, ready: impl Fn() -> bool) -> Result<()> {
 fn memory(when: &str) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (daemon, name) in [("control", "control plane"), ("node1", "agent")] {
-        let pid = daemons::running_pid(daemon).with_context(|| format!("{daemon} has ended"))?;
-        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         for (field, what) in [("Rss:", "RSS"), ("Pss:", "PSS")] {
-            let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
-            let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
-            figures.push(Figure::of(format!("{name}, {what} {when}"), "MB", &[kilobytes / 1000.0]));
+            let megabytes = memory_of(daemon, field)?;
+            figures.push(Figure::of(format!("{name}, {what} {when}"), "MB", &[megabytes]));
         }
     }
     Ok(figures)
+}
+
+/// A kind of a daemon's memory, in megabytes: `Rss:`, `Pss:`.
+fn memory_of(daemon: &str, field: &str) -> Result<f64> {
+    let pid = daemons::running_pid(daemon).with_context(|| format!("{daemon} has ended"))?;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
+    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes / 1000.0)
 }
 
 /// The quickstart, applied and deleted several times.
