@@ -7,6 +7,7 @@
 
 mod judge;
 mod rank;
+mod soft;
 mod threshold;
 
 use std::path::PathBuf;
@@ -22,13 +23,14 @@ use crate::desired::Desired;
 use crate::disk::Disk;
 use crate::kept_images::KeptImages;
 use crate::outbox::Outbox;
-use crate::pods::{Pods, folder_use};
+use crate::pods::{Evicted, Pods, folder_use};
 use crate::runtime::{Docker, ImageStore as _, Runtime as _};
 use crate::stats::Cgroups;
-use judge::{Judge, Judgement};
+use judge::{Judge, Judgement, Short};
 pub(crate) use judge::{Policy, Pressures};
 pub(crate) use rank::refusal;
 use rank::{Candidate, is_critical};
+pub(crate) use soft::Soft;
 pub(crate) use threshold::{Hard, Pressure};
 use threshold::{Observations, Room, Signal};
 
@@ -84,7 +86,7 @@ impl Eviction {
         let judgement = judge.judge(&self.policy, &seen, Timestamp::now());
         self.publish(&judgement.pressures);
         let Judgement { short, .. } = judgement;
-        let Some(signal) = short.first().copied() else {
+        let Some(worst) = short.first().copied() else {
             *leaving = None;
             return false;
         };
@@ -95,11 +97,11 @@ impl Eviction {
             return true;
         }
         *leaving = None;
-        if self.regain(signal, judge).await {
+        if self.regain(worst.signal, judge).await {
             return true;
         }
-        let Some(room) = seen.get(&signal).copied() else { return false };
-        *leaving = self.evict(signal, room, cgroups).await.map(|uid| (uid, tokio::time::Instant::now()));
+        let Some(room) = seen.get(&worst.signal).copied() else { return false };
+        *leaving = self.evict(worst, room, cgroups).await.map(|uid| (uid, tokio::time::Instant::now()));
         leaving.is_some()
     }
 
@@ -183,7 +185,7 @@ impl Eviction {
             }
         }
         let judgement = judge.judge(&self.policy, &self.observe().await, Timestamp::now());
-        !judgement.short.contains(&signal)
+        !judgement.short.iter().any(|short| short.signal == signal)
     }
 
     /// Whether Docker keeps its images where the agent keeps volumes.
@@ -194,7 +196,8 @@ impl Eviction {
     }
 
     /// Evicts the pod that goes first; none: nobody can.
-    async fn evict(&self, signal: Signal, room: Room, cgroups: &Cgroups) -> Option<String> {
+    async fn evict(&self, short: Short, room: Room, cgroups: &Cgroups) -> Option<String> {
+        let signal = short.signal;
         let (snapshot, _) = self.desired.snapshot();
         let over = |pod: &Pod| {
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -207,12 +210,14 @@ impl Eviction {
             candidates.push(Candidate { pod: Pod::clone(pod), used, containers });
         }
         rank::rank(signal, &mut candidates);
-        let least = self.policy.hard.least(signal, room.capacity).unwrap_or(0);
+        let least = self.policy.least(short, room.capacity).unwrap_or(0);
         for candidate in &candidates {
             let uid = candidate.pod.metadata.uid.clone().unwrap_or_default();
             let why = rank::message(signal, least, room, candidate);
             let frees_disk = signal.pressure() == Pressure::Disk;
-            if self.pods.evict(&uid, why, frees_disk) {
+            let own = candidate.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+            let grace = if short.soft { self.policy.soft.pod_grace(own) } else { 1 };
+            if self.pods.evict(&uid, Evicted { why, frees_disk, grace }) {
                 return Some(uid);
             }
         }

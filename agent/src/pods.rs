@@ -116,6 +116,17 @@ pub(crate) struct Slot {
     pub(crate) bell: Notify,
 }
 
+/// That the node needs what a pod has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Evicted {
+    /// For its status.
+    pub(crate) why: String,
+    /// What it wrote goes with it.
+    pub(crate) frees_disk: bool,
+    /// How many seconds it has to end.
+    pub(crate) grace: u64,
+}
+
 /// What is wanted of one pod.
 #[derive(Debug, Clone)]
 pub(crate) struct Wish {
@@ -125,7 +136,7 @@ pub(crate) struct Wish {
     /// A ConfigMap, Secret or claim that it may use changed: what failed for want of one is worth another try.
     pub(crate) refreshed: bool,
     /// The node needs what it has: why, and whether that is disk.
-    pub(crate) evicted: Option<(String, bool)>,
+    pub(crate) evicted: Option<Evicted>,
 }
 
 impl Wish {
@@ -200,14 +211,14 @@ impl Pods {
     }
 
     /// Ends a pod because the node needs what it has; false if there is none, or it is told already.
-    pub(crate) fn evict(&self, uid: &str, why: String, frees_disk: bool) -> bool {
+    pub(crate) fn evict(&self, uid: &str, evicted: Evicted) -> bool {
         let workers = self.workers.lock();
         let Some(slot) = workers.slots.get(uid) else { return false };
         let mut wish = slot.wish.lock();
         if wish.evicted.is_some() || wish.removed || wish.pod.metadata.deletion_timestamp.is_some() {
             return false;
         }
-        wish.evicted = Some((why, frees_disk));
+        wish.evicted = Some(evicted);
         drop(wish);
         slot.bell.notify_one();
         true

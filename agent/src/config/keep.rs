@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::eviction::{Hard, Policy as Eviction};
+use crate::eviction::{Hard, Policy as Eviction, Soft};
 use crate::kept_images::Policy as Images;
 
 /// kubelet's defaults.
@@ -22,8 +22,8 @@ const TRANSITION: Duration = Duration::from_mins(5);
 /// The flags. Each is stronger than the same setting of the file.
 #[derive(Debug, Clone, Default, Args)]
 pub struct KeepArgs {
-    /// A file with settings in the words of a KubeletConfiguration: evictionHard, evictionMinimumReclaim,
-    /// evictionPressureTransitionPeriod, imageGCHighThresholdPercent, imageGCLowThresholdPercent, imageMinimumGCAge.
+    /// A file with settings in the words of a KubeletConfiguration: evictionHard, evictionSoft, evictionSoftGracePeriod,
+    /// evictionMaxPodGracePeriod, evictionMinimumReclaim, evictionPressureTransitionPeriod, imageGCHighThresholdPercent, imageGCLowThresholdPercent, imageMinimumGCAge.
     /// Flags and environment are stronger.
     #[arg(long, env = "OARLOCK_CONFIG")]
     pub config: Option<PathBuf>,
@@ -32,6 +32,15 @@ pub struct KeepArgs {
     /// There is pid.available, too. A share of 0% or 100% is never.
     #[arg(long, env = "OARLOCK_EVICTION_HARD")]
     pub eviction_hard: Option<String>,
+    /// When pods are evicted if it stays so, in the same words as of --eviction-hard. Each needs its --eviction-soft-grace-period.
+    #[arg(long, env = "OARLOCK_EVICTION_SOFT")]
+    pub eviction_soft: Option<String>,
+    /// For how long a soft threshold may be crossed: memory.available=1m30s, several with commas.
+    #[arg(long, env = "OARLOCK_EVICTION_SOFT_GRACE_PERIOD")]
+    pub eviction_soft_grace_period: Option<String>,
+    /// How many seconds a pod has at most to end that is evicted by a soft threshold [default: 0, at once].
+    #[arg(long, env = "OARLOCK_EVICTION_MAX_POD_GRACE_PERIOD")]
+    pub eviction_max_pod_grace_period: Option<u64>,
     /// How much more than the threshold is freed once it is crossed: nodefs.available=500Mi, several with commas.
     #[arg(long, env = "OARLOCK_EVICTION_MINIMUM_RECLAIM")]
     pub eviction_minimum_reclaim: Option<String>,
@@ -56,6 +65,9 @@ struct File {
     api_version: Option<String>,
     kind: Option<String>,
     eviction_hard: Option<BTreeMap<String, String>>,
+    eviction_soft: Option<BTreeMap<String, String>>,
+    eviction_soft_grace_period: Option<BTreeMap<String, String>>,
+    eviction_max_pod_grace_period: Option<u64>,
     eviction_minimum_reclaim: Option<BTreeMap<String, String>>,
     eviction_pressure_transition_period: Option<String>,
     #[serde(rename = "imageGCHighThresholdPercent")]
@@ -93,8 +105,19 @@ impl KeepArgs {
         };
         let hard = Hard::parse(hard.as_deref().unwrap_or(HARD), reclaim.as_deref().unwrap_or_default())
             .map_err(anyhow::Error::msg)?;
+        let soft = self.eviction_soft.clone().or_else(|| joined(file.eviction_soft, "<"));
+        let patience = self.eviction_soft_grace_period.clone();
+        let patience = patience.or_else(|| joined(file.eviction_soft_grace_period, "="));
+        let soft = Soft::parse(
+            soft.as_deref().unwrap_or_default(),
+            &patiences(patience.as_deref().unwrap_or_default())?,
+            reclaim.as_deref().unwrap_or_default(),
+            self.eviction_max_pod_grace_period.or(file.eviction_max_pod_grace_period).unwrap_or(0),
+        )
+        .map_err(anyhow::Error::msg)?;
         let eviction = Eviction {
             hard,
+            soft,
             transition: time(
                 self.eviction_pressure_transition_period,
                 "evictionPressureTransitionPeriod",
@@ -120,6 +143,19 @@ impl KeepArgs {
         );
         Ok(Keep { eviction, images })
     }
+}
+
+/// `memory.available=1m30s,...`
+fn patiences(text: &str) -> anyhow::Result<Vec<(String, Duration)>> {
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let one = |word: &str| {
+        let (name, time) = word
+            .split_once('=')
+            .with_context(|| format!("{word:?} is no grace period: memory.available=1m30s"))?;
+        let time = duration(time).map_err(|e| anyhow::anyhow!("evictionSoftGracePeriod: {e}"))?;
+        Ok((name.to_owned(), time))
+    };
+    words.map(one).collect()
 }
 
 fn read(path: &Path) -> anyhow::Result<File> {
@@ -177,15 +213,21 @@ mod tests {
         assert_eq!(keep.images, Images { high: 85, low: 80, min_age: Duration::from_mins(2) });
         assert_eq!(keep.eviction.transition, Duration::from_mins(5));
         assert_eq!(keep.eviction.hard, Hard::parse(HARD, "").unwrap());
+        assert_eq!(keep.eviction.soft, Soft::default());
     }
 
     #[test]
     fn a_file_is_stronger_than_defaults_and_a_flag_than_a_file() {
         let keep = of_file(
             "kind: KubeletConfiguration\nevictionHard: {memory.available: 5%}\nimageGCHighThresholdPercent: 75\n\
-             evictionMinimumReclaim: {memory.available: 1Gi}\nevictionPressureTransitionPeriod: 1m30s\n",
+             evictionMinimumReclaim: {memory.available: 1Gi}\nevictionPressureTransitionPeriod: 1m30s\n\
+             evictionSoft: {memory.available: 9%}\nevictionSoftGracePeriod: {memory.available: 1m30s}\n\
+             evictionMaxPodGracePeriod: 20\n",
         )
         .unwrap();
+        let patience = [("memory.available".to_owned(), Duration::from_secs(90))];
+        let soft = Soft::parse("memory.available<9%", &patience, "memory.available=1Gi", 20).unwrap();
+        assert_eq!(keep.eviction.soft, soft);
         assert_eq!(keep.images, Images { high: 75, low: 70, min_age: Duration::from_mins(2) });
         assert_eq!(keep.eviction.transition, Duration::from_secs(90));
         assert_eq!(keep.eviction.hard, Hard::parse("memory.available<5%", "memory.available=1Gi").unwrap());
@@ -197,6 +239,8 @@ mod tests {
             ("maxPods: 5\n", "maxPods"),
             ("kind: KubeProxyConfiguration\n", "is no kubelet.config.k8s.io/v1beta1 KubeletConfiguration"),
             ("evictionHard: {memory.free: 5%}\n", "memory.free"),
+            ("evictionSoft: {memory.available: 9%}\n", "grace period must be specified"),
+            ("evictionSoftGracePeriod: {memory.available: soon}\n", "evictionSoftGracePeriod: \"soon\""),
             ("imageMinimumGCAge: soon\n", "imageMinimumGCAge: \"soon\" is no duration"),
             ("imageGCHighThresholdPercent: 60\n", "has to be less than"),
         ] {

@@ -66,8 +66,18 @@ impl Signal {
         (Self::Pids, "pid.available"),
     ];
 
-    fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, own)| *own == name).map(|(signal, _)| *signal)
+    /// By its name.
+    pub(crate) fn parse(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|(_, own)| *own == name);
+        found.map(|(signal, _)| *signal).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|(_, name)| *name).collect();
+            format!("{name:?} is no signal for eviction; there are {}", known.join(", "))
+        })
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(own, _)| *own == self).map_or("", |(_, name)| name)
     }
 
     /// The resource, as messages name it.
@@ -156,6 +166,11 @@ impl Hard {
         Ok(Self { thresholds, reclaim: pairs(reclaim, '=')? })
     }
 
+    /// What is looked at.
+    pub(crate) fn signals(&self) -> impl Iterator<Item = Signal> {
+        self.thresholds.keys().copied()
+    }
+
     /// The least that has to be there of something; none: nobody looks.
     pub(crate) fn least(&self, signal: Signal, capacity: u64) -> Option<u64> {
         self.thresholds.get(&signal).map(|amount| amount.of(capacity))
@@ -187,10 +202,7 @@ fn pairs(text: &str, between: char) -> Result<BTreeMap<Signal, Amount>, String> 
         let Some((name, value)) = word.split_once(between) else {
             return Err(format!("{word:?} is no threshold: memory.available{between}100Mi"));
         };
-        let Some(signal) = Signal::named(name) else {
-            let known: Vec<&str> = Signal::ALL.iter().map(|(_, name)| *name).collect();
-            return Err(format!("{name:?} is no signal for eviction; there are {}", known.join(", ")));
-        };
+        let signal = Signal::parse(name)?;
         if all.insert(signal, Amount::parse(value)?).is_some() {
             return Err(format!("{name} is said twice"));
         }

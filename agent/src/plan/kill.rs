@@ -70,7 +70,7 @@ pub(super) fn wind_down(
 ) {
     for container in leaving(spec, observed) {
         let why = format!("Stopping container {}", container.name());
-        let grace = memory.end.as_ref().and_then(super::PodEnd::grace);
+        let grace = memory.end.as_ref().and_then(|end| end.grace);
         stop(spec, container, memory, now, &Reason { why: &why, grace }, plan);
     }
     if observed.running().next().is_some() {

@@ -135,6 +135,8 @@ pub(crate) struct PodEnd {
     pub(crate) kind: EndKind,
     /// The disk is short: what it wrote goes with it, not with its object.
     pub(crate) frees_disk: bool,
+    /// How many seconds containers may take to end, where the pod has no say in it.
+    pub(crate) grace: Option<u64>,
 }
 
 /// In which way a pod ends for a reason of its own.
@@ -155,15 +157,22 @@ impl PodEnd {
             message: "Pod was active on the node longer than the specified deadline".to_owned(),
             kind: EndKind::Deadline,
             frees_disk: false,
+            grace: None,
         }
     }
 
     pub(crate) fn rejected(reason: &str, message: String) -> Self {
-        Self { reason: reason.to_owned(), message, kind: EndKind::Rejected, frees_disk: false }
+        Self { reason: reason.to_owned(), message, kind: EndKind::Rejected, frees_disk: false, grace: None }
     }
 
     pub(crate) fn evicted(message: String) -> Self {
-        Self { reason: "Evicted".to_owned(), message, kind: EndKind::Evicted, frees_disk: false }
+        Self {
+            reason: "Evicted".to_owned(),
+            message,
+            kind: EndKind::Evicted,
+            frees_disk: false,
+            grace: Some(1),
+        }
     }
 
     /// The node needs the disk that it has.
@@ -171,9 +180,9 @@ impl PodEnd {
         Self { frees_disk: true, ..self }
     }
 
-    /// How long containers may take to end, where the pod has no say in it.
-    pub(crate) fn grace(&self) -> Option<u64> {
-        (self.kind == EndKind::Evicted).then_some(1)
+    /// It has so many seconds to end.
+    pub(crate) fn within(self, grace: u64) -> Self {
+        Self { grace: Some(grace), ..self }
     }
 }
 

@@ -182,13 +182,13 @@ impl Worker {
     /// Takes over what is wanted now.
     fn take(&mut self, wish: &Wish, now: Timestamp) {
         self.pod = Arc::clone(&wish.pod);
-        if let Some((why, frees_disk)) = &wish.evicted
+        if let Some(evicted) = &wish.evicted
             && self.memory.end.is_none()
             && self.memory.deletion.is_none()
             && !self.memory.was_over
         {
-            let end = plan::PodEnd::evicted(why.clone());
-            self.end(if *frees_disk { end.freeing_disk() } else { end });
+            let end = plan::PodEnd::evicted(evicted.why.clone()).within(evicted.grace);
+            self.end(if evicted.frees_disk { end.freeing_disk() } else { end });
         }
         if wish.refreshed {
             let wanting =

@@ -193,8 +193,9 @@ async fn a_pod_is_evicted_and_a_node_under_pressure_takes_no_other_of_its_kind()
     node.want(std::slice::from_ref(&pod));
     node.until(&pod, "Ready", is_ready).await;
     let why = "The node was low on resource: ephemeral-storage. ";
-    assert!(node.pods.evict(&super::harness::uid(&pod), why.to_owned(), true));
-    assert!(!node.pods.evict(&super::harness::uid(&pod), why.to_owned(), true), "once");
+    let evicted = crate::pods::Evicted { why: why.to_owned(), frees_disk: true, grace: 1 };
+    assert!(node.pods.evict(&super::harness::uid(&pod), evicted.clone()));
+    assert!(!node.pods.evict(&super::harness::uid(&pod), evicted), "once");
     let status = node.until(&pod, "Failed", |s| s["phase"] == "Failed").await;
     assert_eq!((&status["reason"], &status["message"]), (&json!("Evicted"), &json!(why)));
     let is_target = |c: &Value| c["type"] == "DisruptionTarget" && c["reason"] == "TerminationByKubelet";
