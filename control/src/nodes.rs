@@ -11,6 +11,7 @@ mod references;
 mod report;
 mod router;
 mod session;
+mod settle;
 mod share;
 mod streams;
 mod tokens;

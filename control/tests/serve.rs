@@ -429,6 +429,38 @@ async fn what_a_node_tells_one_control_plane_the_one_that_leads_knows_and_the_ot
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_its_node_has_removed_does_not_look_as_if_it_ran_while_somebody_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = Control::start(folder.path(), "c", Store::Embedded).await;
+    await_account(&control.client, "default").await;
+    let agent = Agent::join(&control, "n1").await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "held", "finalizers": ["example.com/hold"]},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    let pod = control.client.send("POST", pods, pod).await.unwrap().body;
+    agent.runs(&pod).await;
+    let held = format!("{pods}/held");
+    let phase = async |wanted: &str| {
+        let start = Instant::now();
+        while control.client.get(&held).await.body["status"]["phase"] != wanted {
+            assert!(start.elapsed() < Duration::from_secs(10), "{}", control.client.get(&held).await.body);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    phase("Running").await;
+    assert_eq!(control.client.send("DELETE", &held, Value::Null).await.unwrap().code, 200);
+    agent.removed(&pod).await;
+    phase("Failed").await;
+    let free = json!({"metadata": {"finalizers": null}});
+    assert_eq!(control.client.send("PATCH", &held, free).await.unwrap().code, 200);
+    let start = Instant::now();
+    while control.client.get(&held).await.code != 404 {
+        assert!(start.elapsed() < Duration::from_secs(10), "{}", control.client.get(&held).await.body);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_counted_as_lost_within_a_session_has_to_say_everything_again() {
     let folder = tempfile::tempdir().unwrap();
     let control = Control::start(folder.path(), "c", Store::Embedded).await;

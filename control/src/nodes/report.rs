@@ -10,6 +10,7 @@ use oarlock_api::storage::{LOCAL_FINALIZER, local_node};
 use serde_json::{Map, Value, json};
 
 use super::Nodes;
+use super::settle::settle;
 use crate::registry::{DeleteOptions, Sub, WriteOptions};
 
 /// The namespace of the nodes' Leases.
@@ -163,6 +164,17 @@ impl Nodes {
             || !meta::is_terminating(&present)
         {
             return Ok(());
+        }
+        // It stays as long as somebody holds it, and is not to look as if it ran.
+        if meta::finalizers(&present).next().is_some() {
+            let (now, options) = (Timestamp::now(), WriteOptions::default());
+            let last = |mut present: Value| {
+                if meta::uid(&present) == gone.uid {
+                    settle(&mut present["status"], now);
+                }
+                Ok(present)
+            };
+            self.registry.modify(&PODS, &gone.namespace, &gone.name, Sub::Status, &options, last).await?;
         }
         let options = DeleteOptions {
             grace_period_seconds: Some(0),

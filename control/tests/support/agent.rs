@@ -6,7 +6,7 @@ use oarlock_api::node::agent_message::Message;
 use oarlock_api::node::node_client::NodeClient;
 use oarlock_api::node::peer_client::PeerClient;
 use oarlock_api::node::{
-    AgentMessage, ContainerUsage, Heartbeat, Hello, PodStatus, PodUsage, StatsReport, Usage,
+    AgentMessage, ContainerUsage, Heartbeat, Hello, PodGone, PodStatus, PodUsage, StatsReport, Usage,
 };
 use oarlock_daemon::Tasks;
 use oarlock_daemon::pki::{Ca, Identity};
@@ -91,6 +91,13 @@ impl Agent {
         let status = json!({"phase": "Running"}).to_string().into();
         let report = PodStatus { namespace: text("namespace"), name: text("name"), uid: text("uid"), status };
         self.say(Message::PodStatus(report)).await;
+    }
+
+    /// Says that nothing is left of a pod.
+    pub(crate) async fn removed(&self, pod: &Value) {
+        let text = |field: &str| pod["metadata"][field].as_str().unwrap().to_owned();
+        let gone = PodGone { namespace: text("namespace"), name: text("name"), uid: text("uid") };
+        self.say(Message::PodGone(gone)).await;
     }
 
     /// Says that the node uses so many millicores, and a pod of it, too.
