@@ -84,7 +84,7 @@ pub struct DataplaneConfig {
 
 impl DataplaneConfig {
     /// The node's own addresses.
-    fn node_ips(&self) -> DualIp {
+    pub(crate) fn node_ips(&self) -> DualIp {
         DualIp { v4: self.node_ip, v6: self.node_ip6 }
     }
 }
@@ -416,7 +416,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// A refusal of the kernel.
-    pub fn add_foreign_pods(&mut self, pods: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
+    pub fn add_foreign_pods(&mut self, pods: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
         self.links.add_foreign_pods(pods)
     }
 
@@ -425,8 +425,8 @@ impl Dataplane {
     ///
     /// # Errors
     /// A refusal of the kernel.
-    pub fn keep_foreign_pods(&mut self, pods: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
-        self.links.forget_pods(|ip| matches!(ip, IpAddr::V4(ip) if pods.contains(&ip)))
+    pub fn keep_foreign_pods(&mut self, pods: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
+        self.links.forget_pods(|ip| pods.contains(&ip))
     }
 
     /// Makes the kernel enforce exactly the NetworkPolicies of the snapshot for the pods that were set last. Idempotent. To be told

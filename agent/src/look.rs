@@ -10,7 +10,7 @@ mod recent;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,7 +173,7 @@ impl Look {
             namespace,
             pods,
         };
-        let leaving = told.leaving.iter().copied().map(IpAddr::V4).collect();
+        let leaving = told.leaving.iter().copied().collect();
         let routes = told.wanted.routes.clone();
         Ok(Picture { leaving, routes, ..dataplane::wanted(&told.config, &snapshot, around) })
     }

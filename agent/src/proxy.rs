@@ -13,7 +13,8 @@ mod node;
 mod slices;
 mod unsupported;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ struct Proxy {
     health: Health,
     /// Its address is the Node's, as soon as that is known.
     dataplane: DataplaneConfig,
-    cluster_cidr: Option<ipnet::Ipv4Net>,
+    cluster_cidrs: Vec<ipnet::IpNet>,
     /// The name of the link by which other nodes' pods are reached, if not by the uplinks.
     overlay: Option<String>,
     modes: Arc<Mutex<Vec<Mode>>>,
@@ -140,7 +141,7 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
     let help = "What happened to the lists and watches of the API server";
     registry.register("oarlock_proxy_watch_events", help, of_feeds.clone());
     let unsupported = Gauge::default();
-    let help = "Services of which something (SCTP, IPv6) is not answered";
+    let help = "Services of which something (SCTP, IPv6 on a node without it) is not answered";
     registry.register("oarlock_proxy_unsupported_services", help, unsupported.clone());
     let starting = Healthz::starting(dataplane::is_pinned(&config.bpffs, &name));
     tasks.spawn("healthz", starting.clone().serve(tasks.clone(), healthz));
@@ -158,15 +159,17 @@ async fn start(config: &ProxyConfig, name: String, tasks: &Tasks) -> anyhow::Res
     tasks.spawn("watch/endpointslices", feed::endpoint_slices(shared.clone()));
     tasks.spawn("watch/nodes", feed::nodes(shared));
     tasks.spawn("credentials", renew(source, fingerprint, sender, tasks.token()));
-    // As kube-proxy without --nodeport-addresses: on all addresses of the node.
-    let everywhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    // As kube-proxy without --nodeport-addresses: on all addresses of the node. Who listens at that of IPv6 hears both families.
+    let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
+    let everywhere: IpAddr =
+        if has_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let checks = health_checks::run(tasks.clone(), Arc::clone(&desired), name, vec![everywhere]);
     tasks.spawn("health-checks", checks);
     Ok(Proxy {
         desired,
         health,
         dataplane,
-        cluster_cidr: config.cluster_cidr,
+        cluster_cidrs: config.cluster_cidr.clone(),
         overlay: config.overlay.clone(),
         modes,
         board,
@@ -224,7 +227,7 @@ impl Proxy {
             }
             if let Some(services) = &mut services {
                 let pods = LocalPods::Foreign(node::pods(&snapshot, &self.dataplane.node_name));
-                let cluster_cidrs = self.cluster_cidr.into_iter().map(Into::into).collect();
+                let cluster_cidrs = self.cluster_cidrs.clone();
                 let wanted = Wanted { snapshot, complete, pods, cluster_cidrs, overlay, routes: None };
                 anyhow::ensure!(services.apply(wanted).await, "the dataplane is lost");
                 self.healthz.written(services.is_well(), Timestamp::now());
@@ -245,9 +248,9 @@ impl Proxy {
         self.healthz.eligible(eligible.is_ok());
         self.health.set("node", eligible);
         match node::address(snapshot, name) {
-            Ok(address) if services.is_some() && address == self.dataplane.node_ip => {}
+            Ok(address) if services.is_some() && address == self.dataplane.node_ips() => {}
             Ok(address) => {
-                self.dataplane.node_ip = address;
+                (self.dataplane.node_ip, self.dataplane.node_ip6) = (address.v4, address.v6);
                 *services = None;
                 let dataplane = Dataplane::open(self.dataplane.clone())?;
                 for mode in dataplane.modes() {
@@ -273,7 +276,7 @@ impl Proxy {
     }
 
     fn tell_unsupported(&mut self, snapshot: &Snapshot) {
-        for ((namespace, name), what) in self.notices.of(snapshot) {
+        for ((namespace, name), what) in self.notices.of(snapshot, self.dataplane.node_ip6.is_some()) {
             tracing::warn!(service = %format_args!("{namespace}/{name}"), what, "not all of a Service is answered");
         }
         self.unsupported.set(i64::try_from(self.notices.count()).unwrap_or(i64::MAX));

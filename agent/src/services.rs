@@ -4,7 +4,7 @@
 //! is taken away before a whole snapshot has come.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -35,7 +35,7 @@ pub(crate) enum LocalPods {
     /// Ours: each has a link that we made.
     Linked(BTreeMap<Ipv4Addr, PodLink>),
     /// Somebody else's: only their addresses are known.
-    Foreign(BTreeSet<Ipv4Addr>),
+    Foreign(BTreeSet<IpAddr>),
 }
 
 /// What the kernel was last to answer for, for those who look.
@@ -44,7 +44,7 @@ pub(crate) struct Told {
     pub(crate) wanted: Arc<Wanted>,
     pub(crate) directory: Arc<Directory>,
     /// Pods that are known until the next time although they may be gone.
-    pub(crate) leaving: BTreeSet<Ipv4Addr>,
+    pub(crate) leaving: BTreeSet<IpAddr>,
 }
 
 /// Where that is written.
@@ -61,7 +61,7 @@ pub(crate) struct Services {
     is_well: bool,
     known: Arc<Known>,
     /// The pods that the tables lead to, if they are somebody else's and the tables were written.
-    led_to: Option<BTreeSet<Ipv4Addr>>,
+    led_to: Option<BTreeSet<IpAddr>>,
 }
 
 impl Services {
@@ -118,7 +118,7 @@ impl Services {
 fn write(
     dataplane: &mut Dataplane,
     wanted: &Wanted,
-    led_to: &mut Option<BTreeSet<Ipv4Addr>>,
+    led_to: &mut Option<BTreeSet<IpAddr>>,
     known: &Known,
 ) -> Result<Changed, DataplaneError> {
     for cidr in &wanted.cluster_cidrs {
@@ -151,8 +151,8 @@ fn write(
 /// What the tables still lead to stays known until the time after they were written: by then no packet is under way by the old ones.
 fn tell_foreign(
     dataplane: &mut Dataplane,
-    pods: &BTreeSet<Ipv4Addr>,
-    led_to: Option<&BTreeSet<Ipv4Addr>>,
+    pods: &BTreeSet<IpAddr>,
+    led_to: Option<&BTreeSet<IpAddr>>,
 ) -> Result<(), DataplaneError> {
     dataplane.add_foreign_pods(pods)?;
     led_to.map_or(Ok(()), |led_to| dataplane.keep_foreign_pods(&(pods | led_to)))

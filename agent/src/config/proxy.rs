@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::dataplane::Acceleration;
 
@@ -35,9 +35,9 @@ pub struct ProxyConfig {
     /// Where the BPF file system is mounted; programs and maps are pinned under <bpffs>/oarlock/<node name>.
     #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
-    /// The range of all pods: their datagrams to each other then take no room in the table of flows.
-    #[arg(long, env = "OARLOCK_CLUSTER_CIDR")]
-    pub cluster_cidr: Option<Ipv4Net>,
+    /// The range of all pods, one of each family: their datagrams to each other then take no room in the table of flows.
+    #[arg(long, env = "OARLOCK_CLUSTER_CIDR", value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
     /// Count packets, bytes and connections by backend too, not by Service alone: metrics of thousands of endpoints are many.
     #[arg(long, env = "OARLOCK_COUNT_BACKENDS")]
     pub count_backends: bool,
@@ -85,7 +85,9 @@ mod tests {
         let config =
             parse("oarlock-agent proxy --kubeconfig k --hostname-override N1 --cluster-cidr 10.42.0.0/16");
         assert_eq!(config.node_name().unwrap(), "n1");
-        assert_eq!(config.cluster_cidr.unwrap().prefix_len(), 16);
+        assert_eq!(config.cluster_cidr[0].prefix_len(), 16);
+        let both = parse("oarlock-agent proxy --cluster-cidr 10.42.0.0/16,fd00:42::/56").cluster_cidr;
+        assert!(both[0].network().is_ipv4() && both[1].network().is_ipv6());
         assert_eq!(config.healthz_bind_address.port(), 10256);
         assert_eq!(config.metrics_bind_address.to_string(), "127.0.0.1:10249");
     }

@@ -338,9 +338,9 @@ impl Links {
     }
 
     /// Takes these addresses for those of pods of this node, whoever has plugged them.
-    pub(super) fn add_foreign_pods(&mut self, pods: &BTreeSet<Ipv4Addr>) -> Result<(), DataplaneError> {
+    pub(super) fn add_foreign_pods(&mut self, pods: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
         let pod = Owner::by_routes(flow::LOCAL_POD);
-        for ip in pods.iter().copied().map(IpAddr::V4) {
+        for ip in pods.iter().copied() {
             if self.addresses.get(ip) != Some(pod) {
                 self.addresses.insert(ip, pod)?;
             }

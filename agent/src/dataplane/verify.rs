@@ -61,7 +61,7 @@ pub struct Surroundings<'a> {
     /// The cookie of the node's network namespace.
     pub namespace: u64,
     /// The pods that this node plugs, and those that others have plugged.
-    pub pods: (&'a BTreeMap<Ipv4Addr, PodLink>, &'a BTreeSet<Ipv4Addr>),
+    pub pods: (&'a BTreeMap<Ipv4Addr, PodLink>, &'a BTreeSet<IpAddr>),
 }
 
 /// The tables that are wanted, compiled anew.
@@ -99,7 +99,7 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
         Some(opted_out::keys(number, link.per_packet?))
     });
     let per_packet = per_packet.flatten().map(opted_out::name).collect();
-    let foreign = foreign.iter().map(|ip| PodPicture::of((*ip).into(), &Owner::by_routes(flow::LOCAL_POD)));
+    let foreign = foreign.iter().map(|ip| PodPicture::of(*ip, &Owner::by_routes(flow::LOCAL_POD)));
     let pods: BTreeMap<IpAddr, PodPicture> = linked.chain(foreign).map(|pod| (pod.address, pod)).collect();
     let nodes = Overlay::near(around.overlay, compile::nodes(snapshot));
     let (mut cluster, mut cluster6) = (None, None);

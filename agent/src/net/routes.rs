@@ -116,6 +116,12 @@ pub(super) async fn list(
     handle: &Handle,
     tunnel: Option<u32>,
 ) -> Result<Vec<(NodeRoute, RouteMessage)>, NetError> {
+    let ours = all(handle).await?.into_iter().filter_map(|message| Some((ours(&message, tunnel)?, message)));
+    Ok(ours.collect())
+}
+
+/// All routes of both families.
+pub(super) async fn all(handle: &Handle) -> Result<Vec<RouteMessage>, NetError> {
     let mut found = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut all = RouteMessage::default();
@@ -123,8 +129,7 @@ pub(super) async fn list(
         let routes: Vec<RouteMessage> =
             check("list routes".to_owned(), handle.route().get(all).execute().try_collect().await)?;
         // A kernel without the family tells those of all that it has.
-        let routes = routes.into_iter().filter(|message| message.header.address_family == family);
-        found.extend(routes.filter_map(|message| Some((ours(&message, tunnel)?, message))));
+        found.extend(routes.into_iter().filter(|message| message.header.address_family == family));
     }
     Ok(found)
 }

@@ -1,13 +1,13 @@
 //! Which links are uplinks, and what kind of links they are.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::reach::{NodeRoute, Way};
 use super::{NetError, links, routes, tunnel, underlay};
@@ -87,20 +87,13 @@ pub async fn node_routes() -> Result<BTreeSet<NodeRoute>, NetError> {
     .await
 }
 
-/// The names of the links that hold default routes of IPv4, sorted; none where there is no such route.
+/// The names of the links that hold default routes, sorted; none where there is no such route.
 ///
 /// # Errors
 /// The routes cannot be listed.
 pub async fn of_default_routes() -> Result<Vec<String>, NetError> {
     asking("look at the default routes", async |handle| {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes: Vec<RouteMessage> = handle
-            .route()
-            .get(all)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| NetError::Netlink { what: "list routes".to_owned(), source })?;
+        let routes = routes::all(&handle).await?;
         let links: BTreeSet<u32> = routes.iter().flat_map(links_of_default).collect();
         let mut names = BTreeSet::new();
         for link in links {

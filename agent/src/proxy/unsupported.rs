@@ -14,12 +14,12 @@ use crate::desired::{Key, Snapshot};
 pub(super) struct Notices(BTreeMap<Key, Vec<String>>);
 
 impl Notices {
-    /// What is to be told now: whose words are other than before.
-    pub(super) fn of(&mut self, snapshot: &Snapshot) -> Vec<(Key, String)> {
+    /// What is to be told now on a node with or without an address of IPv6: whose words are other than before.
+    pub(super) fn of(&mut self, snapshot: &Snapshot, has_ipv6: bool) -> Vec<(Key, String)> {
         let now: BTreeMap<Key, Vec<String>> = snapshot
             .services
             .iter()
-            .map(|(key, service)| (key.clone(), unsupported(service)))
+            .map(|(key, service)| (key.clone(), unsupported(service, has_ipv6)))
             .filter(|(_, sentences)| !sentences.is_empty())
             .collect();
         let fresh = now.iter().filter(|(key, sentences)| self.0.get(*key) != Some(*sentences));
@@ -35,7 +35,7 @@ impl Notices {
 }
 
 /// What of a Service is not served.
-fn unsupported(service: &Service) -> Vec<String> {
+fn unsupported(service: &Service, has_ipv6: bool) -> Vec<String> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let cluster_ip = spec.cluster_ip.as_deref().unwrap_or_default();
     if spec.type_.as_deref() == Some("ExternalName") || matches!(cluster_ip, "" | "None") {
@@ -48,12 +48,15 @@ fn unsupported(service: &Service) -> Vec<String> {
             sentences.push(format!("port {} is of {protocol}: only TCP and UDP are answered", port.port));
         }
     }
+    if has_ipv6 {
+        return sentences;
+    }
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
     let balanced = status.into_iter().flatten().filter_map(|ingress| ingress.ip.as_ref());
     let mut listed: Vec<&String> = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).collect();
     listed.dedup();
     for ip in listed.into_iter().chain(spec.external_ips.iter().flatten()).chain(balanced) {
-        let sentence = format!("{ip} is of IPv6: only IPv4 is answered");
+        let sentence = format!("{ip} is of IPv6: this node has no address of it");
         if ip.parse::<Ipv6Addr>().is_ok() && !sentences.contains(&sentence) {
             sentences.push(sentence);
         }
@@ -78,22 +81,24 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_and_addresses_of_ipv6_are_named_once() {
+    fn other_protocols_and_addresses_of_a_family_that_the_node_lacks_are_named_once() {
         let dual = snapshot(json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00::9"],
             "ports": [{"port": 80}, {"port": 132, "protocol": "SCTP"}, {"port": 53, "protocol": "UDP"}]}));
         let mut notices = Notices::default();
-        let told = notices.of(&dual);
+        let told = notices.of(&dual, false);
         assert_eq!(told.len(), 1);
         assert_eq!(
             told[0].1,
-            "port 132 is of SCTP: only TCP and UDP are answered; fd00::9 is of IPv6: only IPv4 is answered; \
-             2001:db8::7 is of IPv6: only IPv4 is answered"
+            "port 132 is of SCTP: only TCP and UDP are answered; fd00::9 is of IPv6: this node has no address of it; \
+             2001:db8::7 is of IPv6: this node has no address of it"
         );
-        assert_eq!((notices.of(&dual), notices.count()), (Vec::new(), 1), "once");
+        assert_eq!((notices.of(&dual, false), notices.count()), (Vec::new(), 1), "once");
         let single = snapshot(json!({"clusterIP": "fd00::9", "clusterIPs": ["fd00::9"]}));
-        assert_eq!(notices.of(&single).len(), 1, "other words");
-        assert_eq!((notices.of(&Snapshot::default()), notices.count()), (Vec::new(), 0));
-        assert_eq!(notices.of(&single).len(), 1, "again, as it was well meanwhile");
+        assert_eq!(notices.of(&single, false).len(), 1, "other words");
+        assert_eq!((notices.of(&Snapshot::default(), false), notices.count()), (Vec::new(), 0));
+        assert_eq!(notices.of(&single, false).len(), 1, "again, as it was well meanwhile");
+        assert_eq!((notices.of(&single, true), notices.count()), (Vec::new(), 0), "the node has one");
+        assert_eq!(notices.of(&dual, true)[0].1, "port 132 is of SCTP: only TCP and UDP are answered");
     }
 
     #[test]
@@ -102,7 +107,7 @@ mod tests {
             json!({"clusterIP": "None", "ports": [{"port": 132, "protocol": "SCTP"}]}),
             json!({"type": "ExternalName", "externalName": "a.b", "ports": [{"port": 132, "protocol": "SCTP"}]}),
         ] {
-            assert_eq!(Notices::default().of(&snapshot(spec)), []);
+            assert_eq!(Notices::default().of(&snapshot(spec), false), []);
         }
     }
 
@@ -116,7 +121,7 @@ mod tests {
             let service = json!({"spec": {"clusterIP": ips.first(), "clusterIPs": ips,
                 "ports": [{"port": 1, "protocol": protocol}]}, "metadata": {}});
             let service: Service = serde_json::from_value(service).unwrap();
-            let sentences = unsupported(&service);
+            let sentences = unsupported(&service, false);
             let is_plain = matches!(protocol.as_str(), "TCP" | "UDP")
                 && !ips.iter().any(|ip| ip.parse::<Ipv6Addr>().is_ok());
             prop_assert!(!is_plain || sentences.is_empty(), "{:?}", sentences);

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 mod stage;
 
-use stage::{CLIENT, CLUSTER_IP, EXTERNAL, NODES, Stage, name};
+use stage::{CLIENT, CLUSTER_IP, CLUSTER_IP6, EXTERNAL, NODES, Stage, in_url, name, six};
 
 const SOON: Duration = Duration::from_secs(30);
 const NODE_PORT: u16 = 30180;
@@ -47,17 +47,20 @@ fn a_node_of_somebody_elses_answers_services_while_its_proxy_and_the_api_server_
 /// Two nodes, and Services whose endpoints are written by hand.
 fn objects() -> Vec<Value> {
     let node = |number: usize| {
+        let internal = |ip: &str| json!({"type": "InternalIP", "address": ip});
+        let four = NODES[number - 1];
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name(&format!("node{number}"))},
-            "status": {"addresses": [{"type": "InternalIP", "address": NODES[number - 1]}]}})
+            "status": {"addresses": [internal(four), internal(&six(four))]}})
     };
     let service = |name: &str, spec: Value, labels: Value| {
         json!({"apiVersion": "v1", "kind": "Service",
             "metadata": {"name": name, "namespace": "default", "labels": labels}, "spec": spec})
     };
     let port = |number: u16| json!({"name": "http", "port": 80, "nodePort": number});
-    let spec = |number: u16| json!({"type": "NodePort", "ports": [port(number)]});
+    let spec = |number: u16| json!({"type": "NodePort", "ipFamilyPolicy": "RequireDualStack", "ports": [port(number)]});
     let sctp = json!({"name": "sctp", "port": 132, "protocol": "SCTP"});
-    let web = json!({"type": "NodePort", "clusterIP": CLUSTER_IP, "ports": [port(NODE_PORT), sctp]});
+    let web = json!({"type": "NodePort", "clusterIP": CLUSTER_IP, "clusterIPs": [CLUSTER_IP, CLUSTER_IP6],
+        "ipFamilyPolicy": "RequireDualStack", "ports": [port(NODE_PORT), sctp]});
     let other = json!({"service.kubernetes.io/service-proxy-name": "another"});
     let mut first = node(1);
     let external = json!({"type": "ExternalIP", "address": EXTERNAL});
@@ -67,10 +70,12 @@ fn objects() -> Vec<Value> {
         node(2),
         service("web", web, json!({})),
         slice("web", 8080, &[1, 2]),
+        slice6("web", 8080, &[1, 2]),
         service("others", spec(OTHERS_PORT), other.clone()),
         labelled(slice("others", 8080, &[1]), &other),
         service("host", spec(HOST_PORT), json!({})),
         host_slice(),
+        of_ipv6(host_slice()),
         service("headless", json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}), json!({})),
     ]
 }
@@ -86,6 +91,22 @@ fn slice(service: &str, port: u16, nodes: &[usize]) -> Value {
             "labels": {"kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": "hand"}},
         "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
         "endpoints": nodes.iter().map(endpoint).collect::<Vec<_>>()})
+}
+
+/// The same slice with addresses of IPv6.
+fn of_ipv6(mut slice: Value) -> Value {
+    slice["addressType"] = json!("IPv6");
+    slice["metadata"]["name"] =
+        json!(format!("{}-six", slice["metadata"]["name"].as_str().unwrap_or_default()));
+    for endpoint in slice["endpoints"].as_array_mut().into_iter().flatten() {
+        let ip = six(endpoint["addresses"][0].as_str().unwrap_or_default());
+        endpoint["addresses"] = json!([ip]);
+    }
+    slice
+}
+
+fn slice6(service: &str, port: u16, nodes: &[usize]) -> Value {
+    of_ipv6(slice(service, port, nodes))
 }
 
 fn host_slice() -> Value {
@@ -121,21 +142,30 @@ fn answers(what: &str, expected: &[&str], mut ask: impl FnMut() -> Said) {
     });
 }
 
+/// The nodes' addresses of both families.
+fn everywhere() -> impl Iterator<Item = String> {
+    NODES.iter().flat_map(|ip| [(*ip).to_owned(), in_url(&six(ip))])
+}
+
 fn everybody_is_answered(stage: &Stage) {
-    for node in [NODES[0], NODES[1], EXTERNAL] {
+    for node in everywhere().chain([EXTERNAL.to_owned()]) {
         answers(&format!("at the NodePort of {node}"), &["pod1", "pod2"], || {
             from_client(&format!("http://{node}:{NODE_PORT}/"))
         });
     }
     for (namespace, node) in [("pod1", 1), ("node1", 1), ("pod2", 2)] {
-        answers(&format!("at the ClusterIP in {namespace}"), &["pod1", "pod2"], || {
-            stage.below(node, namespace, &format!("curl -sS -m 3 http://{CLUSTER_IP}/"))
+        for ip in [CLUSTER_IP, CLUSTER_IP6].map(in_url) {
+            answers(&format!("at the ClusterIP {ip} in {namespace}"), &["pod1", "pod2"], || {
+                stage.below(node, namespace, &format!("curl -sS -m 3 http://{ip}/"))
+            });
+        }
+    }
+    for loopback in ["127.0.0.1", "[::1]"] {
+        answers("on the node itself", &["pod1", "pod2"], || {
+            stage.below(1, "node1", &format!("curl -sS -m 3 http://{loopback}:{NODE_PORT}/"))
         });
     }
-    answers("on the node itself", &["pod1", "pod2"], || {
-        stage.below(1, "node1", &format!("curl -sS -m 3 http://127.0.0.1:{NODE_PORT}/"))
-    });
-    for node in NODES {
+    for node in everywhere() {
         answers("for a process of the node", &["host"], || {
             from_client(&format!("http://{node}:{HOST_PORT}/"))
         });
@@ -190,8 +220,8 @@ fn parts_die_under_load(stage: &mut Stage) {
     // Long enough for many of the client's ports to have been the pod's that leaves: they come again.
     std::thread::sleep(Duration::from_secs(8));
     stage.serve();
-    stage.create(&[slice("web", 8080, &[1])]);
-    for node in NODES {
+    stage.create(&[slice("web", 8080, &[1]), slice6("web", 8080, &[1])]);
+    for node in everywhere() {
         answers("after one has left", &["pod1"], || from_client(&format!("http://{node}:{NODE_PORT}/")));
     }
     answers("inside too", &["pod1"], || {
@@ -250,17 +280,21 @@ fn pods_behind_an_overlay_are_reached(stage: &Stage) {
     // A Service of its own: the kernel remembers by which way connections to the others went.
     let ports = json!([{"name": "http", "port": 80, "nodePort": OVERLAY_PORT}]);
     let far = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "far", "namespace": "default"},
-        "spec": {"type": "NodePort", "ports": ports}});
-    stage.create(&[far, slice("far", 8080, &[1, 2])]);
-    for node in NODES {
+        "spec": {"type": "NodePort", "ipFamilyPolicy": "RequireDualStack", "ports": ports}});
+    stage.create(&[far, slice("far", 8080, &[1, 2]), slice6("far", 8080, &[1, 2])]);
+    for node in everywhere() {
         answers("over the overlay", &["pod1", "pod2"], || {
             from_client(&format!("http://{node}:{OVERLAY_PORT}/"))
         });
     }
-    let seen: String =
-        (0..8).map(|_| from_client(&format!("http://{}:{OVERLAY_PORT}/", NODES[0])).text).collect();
-    let elsewhere = format!("pod: pod2\nclient: {}:", stage::overlay_ip(1));
-    assert!(seen.contains(&elsewhere), "replies come back by the overlay: {seen}");
+    for (node, inside) in
+        [(NODES[0].to_owned(), stage::overlay_ip(1)), (six(NODES[0]), six(&stage::overlay_ip(1)))]
+    {
+        let url = format!("http://{}:{OVERLAY_PORT}/", in_url(&node));
+        let seen: String = (0..8).map(|_| from_client(&url).text).collect();
+        let elsewhere = format!("pod: pod2\nclient: {}:", in_url(&inside));
+        assert!(seen.contains(&elsewhere), "replies come back by the overlay: {seen}");
+    }
 }
 
 fn what_was_made_can_be_taken_back(stage: &mut Stage) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,6 +18,7 @@ pub(super) const EXTERNAL: &str = "172.31.78.111";
 pub(super) const CLIENT: &str = "client";
 pub(super) const CLIENT_IP: &str = "172.31.78.200";
 pub(super) const CLUSTER_IP: &str = "10.97.0.50";
+pub(super) const CLUSTER_IP6: &str = "fd00:10:97::50";
 const FABRIC: &str = "fabric";
 const FABRIC_IP: &str = "172.31.78.1";
 
@@ -29,6 +30,17 @@ pub(super) fn name(of: &str) -> String {
 /// The address of the pod of a node.
 pub(super) fn pod_ip(node: usize) -> String {
     format!("10.88.{node}.5")
+}
+
+/// The address of IPv6 that goes with one of IPv4.
+pub(super) fn six(ip: &str) -> String {
+    let numbers: Vec<&str> = ip.split('.').collect();
+    format!("fd00:{}:{}:{}::{}", numbers[0], numbers[1], numbers[2], numbers[3])
+}
+
+/// An address as it is in a URL.
+pub(super) fn in_url(ip: &str) -> String {
+    if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() }
 }
 
 /// The address of a node on the network of [`Stage::lay_over`].
@@ -61,9 +73,12 @@ impl Stage {
         links();
         for node in 1..=2 {
             let pod = format!("pod{node}");
-            answer(&pod, SocketAddr::new(pod_ip(node).parse().expect("an address"), 8080));
+            for ip in [pod_ip(node), six(&pod_ip(node))] {
+                answer(&pod, SocketAddr::new(ip.parse().expect("an address"), 8080));
+            }
         }
-        answer_as("host", "node1", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9000)));
+        // At all addresses of both families.
+        answer_as("host", "node1", SocketAddr::from((Ipv6Addr::UNSPECIFIED, 9000)));
         answer(CLIENT, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9000)));
         stage
     }
@@ -76,7 +91,7 @@ impl Stage {
     pub(super) fn serve(&mut self) {
         let arguments = format!(
             "serve --data-dir {} --advertise-address {FABRIC_IP} --tls-san {FABRIC_IP} \
-             --service-cluster-ip-range 10.97.0.0/16 --cluster-cidr 10.88.0.0/16",
+             --service-cluster-ip-range 10.97.0.0/16,fd00:10:97::/112 --cluster-cidr 10.88.0.0/16,fd00:10:88::/48",
             self.path("control")
         );
         self.start("control", FABRIC, "oarlock-control", &arguments);
@@ -93,7 +108,7 @@ impl Stage {
     /// Starts the proxy of a node.
     pub(super) fn proxy(&mut self, node: usize) {
         let arguments = format!(
-            "{} --kubeconfig {} --uplink eth0 --overlay vx0 --xdp disabled --cluster-cidr 10.88.0.0/16",
+            "{} --kubeconfig {} --uplink eth0 --overlay vx0 --xdp disabled --cluster-cidr 10.88.0.0/16,fd00:10:88::/48",
             of_node(node),
             self.path("kubeconfig")
         );
@@ -109,6 +124,9 @@ impl Stage {
             ip(&format!("-n {host} addr add {}/24 dev vx0", overlay_ip(node)));
             ip(&format!("-n {host} link set vx0 up"));
             ip(&format!("-n {host} route replace 10.88.{other}.0/24 via {} dev vx0", overlay_ip(other)));
+            let [own, far] = [node, other].map(|node| six(&overlay_ip(node)));
+            ip(&format!("-n {host} addr add {own}/64 dev vx0 nodad"));
+            ip(&format!("-n {host} route replace fd00:10:88:{other}::/64 via {far} dev vx0"));
         }
     }
 
@@ -212,29 +230,34 @@ fn links() {
     ip(&format!("-n {fabric} link set bridge0 up"));
     ip(&format!("-n {fabric} link set lo up"));
     for (member, address) in [("node1", NODES[0]), ("node2", NODES[1]), (CLIENT, CLIENT_IP)] {
-        let inside = join(member, &fabric, member, &format!("{address}/24"));
+        let inside = join(member, &fabric, member, address);
         ip(&format!("-n {fabric} link set {member} master bridge0 up"));
-        assert!(run_in(&inside, "sysctl -qw net.ipv4.ip_forward=1").well, "{inside} forwards");
+        let forward = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1";
+        assert!(run_in(&inside, forward).well, "{inside} forwards");
     }
     ip(&format!("-n {} addr add {EXTERNAL}/24 dev eth0", name("node1")));
     for node in 1..=2 {
         let (host, other) = (name(&format!("node{node}")), 3 - node);
-        let pod = join(&format!("pod{node}"), &host, "pod", &format!("{}/24", pod_ip(node)));
+        let pod = join(&format!("pod{node}"), &host, "pod", &pod_ip(node));
         ip(&format!("-n {host} addr add 10.88.{node}.1/24 dev pod"));
+        ip(&format!("-n {host} addr add fd00:10:88:{node}::1/64 dev pod nodad"));
         ip(&format!("-n {host} link set pod up"));
         ip(&format!("-n {pod} route add default via 10.88.{node}.1"));
+        ip(&format!("-n {pod} route add default via fd00:10:88:{node}::1"));
         ip(&format!("-n {host} route add 10.88.{other}.0/24 via {}", NODES[other - 1]));
+        ip(&format!("-n {host} route add fd00:10:88:{other}::/64 via {}", six(NODES[other - 1])));
     }
     // For what pods begin: their network's own way to the outside, on which nobody changes an address.
     ip(&format!("-n {} route add 10.88.1.0/24 via {}", name(CLIENT), NODES[0]));
 }
 
-/// Makes a namespace with a link `eth0` to another one.
+/// Makes a namespace with a link `eth0` to another one, and an address of each family there.
 fn join(member: &str, to: &str, peer: &str, address: &str) -> String {
     let inside = name(member);
     ip(&format!("netns add {inside}"));
     ip(&format!("link add {peer} netns {to} type veth peer name eth0 netns {inside}"));
-    ip(&format!("-n {inside} addr add {address} dev eth0"));
+    ip(&format!("-n {inside} addr add {address}/24 dev eth0"));
+    ip(&format!("-n {inside} addr add {}/64 dev eth0 nodad", six(address)));
     ip(&format!("-n {inside} link set eth0 up"));
     ip(&format!("-n {inside} link set lo up"));
     inside
