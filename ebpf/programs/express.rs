@@ -10,15 +10,18 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
 use crate::frame::{Frame, Neighbours};
-use crate::{count, flows, frame, maps, nat, neighbours};
+use crate::{count, flows, frame, maps, maps6, nat, neighbours};
 
 /// Up to tc and the stack.
-const UP: u32 = xdp_action::XDP_PASS;
+pub const UP: u32 = xdp_action::XDP_PASS;
 
 /// Takes frames in several parts too (Linux 5.18), so that neighbours on virtual links need not cut theirs up.
 #[xdp(frags)]
 pub fn uplink_express(ctx: XdpContext) -> u32 {
-    let Some(frame) = frame::read(&ctx) else { return UP };
+    let Some(frame) = frame::read(&ctx) else {
+        maps6::hand_on_express(&ctx);
+        return UP;
+    };
     let uplink = ctx.ingress_ifindex() as u32;
     let now = flows::now();
     if let Some(entry) = flows::present(&frame.packet, now) {

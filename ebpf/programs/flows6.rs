@@ -6,7 +6,6 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::count::{OUTSIDE, Whose};
-use oarlock_ebpf::event::TC;
 use oarlock_ebpf::flow::{
     ACK, CLOSING, EXTERNAL_CLUSTER_IP, LOCAL_POD, MASQUERADED, OPEN, PROBES, REPLY, RST, SYN, TCP, candidate,
     has_closed, seen_at,
@@ -36,8 +35,8 @@ pub enum Begun {
 
 /// What who looks is told of the packet, as one of a Service's port that is counted under this number.
 #[inline(always)]
-pub fn seen(work: &Work, service: u32) -> Seen6<'_> {
-    Seen6 { hook: TC, flow: &work.flow, service, cgroup: 0 }
+pub fn seen<'w>(work: &'w Work, packet: &Packet, service: u32) -> Seen6<'w> {
+    Seen6 { hook: packet.hook, flow: &work.flow, service, cgroup: 0 }
 }
 
 /// Whether the packet's flow has an entry; its clock is advanced. A new connection on the entry of one that has ended is nobody's yet,
@@ -123,7 +122,7 @@ pub fn begin(ctx: *mut c_void, work: &mut Work, packet: &Packet, uplink: u32) ->
     if line.flags & SOURCE_RANGES != 0 && !maps::is_in_range6(line.service, client) {
         maps::count(Reason::Denied);
         count::dropped(line.counted, Reason::Denied);
-        watch::lost6(&seen(work, line.counted), Reason::Denied);
+        watch::lost6(&seen(work, packet, line.counted), Reason::Denied);
         return Begun::Denied;
     }
     work.client = AffinityKey::outside6(client, line.service);
@@ -136,7 +135,7 @@ pub fn begin(ctx: *mut c_void, work: &mut Work, packet: &Packet, uplink: u32) ->
             // Of a Service without endpoints the stack has no socket either, and says so with RST or ICMP.
             maps::count(reason);
             count::dropped(line.counted, reason);
-            watch::lost6(&seen(work, line.counted), reason);
+            watch::lost6(&seen(work, packet, line.counted), reason);
             return Begun::Nothing;
         }
     };
@@ -145,11 +144,11 @@ pub fn begin(ctx: *mut c_void, work: &mut Work, packet: &Packet, uplink: u32) ->
     let whose = Whose::new(index, line.counted);
     if reach(ctx, work, uplink, (whose.word(), backend.generation())) {
         count::begun(whose, OUTSIDE);
-        watch::begun6(&seen(work, line.counted), &work.entry.to, Reason::Translated);
+        watch::begun6(&seen(work, packet, line.counted), &work.entry.to, Reason::Translated);
         return Begun::To;
     }
     count::dropped(line.counted, Reason::NoPort);
-    watch::lost6(&seen(work, line.counted), Reason::NoPort);
+    watch::lost6(&seen(work, packet, line.counted), Reason::NoPort);
     Begun::Nothing
 }
 

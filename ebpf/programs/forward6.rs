@@ -97,11 +97,11 @@ pub fn uplink_egress6(ctx: TcContext) -> i32 {
     }
     if flows6::masquerade(work, &settings.node) {
         maps::count(Reason::Masqueraded);
-        watch::begun6(&flows6::seen(work, 0), &work.entry.to, Reason::Masqueraded);
+        watch::begun6(&flows6::seen(work, &packet, 0), &work.entry.to, Reason::Masqueraded);
         return translate(&ctx, work, &packet);
     }
     // With a pod's address it could not be answered anyway.
-    watch::lost6(&flows6::seen(work, 0), Reason::NoPort);
+    watch::lost6(&flows6::seen(work, &packet, 0), Reason::NoPort);
     TC_ACT_SHOT
 }
 
@@ -204,7 +204,7 @@ fn rewrite(ctx: &TcContext, work: &mut Work, packet: &Packet) -> i32 {
     count::packet6(&work.entry, &work.flow, packets, bytes);
     if packet6::write(ctx, packet, &work.flow, &work.entry.to).is_err() {
         count::lost(&work.entry.whose());
-        watch::lost6(&flows6::seen(work, 0), Reason::BadPacket);
+        watch::lost6(&flows6::seen(work, packet, 0), Reason::BadPacket);
         return bad();
     }
     GO_ON

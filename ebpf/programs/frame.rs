@@ -11,7 +11,7 @@ use oarlock_ebpf::fragment::Part;
 use crate::packet::Packet;
 
 /// Where things are, from the beginning of the Ethernet header.
-const KIND: usize = 12;
+pub const KIND: usize = 12;
 const VERSION: usize = 14;
 const LENGTH: usize = 16;
 const FRAGMENT: usize = 20;
@@ -101,9 +101,7 @@ impl Frame {
     #[inline(always)]
     pub fn is_for(&self, neighbours: &Neighbours) -> bool {
         // SAFETY: `read` has found the headers inside the frame.
-        let (high, low) = unsafe { (load::<u32>(self.start, 0), load::<u16>(self.start, 4)) };
-        let ([_, _, a, b], [c, d, e, f]) = (neighbours[1].to_ne_bytes(), neighbours[2].to_ne_bytes());
-        u32::from_ne_bytes([a, b, c, d]) == high && u16::from_ne_bytes([e, f]) == low
+        unsafe { is_for(self.start, neighbours) }
     }
 
     /// Makes it a frame of another flow, one hop on, between these neighbours. Checksums included.
@@ -124,24 +122,42 @@ impl Frame {
             store(self.start, SOURCE, u32::from_ne_bytes(to.source));
             store(self.start, DESTINATION, u32::from_ne_bytes(to.destination));
             store(self.start, TRANSPORT, to.ports());
-            store(self.start, 0, neighbours[0]);
-            store(self.start, 4, neighbours[1]);
-            store(self.start, 8, neighbours[2]);
+            readdress(self.start, neighbours);
         }
+    }
+}
+
+/// Whether the frame that begins there is for whom it would go on from.
+#[inline(always)]
+pub unsafe fn is_for(start: *const u8, neighbours: &Neighbours) -> bool {
+    // SAFETY: of the caller: Ethernet's header is inside the frame.
+    let (high, low) = unsafe { (load::<u32>(start, 0), load::<u16>(start, 4)) };
+    let ([_, _, a, b], [c, d, e, f]) = (neighbours[1].to_ne_bytes(), neighbours[2].to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d]) == high && u16::from_ne_bytes([e, f]) == low
+}
+
+/// Makes the frame that begins there one between these neighbours.
+#[inline(always)]
+pub unsafe fn readdress(start: *mut u8, neighbours: &Neighbours) {
+    // SAFETY: as above, and nobody else has it.
+    unsafe {
+        store(start, 0, neighbours[0]);
+        store(start, 4, neighbours[1]);
+        store(start, 8, neighbours[2]);
     }
 }
 
 /// A number of the frame, in one access: machines with an efficient one that is not aligned are those that the kernel has network cards
 /// leave IP headers two bytes off for (NET_IP_ALIGN), and its verifier allows it there. Volatile, or the compiler takes bytes.
 #[inline(always)]
-unsafe fn load<T: Copy>(start: *const u8, at: usize) -> T {
+pub unsafe fn load<T: Copy>(start: *const u8, at: usize) -> T {
     // SAFETY: of the caller: it is inside the frame.
     unsafe { start.add(at).cast::<T>().read_volatile() }
 }
 
 /// The same, written.
 #[inline(always)]
-unsafe fn store<T: Copy>(start: *mut u8, at: usize, value: T) {
+pub unsafe fn store<T: Copy>(start: *mut u8, at: usize, value: T) {
     // SAFETY: of the caller: it is inside the frame.
     unsafe { start.add(at).cast::<T>().write_volatile(value) }
 }

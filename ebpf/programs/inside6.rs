@@ -34,7 +34,7 @@ fn begin(ctx: &TcContext, work: &mut Work, packet: &Packet) -> bool {
         Err(reason) => {
             maps::count(reason);
             count::dropped(line.counted, reason);
-            watch::lost6(&flows6::seen(work, line.counted), reason);
+            watch::lost6(&flows6::seen(work, packet, line.counted), reason);
             return false;
         }
     };
@@ -42,12 +42,12 @@ fn begin(ctx: &TcContext, work: &mut Work, packet: &Packet) -> bool {
     let whose = Whose::new(index, line.counted);
     if !reach(ctx, work, (whose.word(), backend.generation())) {
         count::dropped(line.counted, Reason::NoPort);
-        watch::lost6(&flows6::seen(work, line.counted), Reason::NoPort);
+        watch::lost6(&flows6::seen(work, packet, line.counted), Reason::NoPort);
         return false;
     }
     maps::count(Reason::Translated);
     count::begun(whose, INSIDE);
-    watch::begun6(&flows6::seen(work, line.counted), &work.entry.to, Reason::Translated);
+    watch::begun6(&flows6::seen(work, packet, line.counted), &work.entry.to, Reason::Translated);
     true
 }
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::flow::{Owner, TCP};
 use oarlock_ebpf::flow6::{Flow6, Settings6, Translation6};
@@ -10,8 +10,8 @@ use oarlock_ebpf::fragment::Datagram6;
 use oarlock_ebpf::layout::{Believed6, FrontendKey6, SocketKey6};
 use oarlock_ebpf::maps::{MAX_ADDRESSES, MAX_FLOWS6, MAX_FRAGMENTS, MAX_SERVICES, MAX_SOCKETS};
 
-use crate::packet;
 use crate::packet6::Header;
+use crate::{frame6, packet};
 
 #[map]
 static FRONTENDS6: HashMap<FrontendKey6, u32> = HashMap::with_max_entries(MAX_SERVICES, 0);
@@ -29,6 +29,8 @@ static FLOWS6_OTHER: LruHashMap<Flow6, Translation6> = LruHashMap::with_max_entr
 static FRAGMENTS6: LruHashMap<Datagram6, [u8; 4]> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 #[map]
 static PROGRAMS6: ProgramArray = ProgramArray::with_max_entries(4, 0);
+#[map]
+static EXPRESS6: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static WORK6: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
@@ -76,6 +78,15 @@ pub fn hand_on(ctx: &TcContext, program: u32) -> bool {
     // SAFETY: the programs there are of tc too.
     unsafe { PROGRAMS6.tail_call(ctx, program) };
     true
+}
+
+/// The same of a frame of XDP. Comes back if it is none of IPv6, or if there is no program.
+#[inline(always)]
+pub fn hand_on_express(ctx: &XdpContext) {
+    if frame6::is_ipv6(ctx) {
+        // SAFETY: the program there is of XDP too.
+        unsafe { EXPRESS6.tail_call(ctx, 0) };
+    }
 }
 
 /// The service behind a frontend.

@@ -16,7 +16,7 @@ use crate::nat::Entry;
 
 const AF_INET: u8 = 2;
 /// A power of two.
-const PLACES: u32 = 1024;
+pub const PLACES: u32 = 1024;
 
 /// The next hop between two addresses.
 #[repr(C)]
@@ -80,14 +80,20 @@ fn ask(ctx: &XdpContext, to: &Flow, uplink: u32) -> Option<(Neighbours, u16)> {
     let mut route: Route = unsafe { core::mem::zeroed() };
     route.family = AF_INET;
     route.l4_protocol = to.protocol;
-    // Any that fits: the answer says how long it may be only where a length was asked for (Linux 5.12).
-    route.__bindgen_anon_1.tot_len = 1;
     route.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(to.source);
     route.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(to.destination);
+    answer(ctx, &mut route, uplink)
+}
+
+/// The same to a question of either family.
+#[inline(always)]
+pub fn answer(ctx: &XdpContext, route: &mut Route, uplink: u32) -> Option<(Neighbours, u16)> {
+    // Any that fits: the answer says how long it may be only where a length was asked for (Linux 5.12).
+    route.__bindgen_anon_1.tot_len = 1;
     route.ifindex = uplink;
     let size = core::mem::size_of::<Route>() as i32;
     // SAFETY: the context is the kernel's, and the structure is of this size.
-    let found = unsafe { bpf_fib_lookup(ctx.as_ptr(), &raw mut route, size, 0) };
+    let found = unsafe { bpf_fib_lookup(ctx.as_ptr(), &raw mut *route, size, 0) };
     if found != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || route.ifindex != uplink {
         return None;
     }

@@ -6,6 +6,7 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_skb_load_bytes};
 use aya_ebpf::programs::TcContext;
+use oarlock_ebpf::event::TC;
 use oarlock_ebpf::flow::{TCP, UDP};
 use oarlock_ebpf::flow6::Flow6;
 use oarlock_ebpf::fragment::{Datagram6, Part};
@@ -48,6 +49,8 @@ pub struct Packet {
     pub transport: usize,
     /// Of its datagram.
     pub part: Part,
+    /// Where it is met: see [`oarlock_ebpf::event::Event::hook`].
+    pub hook: u32,
 }
 
 /// Reads the header of a packet.
@@ -89,7 +92,7 @@ pub fn read(ctx: &TcContext, work: &mut Work) -> Option<Packet> {
     }
     let flags = if protocol == TCP && part != Part::Later { ctx.load(transport + 13).ok()? } else { 0 };
     work.flow = flow(&work.header, protocol, ports);
-    Some(Packet { flags, transport, part })
+    Some(Packet { flags, transport, part, hook: TC })
 }
 
 /// The flow of a packet with this header and these ports.

@@ -9,7 +9,7 @@ use oarlock_ebpf::flow6::Settings6;
 use crate::maps6::Work;
 use crate::nat;
 
-const AF_INET6: u8 = 10;
+pub const AF_INET6: u8 = 10;
 
 /// The node's address and the link.
 #[inline(always)]
@@ -44,7 +44,7 @@ pub fn of(ctx: *mut c_void, work: &Work, settings: &Settings6, came_by: u32) -> 
 }
 
 #[inline(always)]
-fn words(b: &[u8; 16]) -> [u32; 4] {
+pub fn words(b: &[u8; 16]) -> [u32; 4] {
     [
         u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
         u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),

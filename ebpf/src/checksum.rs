@@ -3,6 +3,7 @@
 //! One's complement sums do not depend on the byte order in which they are added, so words are taken as they lie in memory.
 
 use crate::flow::{Flow, UDP};
+use crate::flow6::Flow6;
 
 /// What a checksum has to take in when words under it change: a sum of them, folded at the end. Two words may be added as one of
 /// twice the size.
@@ -43,6 +44,13 @@ impl Difference {
         self.two(from.ports(), to.ports())
     }
 
+    /// Addresses and ports of a flow that becomes another one.
+    #[must_use]
+    pub fn ends6(self, from: &Flow6, to: &Flow6) -> Self {
+        let pairs = from.words().iter().zip(to.words()).take(ENDS6);
+        pairs.fold(self, |sum, (old, new)| sum.two(*old, *new))
+    }
+
     /// The checksum after the change.
     #[must_use]
     pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
@@ -64,6 +72,10 @@ impl Difference {
     }
 }
 
+/// Words of addresses, and of them and ports, in a flow of IPv6.
+const ADDRESSES6: usize = 8;
+const ENDS6: usize = 9;
+
 /// Whether a transport checksum covers only the pseudo header (RFC 9293 3.1) so far: its sender left the rest to the network
 /// card, and between virtual links there is none that would do it. One complete checksum in 65,536 looks the same.
 #[must_use]
@@ -71,6 +83,14 @@ pub const fn is_partial(checksum: [u8; 2], flow: &Flow, length: u16) -> bool {
     let addresses = u32::from_ne_bytes(flow.source) as u64 + u32::from_ne_bytes(flow.destination) as u64;
     let protocol = u16::from_ne_bytes([0, flow.protocol]) as u64;
     fold(addresses + protocol + length.to_be() as u64) == u16::from_ne_bytes(checksum)
+}
+
+/// The same of IPv6 (RFC 8200 8.1).
+#[must_use]
+pub fn is_partial6(checksum: [u8; 2], flow: &Flow6, length: u16) -> bool {
+    let addresses: u64 = flow.words().iter().take(ADDRESSES6).map(|word| u64::from(*word)).sum();
+    let protocol = u64::from(u16::from_ne_bytes([0, flow.protocol]));
+    fold(addresses + protocol + u64::from(length.to_be())) == u16::from_ne_bytes(checksum)
 }
 
 /// A transport's checksum after a change by which a sum over what it covers becomes this much more, as the kernel's
@@ -129,7 +149,37 @@ mod tests {
         bytes
     }
 
+    fn pseudo6(flow: &Flow6, length: u16) -> Vec<u8> {
+        let mut bytes = [flow.source, flow.destination].concat();
+        bytes.extend([0, 0]);
+        bytes.extend(length.to_be_bytes());
+        bytes.extend([0, 0, 0, flow.protocol]);
+        bytes
+    }
+
+    fn covered6(flow: &Flow6, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = pseudo6(flow, 4 + u16::try_from(payload.len()).unwrap());
+        bytes.extend(flow.source_port().to_be_bytes());
+        bytes.extend(flow.destination_port().to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
     proptest! {
+        #[test]
+        fn the_same_holds_for_ipv6(
+            a: ([u8; 16], u16), b: ([u8; 16], u16), c: ([u8; 16], u16), d: ([u8; 16], u16), length: u16,
+            payload in proptest::collection::vec(any::<u8>(), 1..64),
+        ) {
+            let (from, to) = (Flow6::new(a, b, TCP), Flow6::new(c, d, TCP));
+            let before = computed(&covered6(&from, &payload)).to_be_bytes();
+            let after = Difference::NONE.ends6(&from, &to).apply(before);
+            prop_assert_eq!(u16::from_be_bytes(after), computed(&covered6(&to, &payload)));
+            let partial = !computed(&pseudo6(&from, length));
+            prop_assert!(is_partial6(partial.to_be_bytes(), &from, length));
+            prop_assert!(!is_partial6((partial ^ 0x0101).to_be_bytes(), &from, length));
+        }
+
         #[test]
         fn a_changed_checksum_is_the_one_computed_anew(
             a: ([u8; 4], u16), b: ([u8; 4], u16), c: ([u8; 4], u16), d: ([u8; 4], u16),

@@ -75,6 +75,12 @@ impl Flow6 {
         self.destination_port = port.to_be_bytes();
     }
 
+    /// Addresses and ports, as they lie in memory, and last what else it is.
+    #[must_use]
+    pub fn words(&self) -> &[u32; 10] {
+        bytemuck::cast_ref(self)
+    }
+
     /// What answers look like.
     #[must_use]
     pub const fn reversed(&self) -> Self {

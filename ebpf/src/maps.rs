@@ -62,6 +62,8 @@ pub const FLOWS6_OTHER: &str = "FLOWS6_OTHER";
 pub const FRAGMENTS6: &str = "FRAGMENTS6";
 /// The programs of tc that packets of IPv6 are handed on to, by [`crate::flow6::UPLINK_IN`] and its like. Program array.
 pub const PROGRAMS6: &str = "PROGRAMS6";
+/// The program of XDP that frames of IPv6 are handed on to, at index 0. Program array.
+pub const EXPRESS6: &str = "EXPRESS6";
 
 /// The number of a pod's link, on the node's side, to [`crate::policy::Isolation`]. Hash.
 pub const ISOLATED: &str = "ISOLATED";

@@ -193,6 +193,11 @@ impl Links {
     /// Gives an uplink XDP where that is wanted and possible.
     pub(super) fn accelerate(&mut self, uplink: &Uplink, wanted: Acceleration) -> Mode {
         let outcome = express::arrange(&mut self.ebpf, &self.hooks, uplink, wanted);
+        if outcome.is_ok()
+            && let Err(why) = self.six.place_express(&mut self.ebpf)
+        {
+            tracing::warn!(why, "frames of IPv6 are left to tc");
+        }
         Mode { uplink: uplink.name.clone(), without_xdp: outcome.err(), tc: self.hooks.tc }
     }
 

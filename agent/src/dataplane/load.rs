@@ -24,7 +24,7 @@ use super::opted_out::OptedOut;
 use super::{DataplaneConfig, DataplaneError, policies, six};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-const MAPS: [&str; 35] = [
+const MAPS: [&str; 36] = [
     maps::FRONTENDS,
     maps::FRONTENDS6,
     maps::SERVICE_TABLE,
@@ -53,6 +53,7 @@ const MAPS: [&str; 35] = [
     maps::FLOWS6_OTHER,
     maps::FRAGMENTS6,
     maps::PROGRAMS6,
+    maps::EXPRESS6,
     maps::ISOLATED,
     maps::IDENTITIES,
     maps::IDENTITIES6,
@@ -149,6 +150,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, policies::Handl
             tcp: handle(&mut ebpf, maps::FLOWS6_TCP)?,
             other: handle(&mut ebpf, maps::FLOWS6_OTHER)?,
             programs: handle(&mut ebpf, maps::PROGRAMS6)?,
+            express: handle(&mut ebpf, maps::EXPRESS6)?,
         },
     };
     sow(&mut ebpf)?;

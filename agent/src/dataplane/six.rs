@@ -1,10 +1,10 @@
-//! What only the packet path of IPv6 has: programs that those of tc hand packets on to, settings, and flows in tables of their own.
+//! What only the packet path of IPv6 has: programs that those of tc and XDP hand packets on to, settings, and flows in tables of their own.
 
 use std::collections::HashMap as Table;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, ProgramArray};
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, Xdp};
 use oarlock_ebpf::flow::{REPLY, are_over};
 use oarlock_ebpf::flow6::{Flow6, POD_IN, POD_OUT, Settings6, Translation6, UPLINK_IN, UPLINK_OUT};
 use oarlock_ebpf::maps;
@@ -21,6 +21,9 @@ const PROGRAMS: [(&str, u32); 4] = [
     ("pod_ingress6", POD_IN),
 ];
 
+/// That of XDP.
+const EXPRESS: &str = "uplink_express6";
+
 /// The maps.
 pub(super) struct Maps {
     pub(super) settings: Array<MapData, Settings6>,
@@ -28,9 +31,22 @@ pub(super) struct Maps {
     pub(super) other: HashMap<MapData, Flow6, Translation6>,
     /// Its entries go when nobody has it any more; it is pinned.
     pub(super) programs: ProgramArray<MapData>,
+    /// The same of XDP.
+    pub(super) express: ProgramArray<MapData>,
 }
 
 impl Maps {
+    /// Puts the program of XDP where frames are handed on to it, once some uplink has that. Without it tc has the frames.
+    pub(super) fn place_express(&mut self, ebpf: &mut Ebpf) -> Result<(), String> {
+        let program = ebpf.program_mut(EXPRESS).ok_or("the object does not hold it")?;
+        let program: &mut Xdp = program.try_into().map_err(|e| chain(&e))?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| format!("the kernel refuses the program: {}", chain(&e)))?;
+        }
+        let fd = program.fd().map_err(|e| chain(&e))?;
+        self.express.set(0, fd, 0).map_err(|e| chain(&e))
+    }
+
     /// Loads the programs, and puts them where packets are handed on to them; those of an agent before go.
     pub(super) fn place(&mut self, ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
         for (name, index) in PROGRAMS {

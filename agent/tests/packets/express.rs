@@ -15,23 +15,24 @@ use super::counts::counts;
 use super::frames::*;
 use super::six;
 
-/// Verdicts of XDP: up to tc, back by the link.
-const UP: u32 = 2;
-const BACK: u32 = 3;
+/// Verdicts of XDP: drop, up to tc, back by the link.
+pub(super) const DROP: u32 = 1;
+pub(super) const UP: u32 = 2;
+pub(super) const BACK: u32 = 3;
 
-const OWN: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
-const CLIENTS: [u8; 6] = [2, 0, 0, 0, 0, 0xc8];
-const FAR_NODES: [u8; 6] = [2, 0, 0, 0, 0, 0x12];
+pub(super) const OWN: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
+pub(super) const CLIENTS: [u8; 6] = [2, 0, 0, 0, 0, 0xc8];
+pub(super) const FAR_NODES: [u8; 6] = [2, 0, 0, 0, 0, 0x12];
 
 /// The node's tables and its uplink.
-struct Uplinked {
-    node: Node,
-    number: u32,
+pub(super) struct Uplinked {
+    pub(super) node: Node,
+    pub(super) number: u32,
 }
 
 impl Uplinked {
     /// Moves the test's thread into a new network namespace, which ends with it.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
         for command in [
             "link add eth0 address 02:00:00:00:00:11 type veth peer name far",
@@ -52,22 +53,27 @@ impl Uplinked {
 
     /// Runs the program on a frame that came by the uplink.
     fn run(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
-        let program: &mut Xdp = self.node.ebpf.program_mut("uplink_express").unwrap().try_into().unwrap();
-        let mut out = vec![0; frame.len() + 64];
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let length = u32::try_from(frame.len()).unwrap();
-        let context: Vec<u8> =
-            [0, length, 0, self.number, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = program.test_run(options).unwrap();
-        out.truncate(usize::try_from(result.data_size_out).unwrap());
-        (result.return_value, out)
+        run(&mut self.node, self.number, frame)
     }
+}
+
+/// Runs the program of a node on a frame that came by the uplink of this number.
+pub(super) fn run(node: &mut Node, uplink: u32, frame: &[u8]) -> (u32, Vec<u8>) {
+    let program: &mut Xdp = node.ebpf.program_mut("uplink_express").unwrap().try_into().unwrap();
+    let mut out = vec![0; frame.len() + 64];
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let length = u32::try_from(frame.len()).unwrap();
+    let context: Vec<u8> =
+        [0, length, 0, uplink, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options).unwrap();
+    out.truncate(usize::try_from(result.data_size_out).unwrap());
+    (result.return_value, out)
 }
 
 #[test]
@@ -109,7 +115,7 @@ fn behind_an_overlay_other_nodes_see_the_address_that_the_node_has_there() {
 }
 
 /// The frame as the uplink's neighbour would send it to this node.
-fn to_us(mut frame: Vec<u8>) -> Vec<u8> {
+pub(super) fn to_us(mut frame: Vec<u8>) -> Vec<u8> {
     frame[..6].copy_from_slice(&OWN);
     frame
 }

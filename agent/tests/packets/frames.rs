@@ -161,8 +161,12 @@ fn hand_on(ebpf: &mut Ebpf) {
         program.load().unwrap();
         programs.set(index, program.fd().unwrap(), 0).unwrap();
     }
-    // Its entries go with the last one who has it open.
-    std::mem::forget(programs);
+    let mut express: ProgramArray<_> = map(ebpf, maps::EXPRESS6);
+    let program: &mut Xdp = ebpf.program_mut("uplink_express6").unwrap().try_into().unwrap();
+    program.load().unwrap();
+    express.set(0, program.fd().unwrap(), 0).unwrap();
+    // Their entries go with the last one who has them open.
+    std::mem::forget((programs, express));
 }
 
 pub(super) fn map<M: TryFrom<aya::maps::Map>>(ebpf: &mut Ebpf, name: &str) -> M

@@ -10,6 +10,7 @@
 mod counts;
 mod errors;
 mod express;
+mod express6;
 mod frames;
 mod opted_out;
 mod policy;
