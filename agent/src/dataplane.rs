@@ -24,6 +24,7 @@ mod sweep;
 mod sync;
 mod trace;
 mod traffic;
+mod verified;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +54,7 @@ pub use metrics::{Events, Flows, Uplinks};
 pub use read::{Kernel, dump, kernel};
 pub use trace::{Question, Step, Trace, trace};
 pub use traffic::{Directory, ServiceTraffic, Traffic};
+pub use verified::verified;
 pub use verify::{Difference, Surroundings, compare, lasting, wanted};
 
 /// What the dataplane of a node needs to know.

@@ -18,6 +18,7 @@ use oarlock_ebpf::maps;
 use super::addresses::Addresses;
 use super::load::chain;
 use super::opted_out::OptedOut;
+use super::verified::verified;
 use super::{Acceleration, DataplaneError, Mode, PodLink, Tc, Uplink, clsact, express, six, sweep};
 
 /// The hooks of the node's cgroup.
@@ -103,11 +104,13 @@ impl Links {
     pub(super) fn open(mut ebpf: Ebpf, maps: LinkMaps, hooks: Hooks) -> Result<Self, DataplaneError> {
         for name in SOCKETS {
             let program = sockets(&mut ebpf, name)?;
-            program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
+            verified(|| program.load())
+                .map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
         for name in UPLINK.iter().map(|(name, _)| *name).chain([POD.0, TO_POD.0, SWEEP]) {
             let program = classifier(&mut ebpf, name)?;
-            program.load().map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
+            verified(|| program.load())
+                .map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
         let LinkMaps { settings, addresses, opted_out, mut six } = maps;
         six.place(&mut ebpf)?;

@@ -10,6 +10,7 @@ use aya::programs::xdp::{XdpLink, XdpMode};
 
 use super::attach::{Hooks, pin, pin_of};
 use super::load::chain;
+use super::verified::verified;
 use super::{Acceleration, DataplaneError, Uplink};
 
 const PROGRAM: &str = "uplink_express";
@@ -50,7 +51,7 @@ fn attach(ebpf: &mut Ebpf, name: &str, pins: &[PathBuf], interface: &str) -> Res
     let program = ebpf.program_mut(name).ok_or("the object does not hold it")?;
     let program: &mut Xdp = program.try_into().map_err(|e| chain(&e))?;
     if program.fd().is_err() {
-        program.load().map_err(|e| format!("the kernel refuses the program: {}", chain(&e)))?;
+        verified(|| program.load()).map_err(|e| format!("the kernel refuses the program: {}", chain(&e)))?;
     }
     let replaced = pins.iter().find_map(|pin| {
         let old = PinnedLink::from_pin(pin).ok()?;

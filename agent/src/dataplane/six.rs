@@ -10,6 +10,7 @@ use oarlock_ebpf::flow6::{Flow6, POD_IN, POD_OUT, Settings6, Translation6, UPLIN
 use oarlock_ebpf::maps;
 
 use super::load::chain;
+use super::verified::verified;
 use super::{DataplaneConfig, DataplaneError, Overlay};
 use ipnet::Ipv6Net;
 
@@ -41,7 +42,8 @@ impl Maps {
         let program = ebpf.program_mut(EXPRESS).ok_or("the object does not hold it")?;
         let program: &mut Xdp = program.try_into().map_err(|e| chain(&e))?;
         if program.fd().is_err() {
-            program.load().map_err(|e| format!("the kernel refuses the program: {}", chain(&e)))?;
+            verified(|| program.load())
+                .map_err(|e| format!("the kernel refuses the program: {}", chain(&e)))?;
         }
         let fd = program.fd().map_err(|e| chain(&e))?;
         self.express.set(0, fd, 0).map_err(|e| chain(&e))
@@ -54,7 +56,7 @@ impl Maps {
             let program =
                 ebpf.program_mut(name).ok_or_else(|| failed("the object does not hold it".to_owned()))?;
             let program: &mut SchedClassifier = program.try_into().map_err(|e| failed(chain(&e)))?;
-            program.load().map_err(|e| failed(chain(&e)))?;
+            verified(|| program.load()).map_err(|e| failed(chain(&e)))?;
             let fd = program.fd().map_err(|e| failed(chain(&e)))?;
             let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::PROGRAMS6), chain(&e));
             self.programs.set(index, fd, 0).map_err(failed)?;

@@ -4,6 +4,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use oarlock_agent::dataplane::verified;
 use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, FIN, LOCAL_POD, NODE, Owner, Settings};
 use oarlock_ebpf::flow6::{POD_IN, POD_OUT, UPLINK_IN, UPLINK_OUT};
 use oarlock_ebpf::layout::{Backend, EXTERNAL, FrontendKey, ServiceLine, SlotRange};
@@ -91,11 +92,11 @@ impl Node {
         }
         for name in ["uplink_ingress", "uplink_egress", "pod_egress", "pod_ingress"] {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            program.load().unwrap();
+            verified(|| program.load()).unwrap();
         }
         hand_on(&mut ebpf);
         let program: &mut Xdp = ebpf.program_mut("uplink_express").unwrap().try_into().unwrap();
-        program.load().unwrap();
+        verified(|| program.load()).unwrap();
         let counters = map(&mut ebpf, maps::COUNTERS);
         Self { ebpf, settings, frontends, lines, backends, slots, counters, addresses }
     }
@@ -158,12 +159,12 @@ fn hand_on(ebpf: &mut Ebpf) {
         ("pod_ingress6", POD_IN),
     ] {
         let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-        program.load().unwrap();
+        verified(|| program.load()).unwrap();
         programs.set(index, program.fd().unwrap(), 0).unwrap();
     }
     let mut express: ProgramArray<_> = map(ebpf, maps::EXPRESS6);
     let program: &mut Xdp = ebpf.program_mut("uplink_express6").unwrap().try_into().unwrap();
-    program.load().unwrap();
+    verified(|| program.load()).unwrap();
     express.set(0, program.fd().unwrap(), 0).unwrap();
     // Their entries go with the last one who has them open.
     std::mem::forget((programs, express));
