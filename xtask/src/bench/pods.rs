@@ -89,6 +89,7 @@ fn list(names: &[String]) -> String {
 
 fn create(names: &[String]) -> Result<()> {
     let file = state().join("bench/pods.json");
+    std::fs::create_dir_all(state().join("bench"))?;
     std::fs::write(&file, list(names))?;
     kubectl(&format!("create -f {}", file.display())).map(drop)
 }
