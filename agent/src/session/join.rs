@@ -226,18 +226,20 @@ fn worth_of(start: i64, end: i64, place: u8, now: i64) -> Worth {
 #[cfg(test)]
 mod tests {
     use std::pin::Pin;
+    use std::sync::Arc;
     use std::sync::atomic::AtomicU32;
     use std::sync::atomic::Ordering::Relaxed;
 
     use oarlock_api::node::node_server::{Node, NodeServer};
     use oarlock_api::node::{AgentMessage, ControlMessage, StreamFrame};
     use oarlock_daemon::pki::{Ca, Identity};
+    use tokio::sync::Notify;
     use tonic::{Request, Response, Status, Streaming};
 
     use super::*;
 
-    /// A control plane that renews, after it has refused so often, and nothing else.
-    struct Renews(Ca, AtomicU32);
+    /// A control plane that renews, after it has refused so often, and nothing else; it tells when it does.
+    struct Renews(Ca, AtomicU32, Arc<Notify>);
 
     async fn serve(renews: Renews) -> (String, impl Future<Output = Result<(), tonic::transport::Error>>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -285,6 +287,7 @@ mod tests {
             let identity = Identity { user: "system:node:n".to_owned(), groups: Vec::new() };
             let certificate_pem = self.0.sign_request(&request.into_inner().csr_pem, &identity);
             let certificate_pem = certificate_pem.map_err(|e| Status::invalid_argument(e.to_string()))?;
+            self.2.notify_one();
             Ok(Response::new(JoinResponse { certificate_pem, ca_pem: self.0.certificate_pem().to_owned() }))
         }
     }
@@ -310,7 +313,7 @@ mod tests {
         assert_eq!(read.own.key_pem, first.own.key_pem);
         assert_eq!(read.own.certificate_pem.trim(), first.own.certificate_pem.trim());
 
-        let (server, serving) = serve(Renews(ca, AtomicU32::new(0))).await;
+        let (server, serving) = serve(Renews(ca, AtomicU32::new(0), Arc::default())).await;
         let renewing = async {
             let channel = Endpoint::from_shared(server).unwrap().connect().await.unwrap();
             joining.renew(channel).await.unwrap()
@@ -357,13 +360,15 @@ mod tests {
         let (start, end) = pki::life(&before).unwrap();
         let begun = tokio::time::Instant::now();
         let passed = || i64::try_from(begun.elapsed().as_secs()).unwrap();
-        let refuses = AtomicU32::new(3);
-        let (server, serving) = serve(Renews(ca, refuses)).await;
+        let (refuses, signed) = (AtomicU32::new(3), Arc::new(Notify::new()));
+        let (server, serving) = serve(Renews(ca, refuses, Arc::clone(&signed))).await;
         let channel = Endpoint::from_shared(server).unwrap().connect().await.unwrap();
         let real = now();
         let renewed = async {
+            signed.notified().await;
+            // The clock goes on by whole pauses while real bytes are on their way: they have to be short.
             while joining.read().unwrap().unwrap().own.certificate_pem == before {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         tokio::select! {
