@@ -8,6 +8,7 @@ mod bind;
 mod claims;
 mod components;
 mod delete;
+mod ensure;
 mod evict;
 mod freshness;
 mod owners;

@@ -63,14 +63,13 @@ impl Status {
         Self { code, reason, message: message.into(), details: None }
     }
 
-    fn about(mut self, kind: &Kind, name: &str) -> Self {
-        let details = Details {
-            name: name.to_owned(),
-            group: kind.group.to_owned(),
-            kind: kind.plural.to_owned(),
-            ..Details::default()
-        };
-        self.details = Some(Box::new(details));
+    fn about(self, kind: &Kind, name: &str) -> Self {
+        self.about_resource(kind.group, kind.plural, name)
+    }
+
+    fn about_resource(mut self, group: &str, resource: &str, name: &str) -> Self {
+        let (name, group, kind) = (name.to_owned(), group.to_owned(), resource.to_owned());
+        self.details = Some(Box::new(Details { name, group, kind, ..Details::default() }));
         self
     }
 
@@ -133,14 +132,7 @@ impl Status {
     pub fn conflict_resource(group: &str, resource: &str, name: &str, why: &str) -> Self {
         let dot = if group.is_empty() { "" } else { "." };
         let message = format!("Operation cannot be fulfilled on {resource}{dot}{group} {name:?}: {why}");
-        let mut status = Self::new(409, "Conflict", message);
-        status.details = Some(Box::new(Details {
-            name: name.to_owned(),
-            group: group.to_owned(),
-            kind: resource.to_owned(),
-            ..Details::default()
-        }));
-        status
+        Self::new(409, "Conflict", message).about_resource(group, resource, name)
     }
 
     /// 409 in the words of an outdated resourceVersion.
@@ -218,14 +210,7 @@ impl Status {
         let subject = if name.is_empty() { String::new() } else { format!(" {name:?}") };
         let dot = if group.is_empty() { "" } else { "." };
         let message = format!("{plural}{dot}{group}{subject} is forbidden: {why}");
-        let mut status = Self::new(403, "Forbidden", message);
-        status.details = Some(Box::new(Details {
-            name: name.to_owned(),
-            group: group.to_owned(),
-            kind: plural.to_owned(),
-            ..Details::default()
-        }));
-        status
+        Self::new(403, "Forbidden", message).about_resource(group, plural, name)
     }
 
     /// 403 for a path that is no resource.

@@ -4,7 +4,7 @@
 //! Source: k8s.io/kube-aggregator/pkg/controllers/autoregister, k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy.
 
 use oarlock_api::aggregation::{self, AUTO_MANAGED};
-use oarlock_api::catalogue::{API_SERVICES, Kind, ROLE_BINDINGS, ROLES};
+use oarlock_api::catalogue::{API_SERVICES, ROLE_BINDINGS, ROLES};
 use oarlock_api::meta;
 use oarlock_api::status::Status;
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ pub(crate) async fn bootstrap(registry: &Registry, client_ca: &str, front_ca: &s
         "subjects": [user("system:kube-controller-manager"), user("system:kube-scheduler")],
     });
     for (kind, object) in [(&ROLES, role), (&ROLE_BINDINGS, binding)] {
-        ensure(registry, kind, "kube-system", object).await?;
+        registry.ensure(kind, "kube-system", object).await?;
     }
     register(registry).await
 }
@@ -44,7 +44,7 @@ pub(crate) async fn bootstrap(registry: &Registry, client_ca: &str, front_ca: &s
 async fn register(registry: &Registry) -> Result<(), Status> {
     let wanted = aggregation::local(registry.cache().catalogue());
     for object in &wanted {
-        ensure(registry, &API_SERVICES, "", object.clone()).await?;
+        registry.ensure(&API_SERVICES, "", object.clone()).await?;
     }
     registry.catch_up().await?;
     for present in registry.cache().list(&API_SERVICES, None).0 {
@@ -66,21 +66,6 @@ async fn register(registry: &Registry) -> Result<(), Status> {
         }
     }
     Ok(())
-}
-
-async fn ensure(
-    registry: &Registry,
-    kind: &'static Kind,
-    namespace: &str,
-    object: Value,
-) -> Result<(), Status> {
-    if registry.cache().get(kind, namespace, meta::name(&object)).is_some() {
-        return Ok(());
-    }
-    match registry.create(kind, namespace, object, &WriteOptions::default()).await {
-        Err(status) if status.is("AlreadyExists") => Ok(()),
-        other => other.map(drop),
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Objects that nobody has changed for a while, packed: most of what a large cluster holds is never looked at again. LZ4 against a sample
-//! of the same kind, as siblings differ in little more than their names; unpacking takes about a microsecond.
+//! of the same kind, as siblings differ in little more than their names.
 
 use std::collections::HashMap;
 use std::sync::Arc;

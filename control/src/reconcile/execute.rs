@@ -317,14 +317,13 @@ async fn ensure(
     namespace: &str,
     object: Value,
 ) -> Result<(), Status> {
-    match registry.create(kind, namespace, object, &WriteOptions::default()).await {
-        Err(status) if status.is("AlreadyExists") => Ok(()),
+    match registry.ensure(kind, namespace, object).await {
         // The address is taken: by an older form of the same Service, or by a user's.
         Err(status) if status.is("Invalid") => {
             tracing::warn!(%status, "a part of the cluster's own objects cannot be made");
             Ok(())
         }
-        other => other.map(drop),
+        other => other,
     }
 }
 

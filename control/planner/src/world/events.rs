@@ -19,11 +19,14 @@ pub(crate) struct Events {
 #[derive(Debug)]
 struct Known {
     uid: Box<str>,
-    /// None: it does not say so in a way that can be read, and stays.
+    /// None: it does not say so in a way that can be read, and stays; or it is being deleted already.
     last: Option<i64>,
 }
 
 fn last(event: &Value) -> Option<i64> {
+    if meta::is_terminating(event) {
+        return None;
+    }
     let times = [event["lastTimestamp"].as_str(), event["metadata"]["creationTimestamp"].as_str()];
     times.into_iter().flatten().find_map(meta::parse_time).map(jiff::Timestamp::as_second)
 }
@@ -88,6 +91,14 @@ mod tests {
         assert_eq!(order(&events), [("c", "3"), ("a", "1"), ("b", "2")]);
         let of_d: Vec<&str> = events.of_namespace("d").map(|(_, uid)| uid).collect();
         assert_eq!(of_d, ["1", "2", "4"]);
+        let mut held = event("1", "2026-01-01T00:00:02Z");
+        held["metadata"]["deletionTimestamp"] = json!("2026-01-01T01:00:02Z");
+        events.put(&key("d", "a"), &held);
+        assert_eq!(
+            order(&events),
+            [("c", "3"), ("b", "2")],
+            "it is on its way, and not to be in the way of others"
+        );
         events.remove(&key("d", "a"));
         events.remove(&key("d", "timeless"));
         events.remove(&key("d", "nobody"));
