@@ -40,6 +40,7 @@ use crate::released::Released;
 use crate::runtime::{Docker, Runtime};
 use crate::services::{Board, LocalPods, Services, Wanted};
 use crate::session::{Joining, Session};
+use crate::static_pods;
 use crate::stats;
 use crate::volumes::Volumes;
 
@@ -97,6 +98,7 @@ struct Parts {
 async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     anyhow::ensure!(!config.uplinks.is_empty(), "--uplink is needed");
     let keep = config.keep.resolve()?;
+    let static_pod_path = keep.static_pod_path.clone();
     let listener = TcpListener::bind(config.metrics_bind_address).await.with_context(|| {
         format!("cannot listen on {}: is another agent running?", config.metrics_bind_address)
     })?;
@@ -166,6 +168,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
         health,
         cluster: watch::Sender::new(None),
     });
+    tasks.spawn("static-pods", Arc::clone(&parts).follow_folder(static_pod_path, tasks.clone()));
     spawn_session(config, tasks, &parts, look, node);
     tasks.spawn("images", images.run(tasks.clone()));
     tasks.spawn("eviction", eviction.run(tasks.clone()));
@@ -279,13 +282,21 @@ fn spawn_session(
 }
 
 impl Parts {
+    /// Makes the pods of the node's own folder wanted.
+    async fn follow_folder(self: Arc<Self>, folder: Option<PathBuf>, tasks: Tasks) {
+        let (desired, outbox) = (Arc::clone(&self.desired), Arc::clone(&self.outbox));
+        static_pods::run(folder, self.name.clone(), desired, outbox, tasks).await;
+    }
+
     /// Makes the node run the pods that are wanted.
     async fn follow_pods(self: Arc<Self>, tasks: Tasks) {
         let mut changed = self.desired.subscribe(Topic::Pods);
-        let mut cluster = self.cluster.subscribe();
+        let (mut cluster, mut left) = (self.cluster.subscribe(), self.pods.left());
         let token = tasks.token();
         loop {
+            let knows_statics = self.desired.knows_static_pods();
             let (snapshot, complete) = self.desired.snapshot();
+            let complete = complete && knows_statics;
             if complete {
                 self.outbox.retain_pods(|uid| {
                     snapshot.pods.values().any(|pod| pod.metadata.uid.as_deref() == Some(uid))
@@ -295,6 +306,7 @@ impl Parts {
             self.outbox.ack(snapshot.version);
             tokio::select! {
                 _ = changed.changed() => {}
+                _ = left.changed() => {}
                 _ = cluster.changed() => {
                     if let Some(welcome) = cluster.borrow_and_update().clone() {
                         let dns = ClusterDns { domain: welcome.cluster_domain, address: welcome.cluster_dns };

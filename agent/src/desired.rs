@@ -19,6 +19,8 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::static_pods;
+
 /// A namespaced name; the namespace is empty for nodes.
 pub type Key = (String, String);
 
@@ -28,8 +30,10 @@ pub type Objects<T> = OrdMap<Key, Arc<T>>;
 /// Everything that was sent, as of one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Pods bound to this node.
+    /// Pods bound to this node, and those of its own folder.
     pub pods: Objects<Pod>,
+    /// Pods of the API that are not run: mirrors of those of the folder, and what else has the name of one.
+    pub aside: Objects<Pod>,
     /// ConfigMaps that those pods use.
     pub config_maps: Objects<ConfigMap>,
     /// Secrets that those pods use.
@@ -53,6 +57,30 @@ pub struct Snapshot {
     pub network_peers: Objects<Member>,
     /// The version of the session's last message that is in here; for acks.
     pub version: u64,
+}
+
+impl Snapshot {
+    /// Puts what there is of a name where it belongs: in `pods` what is run, `aside` what the API has besides.
+    fn place(&mut self, key: &Key, statics: &Objects<Pod>) {
+        let present = self.pods.remove(key).filter(|pod| !static_pods::is_static(pod));
+        let sent = self.aside.remove(key).or(present);
+        let own = statics.get(key);
+        match (own, sent) {
+            (Some(own), sent) => {
+                let of_own =
+                    sent.as_ref().filter(|sent| static_pods::mirrored(sent) == own.metadata.uid.as_deref());
+                // What was said of it, as of any other pod.
+                let status = of_own.and_then(|mirror| mirror.status.clone());
+                self.pods.insert(key.clone(), Arc::new(Pod { status, ..Pod::clone(own) }));
+                self.aside.extend(sent.map(|sent| (key.clone(), sent)));
+            }
+            (None, Some(sent)) if static_pods::mirrored(&sent).is_some() => {
+                drop(self.aside.insert(key.clone(), sent))
+            }
+            (None, Some(sent)) => drop(self.pods.insert(key.clone(), sent)),
+            (None, None) => {}
+        }
+    }
 }
 
 /// A kind that comes by a list and a watch of its own, not with a session.
@@ -143,6 +171,10 @@ struct Inner {
     present: Arc<Snapshot>,
     /// What the running snapshot of a new session has sent so far; `None` outside one.
     arriving: Option<Snapshot>,
+    /// The pods of the node's own folder: they are among the present ones whatever the control plane sends.
+    statics: Objects<Pod>,
+    /// That folder was looked at, or there is none.
+    knows_statics: bool,
     complete: bool,
     /// Kinds that a list was received of.
     listed: BTreeSet<&'static str>,
@@ -165,6 +197,12 @@ impl Desired {
     pub fn snapshot(&self) -> (Arc<Snapshot>, bool) {
         let inner = self.inner.lock();
         (Arc::clone(&inner.present), inner.complete)
+    }
+
+    /// Whether the pods of the node's own folder are known: before that, absence of pods means nothing.
+    #[must_use]
+    pub fn knows_static_pods(&self) -> bool {
+        self.inner.lock().knows_statics
     }
 
     /// A bell that rings after changes of a topic; several changes may ring once.
@@ -191,12 +229,44 @@ impl Desired {
     pub fn end_snapshot(&self) {
         {
             let mut inner = self.inner.lock();
-            if let Some(arrived) = inner.arriving.take() {
+            if let Some(mut arrived) = inner.arriving.take() {
+                // Those of names of which nothing was sent.
+                for key in inner.statics.keys() {
+                    arrived.place(key, &inner.statics);
+                }
                 inner.present = Arc::new(arrived);
                 inner.complete = true;
             }
         }
         self.ring_all();
+    }
+
+    /// The pods of the node's own folder are these now.
+    pub fn set_static_pods(&self, pods: Objects<Pod>) {
+        {
+            let mut inner = self.inner.lock();
+            let inner = &mut *inner;
+            inner.knows_statics = true;
+            let before = std::mem::replace(&mut inner.statics, pods);
+            let present = Arc::make_mut(&mut inner.present);
+            for key in before.keys().chain(inner.statics.keys()) {
+                present.place(key, &inner.statics);
+            }
+        }
+        self.ring(Topic::Pods);
+    }
+
+    /// A pod of the API is there, or is there no more.
+    fn sent_pod(&self, key: &Key, pod: Option<Pod>) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let snapshot = inner.arriving.as_mut().unwrap_or_else(|| Arc::make_mut(&mut inner.present));
+        snapshot.aside.remove(key);
+        match pod {
+            Some(pod) => drop(snapshot.pods.insert(key.clone(), Arc::new(pod))),
+            None => drop(snapshot.pods.remove(key)),
+        }
+        snapshot.place(key, &inner.statics);
     }
 
     fn ring_all(&self) {
@@ -213,7 +283,7 @@ impl Desired {
         let key = (namespace.to_owned(), name.to_owned());
         let parse = Parse { resource, namespace, name, json };
         match resource {
-            "pods" => self.put(|s| &mut s.pods, key, parse.object()?),
+            "pods" => self.sent_pod(&key, Some(parse.object()?)),
             "configmaps" => self.put(|s| &mut s.config_maps, key, parse.object()?),
             "secrets" => self.put(|s| &mut s.secrets, key, parse.object()?),
             "persistentvolumeclaims" => self.put(|s| &mut s.claims, key, parse.object()?),
@@ -236,9 +306,13 @@ impl Desired {
     /// A resource that this agent does not know.
     pub fn delete(&self, resource: &str, namespace: &str, name: &str) -> Result<(), BadObject> {
         let key = (namespace.to_owned(), name.to_owned());
+        if resource == "pods" {
+            self.sent_pod(&key, None);
+            self.changed(resource);
+            return Ok(());
+        }
         self.with(|snapshot| {
             match resource {
-                "pods" => drop(snapshot.pods.remove(&key)),
                 "configmaps" => drop(snapshot.config_maps.remove(&key)),
                 "secrets" => drop(snapshot.secrets.remove(&key)),
                 "persistentvolumeclaims" => drop(snapshot.claims.remove(&key)),
@@ -373,6 +447,8 @@ impl Parse<'_> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn pod(name: &str) -> Vec<u8> {
@@ -400,6 +476,54 @@ mod tests {
         desired.update("pods", "d", "c", &pod("c")).unwrap();
         desired.end_snapshot();
         assert_eq!(names(&desired), ["c"]);
+    }
+
+    #[test]
+    fn pods_of_the_nodes_own_folder_stay_whatever_is_sent_and_their_mirrors_are_apart() {
+        let desired = Desired::default();
+        let key = || ("d".to_owned(), "s".to_owned());
+        let own: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "d", "uid": "abc",
+            "annotations": {"kubernetes.io/config.hash": "abc"}}}))
+            .unwrap();
+        let mirror = json!({"metadata": {"name": "s", "annotations": {"kubernetes.io/config.mirror": "abc"}},
+            "status": {"phase": "Running"}});
+        let present = || desired.snapshot().0;
+        let is_own = || static_pods::is_static(&present().pods[&key()]);
+        let phase = || present().pods[&key()].status.as_ref().and_then(|status| status.phase.clone());
+        assert!(!desired.knows_static_pods());
+        desired.set_static_pods(Objects::unit(key(), Arc::new(own.clone())));
+        assert!(desired.knows_static_pods());
+        assert_eq!(names(&desired), ["s"], "before there is a control plane");
+        desired.begin();
+        desired.update("pods", "d", "s", mirror.to_string().as_bytes()).unwrap();
+        desired.update("pods", "d", "a", &pod("a")).unwrap();
+        desired.end_snapshot();
+        assert_eq!(names(&desired), ["a", "s"]);
+        assert!(is_own() && present().aside.len() == 1);
+        assert_eq!(phase().as_deref(), Some("Running"), "it has the status of its mirror");
+        desired.begin();
+        desired.end_snapshot();
+        assert!(is_own() && phase().is_none() && present().aside.is_empty(), "a session that knows of none");
+
+        desired.update("pods", "d", "s", &pod("s")).unwrap();
+        assert!(
+            is_own() && phase().is_none() && present().aside.len() == 1,
+            "somebody's of the same name waits"
+        );
+        desired.set_static_pods(Objects::new());
+        assert!(!is_own() && present().aside.is_empty(), "and has its turn");
+        desired.set_static_pods(Objects::unit(key(), Arc::new(own)));
+        assert!(is_own() && present().aside.len() == 1);
+        desired.delete("pods", "d", "s").unwrap();
+        assert!(is_own() && present().aside.is_empty());
+        desired.set_static_pods(Objects::new());
+        assert!(present().pods.is_empty(), "{:?}", names(&desired));
+
+        desired.update("pods", "d", "s", mirror.to_string().as_bytes()).unwrap();
+        assert!(present().pods.is_empty() && present().aside.len() == 1, "a mirror of nothing is not run");
+        desired.update("pods", "d", "s", &pod("s")).unwrap();
+        assert!(names(&desired) == ["s"] && present().aside.is_empty(), "another one came in its place");
     }
 
     #[test]

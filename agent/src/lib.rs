@@ -31,6 +31,7 @@ pub mod rolling_update;
 pub mod runtime;
 mod services;
 mod session;
+mod static_pods;
 mod stats;
 mod status;
 mod volumes;

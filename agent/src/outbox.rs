@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use oarlock_api::node::agent_message::Message;
-use oarlock_api::node::{Ack, EventReport, NodeStatus, PodGone, PodStatus, StatsReport, VolumeGone};
+use oarlock_api::node::{
+    Ack, EventReport, NodeStatus, PodGone, PodStatus, StaticPods, StatsReport, VolumeGone,
+};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -27,6 +29,8 @@ struct Inner {
     pods: BTreeMap<String, Subject>,
     /// Volumes whose directories are gone: names by uid.
     volumes: BTreeMap<String, String>,
+    /// The mirrors of the pods of the node's own folder, once it was looked at.
+    static_pods: Option<Vec<Bytes>>,
     events: VecDeque<EventReport>,
     lost_events: u64,
     /// The latest, until it was sent: the next one comes soon.
@@ -38,6 +42,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Unsent {
     node_status: bool,
+    static_pods: bool,
     ack: bool,
     pods: BTreeSet<String>,
     volumes: BTreeSet<String>,
@@ -80,6 +85,25 @@ impl Outbox {
             subject.gone = true;
             true
         });
+    }
+
+    /// The pods of the node's own folder, as the API should mirror them, JSON-encoded; said again, it is sent again.
+    pub fn static_pods(&self, mirrors: Vec<Bytes>) {
+        let mut inner = self.inner.lock();
+        inner.static_pods = Some(mirrors);
+        inner.unsent.static_pods = true;
+        drop(inner);
+        self.bell.notify_one();
+    }
+
+    /// Says a pod's status again: what it is about is new to the API.
+    pub fn say_again(&self, uid: &str) {
+        let mut inner = self.inner.lock();
+        if inner.pods.contains_key(uid) {
+            inner.unsent.pods.insert(uid.to_owned());
+            drop(inner);
+            self.bell.notify_one();
+        }
     }
 
     /// What the node and its pods use now.
@@ -151,6 +175,7 @@ impl Outbox {
         let inner = &mut *inner;
         inner.unsent = Unsent {
             node_status: inner.node_status.is_some(),
+            static_pods: inner.static_pods.is_some(),
             ack: false,
             pods: inner.pods.keys().cloned().collect(),
             volumes: inner.volumes.keys().cloned().collect(),
@@ -196,6 +221,12 @@ impl Inner {
         if self.unsent.node_status {
             self.unsent.node_status = false;
             return Some(Message::NodeStatus(self.node_status.clone().unwrap_or_default()));
+        }
+        // Before the statuses, which are of their mirrors.
+        if std::mem::take(&mut self.unsent.static_pods) {
+            return Some(Message::StaticPods(StaticPods {
+                pods: self.static_pods.clone().unwrap_or_default(),
+            }));
         }
         while let Some(uid) = self.unsent.pods.pop_first() {
             if let Some(message) = self.pods.get(&uid).and_then(|subject| subject.message(&uid)) {
@@ -261,6 +292,9 @@ mod tests {
         assert_eq!(drain(&outbox), ["a=2"]);
         outbox.pod_status("d", "a", "u1", Bytes::from("2"));
         assert!(drain(&outbox).is_empty());
+        outbox.say_again("u1");
+        outbox.say_again("nobody");
+        assert_eq!(drain(&outbox), ["a=2"]);
         outbox.pod_gone("d", "a", "u1");
         assert_eq!(drain(&outbox), ["a gone"]);
     }

@@ -35,6 +35,7 @@ use crate::net::PodNetwork;
 use crate::outbox::Outbox;
 pub use crate::plan::files::ClusterDns;
 use crate::runtime::Runtime;
+use crate::static_pods::is_static;
 use crate::volumes::Volumes;
 pub(crate) use storage::folder_use;
 
@@ -163,6 +164,18 @@ struct Workers {
     /// Pods of which nothing is left although their object may still be there.
     finished: BTreeSet<String>,
     complete: bool,
+    /// Rings when one of a folder has left: another of its name may have waited for that.
+    left: watch::Sender<u64>,
+}
+
+impl Workers {
+    /// Whether a pod of this name is there still, which was of the folder before.
+    fn has_another(&self, pod: &Pod) -> bool {
+        self.slots.values().any(|slot| {
+            let (other, new) = (&slot.wish.lock().pod.metadata, &pod.metadata);
+            other.name == new.name && other.namespace == new.namespace && other.uid != new.uid
+        })
+    }
 }
 
 impl Pods {
@@ -235,19 +248,24 @@ impl Pods {
             match workers.slots.get(&uid) {
                 Some(slot) => update(slot, pod, &before, snapshot),
                 None if workers.finished.contains(&uid) => self.say_gone(pod),
+                None if is_static(pod) && workers.has_another(pod) => {}
                 None => self.hire(&mut workers, uid, Wish::new(Arc::clone(pod), false)),
+            }
+        }
+        for (uid, slot) in workers.slots.iter().filter(|(uid, _)| !wanted.contains(*uid)) {
+            // What the node's own folder says holds without a control plane.
+            let mut wish = slot.wish.lock();
+            if complete || is_static(&wish.pod) {
+                wish.removed = true;
+                drop(wish);
+                tracing::debug!(uid, "pod is not wanted any more");
+                slot.bell.notify_one();
             }
         }
         if !complete {
             return;
         }
         workers.finished.retain(|uid| wanted.contains(uid));
-        for (uid, slot) in &workers.slots {
-            if !wanted.contains(uid) {
-                slot.wish.lock().removed = true;
-                slot.bell.notify_one();
-            }
-        }
         if !std::mem::replace(&mut workers.complete, true) {
             drop(workers);
             self.wake_listener();
@@ -266,7 +284,13 @@ impl Pods {
         self.shared.outbox.pod_gone(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid));
     }
 
+    /// Rings when a pod of the node's own folder has left.
+    pub(crate) fn left(&self) -> watch::Receiver<u64> {
+        self.workers.lock().left.subscribe()
+    }
+
     fn hire(&self, workers: &mut Workers, uid: String, wish: Wish) {
+        let is_static = is_static(&wish.pod);
         let slot = Arc::new(Slot { wish: Mutex::new(wish), bell: Notify::new() });
         workers.slots.insert(uid.clone(), Arc::clone(&slot));
         let (shared, everybody) = (Arc::clone(&self.shared), Arc::clone(&self.workers));
@@ -275,7 +299,9 @@ impl Pods {
             let finished = worker::run(shared, &uid, slot).await;
             let mut everybody = everybody.lock();
             everybody.slots.remove(&uid);
-            if finished {
+            if is_static {
+                everybody.left.send_modify(|count| *count = count.wrapping_add(1));
+            } else if finished {
                 everybody.finished.insert(uid);
             }
         });

@@ -95,6 +95,12 @@ impl Container {
         self.labels.get(name).map_or("", String::as_str)
     }
 
+    /// Whether its pod has this name.
+    #[must_use]
+    pub fn is_of(&self, namespace: &str, pod: &str) -> bool {
+        self.label(label::POD_NAMESPACE) == namespace && self.label(label::POD_NAME) == pod
+    }
+
     /// The uid of its pod.
     #[must_use]
     pub fn pod_uid(&self) -> &str {

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use oarlock_api::meta;
 use oarlock_api::node::DialRequest;
 use oarlock_api::node::stream_open::Request;
+use oarlock_api::static_pod;
 use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::mux::{Piece, STDIN, STDOUT, Stream};
@@ -40,7 +41,7 @@ impl Connection {
         let target = DialRequest {
             namespace: meta::namespace(pod).to_owned(),
             pod: meta::name(pod).to_owned(),
-            uid: meta::uid(pod).to_owned(),
+            uid: static_pod::uid_on_node(pod).to_owned(),
             port: port.into(),
         };
         let stream = nodes.open(node_of(pod)?, Request::Dial(target)).await?;

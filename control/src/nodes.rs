@@ -5,6 +5,7 @@
 
 mod events;
 mod join;
+mod mirror;
 mod peers;
 mod policies;
 mod references;

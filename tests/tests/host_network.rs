@@ -1,9 +1,10 @@
 //! Pods on the networks of their nodes, which have each a Docker of its own; that Docker is killed while pods live. Needs root.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use oarlock_tests::cluster::{CLIENT, Cluster, NODES, run_in, wait};
+use oarlock_tests::cluster::{CLIENT, Cluster, NODES, run_in, shell, wait};
 use oarlock_tests::inventory::Inventory;
 use serde_json::{Value, json};
 
@@ -35,6 +36,7 @@ fn pods_on_their_nodes_networks_outlive_docker() {
     dockers_death_while_pods_begin_makes_none_twice(&cluster);
     images_that_nobody_uses_go(&cluster);
     they_use_no_network_of_their_own(&cluster, &edge[0]);
+    a_folder_of_the_node_is_run(&cluster);
     // What a Docker that is dead has run goes, too.
     cluster.signal("node2-docker", "KILL");
     cluster.down();
@@ -227,7 +229,9 @@ fn images_that_nobody_uses_go(cluster: &Cluster) {
     assert!(images().contains("oarlock/toolbox"), "{}", images());
     let running = containers("node2");
     let config = Cluster::folder().join("node2-config.yaml");
-    assert!(std::fs::write(&config, CONFIG).is_ok());
+    assert!(std::fs::create_dir_all(static_pods()).is_ok());
+    let text = format!("{CONFIG}staticPodPath: {}\n", static_pods().display());
+    assert!(std::fs::write(&config, text).is_ok());
     cluster.signal("node2", "KILL");
     cluster.up_again_with(&config);
     wait("the one that is unused goes", SOON, || {
@@ -252,5 +256,95 @@ fn they_use_no_network_of_their_own(cluster: &Cluster, edge: &str) {
             }
             _ => Err(said),
         }
+    });
+}
+
+/// The folder of pods of node2.
+fn static_pods() -> PathBuf {
+    Cluster::folder().join("node2-static")
+}
+
+/// A web server at a port of node2, in a file of its folder.
+fn write_static(name: &str, port: u16) {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"hostNetwork": true,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "web", "image": "oarlock/web:0.1.0", "args": ["/web", format!("{port}"), name]}]}});
+    assert!(std::fs::write(static_pods().join(format!("{name}.json")), pod.to_string()).is_ok());
+}
+
+fn answers(name: &str, port: u16) {
+    wait(&format!("{name} answers at {port}"), SOON, || {
+        let said = run_in(CLIENT, &format!("curl -sS -m 1 http://{}:{port}/", NODES[1])).text;
+        if said.contains(&format!("pod: {name}\n")) { Ok(()) } else { Err(said) }
+    });
+}
+
+/// The mirror, once it is there and is not `other`.
+fn mirror(cluster: &Cluster, name: &str, other: &Value) -> Value {
+    wait(&format!("{name} has a mirror that is ready"), SOON, || {
+        let said = cluster.shell(&format!("kubectl get pod {name}-node2 -o json"));
+        let pod: Value = serde_json::from_str(&said.text).map_err(|_| said.text.clone())?;
+        let ready = pod["status"]["containerStatuses"][0]["ready"] == true;
+        if ready && pod["metadata"]["uid"] != other["metadata"]["uid"] { Ok(pod) } else { Err(said.text) }
+    })
+}
+
+fn a_folder_of_the_node_is_run(cluster: &Cluster) {
+    let ids = || {
+        let mut running = containers("node2");
+        running.retain(|one| one.contains("_own-node2_"));
+        running
+    };
+    assert!(std::fs::write(static_pods().join("bad.yaml"), "kind: Deployment").is_ok());
+    write_static("own", 8099);
+    answers("own", 8099);
+    let first = mirror(cluster, "own", &Value::Null);
+    let annotations = &first["metadata"]["annotations"];
+    assert_eq!(annotations["kubernetes.io/config.source"], "file");
+    assert_eq!(annotations["kubernetes.io/config.mirror"], annotations["kubernetes.io/config.hash"]);
+    assert_eq!(first["metadata"]["ownerReferences"][0]["kind"], "Node");
+    assert!(first["spec"]["serviceAccountName"].is_null() && first["status"]["podIP"] == NODES[1], "{first}");
+    assert_eq!(cluster.kubectl("logs own-node2"), "listening on port 8099");
+    assert_eq!(cluster.kubectl("exec own-node2 -- cat /proc/1/comm"), "web");
+
+    let before = ids();
+    cluster.kubectl("delete pod own-node2 --wait=false");
+    let second = mirror(cluster, "own", &first);
+    assert_eq!(ids(), before, "only its mirror was deleted");
+    wait("the file that is none is told of", SOON, || {
+        let said = cluster
+            .kubectl("get events --field-selector reason=InvalidStaticPod -o jsonpath='{.items[*].message}'");
+        if said.ends_with("bad.yaml: it is no Pod of v1") { Ok(()) } else { Err(said) }
+    });
+    let pid = cluster.pid("node2");
+    cluster.signal("node2", "KILL");
+    wait("the agent is gone", SOON, || {
+        if shell(&format!("kill -0 {pid}")).well { Err("it runs".to_owned()) } else { Ok(()) }
+    });
+    cluster.up_again_with(&Cluster::folder().join("node2-config.yaml"));
+    wait("the agent is back", SOON, || {
+        let said = cluster.shell("kubectl exec own-node2 -- cat /proc/1/comm");
+        if said.well && said.text.trim() == "web" { Ok(()) } else { Err(said.text) }
+    });
+    assert_eq!(ids(), before, "and has touched nothing");
+    write_static("own", 8100);
+    answers("own", 8100);
+    mirror(cluster, "own", &second);
+    let said = run_in(CLIENT, &format!("curl -sS -m 1 http://{}:8099/", NODES[1]));
+    assert!(!said.well, "the one before has ended: {}", said.text);
+
+    cluster.signal("control", "KILL");
+    write_static("alone", 8101);
+    answers("alone", 8101);
+    assert!(std::fs::remove_file(static_pods().join("own.json")).is_ok());
+    wait("it ends without a control plane", SOON, || {
+        if ids().is_empty() { Ok(()) } else { Err(format!("{:?}", ids())) }
+    });
+    cluster.up_again();
+    mirror(cluster, "alone", &Value::Null);
+    assert!(std::fs::remove_file(static_pods().join("alone.json")).is_ok());
+    wait("their mirrors are gone", SOON, || {
+        let said = cluster.kubectl("get pods -o name");
+        if said.contains("own-node2") || said.contains("alone-node2") { Err(said) } else { Ok(()) }
     });
 }

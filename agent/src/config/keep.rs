@@ -23,7 +23,8 @@ const TRANSITION: Duration = Duration::from_mins(5);
 #[derive(Debug, Clone, Default, Args)]
 pub struct KeepArgs {
     /// A file with settings in the words of a KubeletConfiguration: evictionHard, evictionSoft, evictionSoftGracePeriod,
-    /// evictionMaxPodGracePeriod, evictionMinimumReclaim, evictionPressureTransitionPeriod, imageGCHighThresholdPercent, imageGCLowThresholdPercent, imageMinimumGCAge.
+    /// evictionMaxPodGracePeriod, evictionMinimumReclaim, evictionPressureTransitionPeriod, imageGCHighThresholdPercent,
+    /// imageGCLowThresholdPercent, imageMinimumGCAge, staticPodPath.
     /// Flags and environment are stronger.
     #[arg(long, env = "OARLOCK_CONFIG")]
     pub config: Option<PathBuf>,
@@ -53,6 +54,9 @@ pub struct KeepArgs {
     /// Down to which use they are removed, in percent [default: 80].
     #[arg(long, env = "OARLOCK_IMAGE_GC_LOW_THRESHOLD", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub image_gc_low_threshold: Option<u8>,
+    /// A folder of pods that this node runs by itself: files with a Pod each, in YAML or JSON (staticPodPath).
+    #[arg(long, env = "OARLOCK_POD_MANIFEST_PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
     /// How long an unused image stays at least [default: 2m].
     #[arg(long, env = "OARLOCK_MINIMUM_IMAGE_TTL_DURATION", value_parser = duration)]
     pub minimum_image_ttl_duration: Option<Duration>,
@@ -76,6 +80,7 @@ struct File {
     image_gc_low_threshold_percent: Option<u8>,
     #[serde(rename = "imageMinimumGCAge")]
     image_minimum_gc_age: Option<String>,
+    static_pod_path: Option<PathBuf>,
 }
 
 /// What holds.
@@ -83,6 +88,7 @@ struct File {
 pub(crate) struct Keep {
     pub(crate) eviction: Eviction,
     pub(crate) images: Images,
+    pub(crate) static_pod_path: Option<PathBuf>,
 }
 
 impl KeepArgs {
@@ -141,7 +147,8 @@ impl KeepArgs {
             images.low,
             images.high
         );
-        Ok(Keep { eviction, images })
+        let static_pod_path = self.pod_manifest_path.clone().or(file.static_pod_path);
+        Ok(Keep { eviction, images, static_pod_path })
     }
 }
 
@@ -222,9 +229,10 @@ mod tests {
             "kind: KubeletConfiguration\nevictionHard: {memory.available: 5%}\nimageGCHighThresholdPercent: 75\n\
              evictionMinimumReclaim: {memory.available: 1Gi}\nevictionPressureTransitionPeriod: 1m30s\n\
              evictionSoft: {memory.available: 9%}\nevictionSoftGracePeriod: {memory.available: 1m30s}\n\
-             evictionMaxPodGracePeriod: 20\n",
+             evictionMaxPodGracePeriod: 20\nstaticPodPath: /etc/kubernetes/manifests\n",
         )
         .unwrap();
+        assert_eq!(keep.static_pod_path.as_deref(), Some(Path::new("/etc/kubernetes/manifests")));
         let patience = [("memory.available".to_owned(), Duration::from_secs(90))];
         let soft = Soft::parse("memory.available<9%", &patience, "memory.available=1Gi", 20).unwrap();
         assert_eq!(keep.eviction.soft, soft);

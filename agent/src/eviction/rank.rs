@@ -12,6 +12,7 @@ use super::judge::Pressures;
 use super::threshold::{Pressure, Room, Signal};
 use crate::plan::is_sidecar;
 use crate::plan::spec::qos_class;
+use crate::static_pods::is_static;
 
 /// From this priority on a pod is the system's (`SystemCriticalPriority`).
 const CRITICAL: i32 = 2_000_000_000;
@@ -31,12 +32,6 @@ pub(crate) struct Candidate {
 /// Whether it stays whatever happens: the node or the cluster needs it.
 pub(crate) fn is_critical(pod: &Pod) -> bool {
     priority(pod) >= CRITICAL || is_static(pod)
-}
-
-/// Whether it comes from the node itself.
-fn is_static(pod: &Pod) -> bool {
-    let annotations = pod.metadata.annotations.as_ref();
-    annotations.is_some_and(|all| all.contains_key("kubernetes.io/config.mirror"))
 }
 
 fn priority(pod: &Pod) -> i32 {

@@ -8,7 +8,6 @@ use oarlock_api::node::LogRequest;
 use oarlock_daemon::mux::{STDOUT, Stream};
 
 use super::Pods;
-use crate::plan::Observed;
 use crate::runtime::{LogOptions, Runtime, RuntimeError};
 use crate::session::streams::StreamError;
 
@@ -38,8 +37,7 @@ impl Pods {
 
     pub(super) async fn open_log(&self, request: LogRequest) -> Result<Pieces, StreamError> {
         let runtime = &self.shared.runtime;
-        let found = runtime.pod(&request.uid).await.map_err(|e| broken(&e))?;
-        let observed = Observed::new(found);
+        let observed = self.observed(&request.namespace, &request.pod, &request.uid).await?;
         let (container, pod) = (&request.container, &request.pod);
         let chosen = if request.previous {
             observed.previous(container).ok_or_else(|| {

@@ -44,12 +44,24 @@ impl StreamSource for Pods {
 }
 
 impl Pods {
-    async fn observed(&self, uid: &str) -> Result<Observed, StreamError> {
-        Ok(Observed::new(self.shared.runtime.pod(uid).await.map_err(|e| broken(&e))?))
+    /// The containers of a pod. Whose mirror a pod is, its annotations say, which its author wrote: the names have to agree.
+    pub(super) async fn observed(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Observed, StreamError> {
+        let mut found = self.shared.runtime.pod(uid).await.map_err(|e| broken(&e))?;
+        found.retain(|container| container.is_of(namespace, name));
+        Ok(Observed::new(found))
     }
 
-    async fn running(&self, uid: &str, container: &str) -> Result<String, StreamError> {
-        let observed = self.observed(uid).await?;
+    async fn running(
+        &self,
+        (namespace, pod, uid): (&str, &str, &str),
+        container: &str,
+    ) -> Result<String, StreamError> {
+        let observed = self.observed(namespace, pod, uid).await?;
         let found = observed.latest(container).filter(|c| c.is_running());
         let found = found.ok_or_else(|| refused(404, format!("container not found ({container:?})")))?;
         Ok(found.id.clone())
@@ -66,7 +78,8 @@ impl Pods {
     }
 
     async fn exec(&self, request: ExecRequest, stream: &Stream) -> Result<(), StreamError> {
-        let id = self.running(&request.uid, &request.container).await?;
+        let whose = (&*request.namespace, &*request.pod, &*request.uid);
+        let id = self.running(whose, &request.container).await?;
         let ExecRequest { stdin, stdout, stderr, tty, .. } = request;
         let wanted = Wanted { stdin, stdout, stderr, tty };
         let runtime = &*self.shared.runtime;
@@ -82,7 +95,8 @@ impl Pods {
     }
 
     async fn attach(&self, request: AttachRequest, stream: &Stream) -> Result<(), StreamError> {
-        let id = self.running(&request.uid, &request.container).await?;
+        let whose = (&*request.namespace, &*request.pod, &*request.uid);
+        let id = self.running(whose, &request.container).await?;
         let AttachRequest { stdin, stdout, stderr, tty, .. } = request;
         let wanted = Wanted { stdin, stdout, stderr, tty };
         let runtime = &*self.shared.runtime;
@@ -94,7 +108,7 @@ impl Pods {
     }
 
     async fn dial(&self, request: DialRequest, stream: &Stream) -> Result<(), StreamError> {
-        let observed = self.observed(&request.uid).await?;
+        let observed = self.observed(&request.namespace, &request.pod, &request.uid).await?;
         let gone = || refused(404, format!("pod {} has no network here: it does not run", request.pod));
         let (_, pid) = observed.sandbox().ok_or_else(gone)?;
         let port = u16::try_from(request.port).unwrap_or(0);

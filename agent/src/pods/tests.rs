@@ -44,10 +44,15 @@ async fn a_pod_runs_is_probed_restarted_logged_and_deleted() {
         assert!(events.iter().any(|e| e.0 == expected), "{expected} in {events:?}");
     }
 
-    let log = node.log(&pod, LogRequest { container: "c".into(), ..LogRequest::default() }).await;
+    let of_c = || LogRequest { container: "c".into(), ..LogRequest::default() };
+    let log = node.log(&pod, of_c()).await;
     assert_eq!(log, "hello web\n");
-    let before =
-        LogRequest { container: "c".into(), previous: true, tail_lines: Some(1), ..LogRequest::default() };
+    let other =
+        LogRequest { namespace: "other".into(), pod: "web".into(), uid: harness::uid(&pod), ..of_c() };
+    let refused =
+        node.pods.open_log(other).await.err().expect("who says that it is this one's mirror is not believed");
+    assert_eq!(refused.code, 400, "{}", refused.message);
+    let before = LogRequest { previous: true, tail_lines: Some(1), ..of_c() };
     assert_eq!(node.log(&pod, before).await, "bye\n");
 
     node.delete(&pod, 5);

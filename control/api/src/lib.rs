@@ -26,6 +26,7 @@ pub mod schedule;
 pub mod schema;
 pub mod selector;
 pub mod service;
+pub mod static_pod;
 pub mod status;
 pub mod storage;
 pub mod table;

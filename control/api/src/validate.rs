@@ -57,8 +57,11 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<Cause> {
     if *kind == NAMESPACES {
         pod_security_labels(&mut errors, &Value::Null, object);
     }
-    if *kind == PODS && !list(&object["spec"], "ephemeralContainers").is_empty() {
-        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+    if *kind == PODS {
+        pod::check_new(&mut errors, object);
+        if !list(&object["spec"], "ephemeralContainers").is_empty() {
+            errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
     }
     errors.causes
 }

@@ -6,6 +6,7 @@ use oarlock_api::catalogue::PODS;
 use oarlock_api::meta;
 use oarlock_api::node::LogRequest;
 use oarlock_api::node::stream_open::Request;
+use oarlock_api::static_pod;
 use oarlock_api::status::Status;
 use oarlock_daemon::mux::{Piece, STDOUT, Stream};
 use serde_json::Value;
@@ -34,7 +35,7 @@ pub(super) async fn log(
     let request = LogRequest {
         namespace: namespace.to_owned(),
         pod: name.to_owned(),
-        uid: meta::uid(&pod).to_owned(),
+        uid: static_pod::uid_on_node(&pod).to_owned(),
         container,
         follow: query.flag("follow"),
         previous,

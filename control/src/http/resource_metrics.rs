@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use oarlock_api::catalogue::{NODE_METRICS, NODES, PODS};
 use oarlock_api::meta;
 use oarlock_api::quantity::{Format, Quantity};
+use oarlock_api::static_pod;
 use oarlock_api::status::Status;
 use serde_json::{Map, Value, json};
 
@@ -73,7 +74,7 @@ fn node(object: &Value, board: &Board, now: Timestamp) -> Option<Value> {
 
 fn pod(object: &Value, usage: &oarlock_planner::PodUsage, now: Timestamp) -> Option<Value> {
     let runs = object["status"]["phase"] == "Running";
-    if !runs || *usage.uid != *meta::uid(object) || !usage.is_fresh(now) {
+    if !runs || *usage.uid != *static_pod::uid_on_node(object) || !usage.is_fresh(now) {
         return None;
     }
     let containers = usage.containers.iter().map(|container| {

@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use oarlock_api::meta;
 use oarlock_api::node::stream_open::Request;
 use oarlock_api::node::{AttachRequest, ExecRequest, StreamClose};
+use oarlock_api::static_pod;
 use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::mux::Stream;
@@ -177,7 +178,7 @@ fn remote_request(
     wanted: Wanted,
     query: &Query,
 ) -> Result<Request, Status> {
-    let (namespace, uid) = (meta::namespace(pod).to_owned(), meta::uid(pod).to_owned());
+    let (namespace, uid) = (meta::namespace(pod).to_owned(), static_pod::uid_on_node(pod).to_owned());
     let pod = meta::name(pod).to_owned();
     let Wanted { stdin, stdout, stderr, tty } = wanted;
     if sub == "attach" {

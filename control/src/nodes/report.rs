@@ -5,12 +5,13 @@ use oarlock_api::catalogue::{LEASES, NODES, PERSISTENT_VOLUMES, PODS};
 use oarlock_api::meta::{self, map_at, map_of};
 use oarlock_api::node::agent_message::Message;
 use oarlock_api::node::{NodeStatus, PodGone, PodStatus, VolumeGone};
+use oarlock_api::static_pod;
 use oarlock_api::status::Status;
 use oarlock_api::storage::{LOCAL_FINALIZER, local_node};
 use serde_json::{Map, Value, json};
 
-use super::Nodes;
 use super::settle::settle;
+use super::{Nodes, mirror};
 use crate::registry::{DeleteOptions, Sub, WriteOptions};
 
 /// The namespace of the nodes' Leases.
@@ -29,6 +30,7 @@ impl Nodes {
             Message::NodeStatus(report) => self.node_status(node, report).await,
             Message::PodStatus(report) => self.pod_status(node, report).await,
             Message::PodGone(gone) => self.pod_gone(node, &gone).await,
+            Message::StaticPods(report) => mirror::keep(&self.registry, node, &report).await,
             Message::VolumeGone(gone) => self.volume_gone(node, &gone).await,
             Message::Event(event) => self.events.report(node, &event).await,
             Message::Ack(ack) => {
@@ -142,7 +144,7 @@ impl Nodes {
         let status: Value = serde_json::from_slice(&report.status).map_err(parse)?;
         let options = WriteOptions::default().from_cache();
         let change = |mut present: Value| {
-            if meta::uid(&present) != report.uid || present["spec"]["nodeName"] != node {
+            if static_pod::uid_on_node(&present) != report.uid || present["spec"]["nodeName"] != node {
                 return Err(Status::not_found(&PODS, &report.name));
             }
             let mut next = status.clone();
@@ -159,7 +161,7 @@ impl Nodes {
 
     async fn pod_gone(&self, node: &str, gone: &PodGone) -> Result<(), Status> {
         let present = self.registry.get(&PODS, &gone.namespace, &gone.name).await?;
-        if meta::uid(&present) != gone.uid
+        if static_pod::uid_on_node(&present) != gone.uid
             || present["spec"]["nodeName"] != node
             || !meta::is_terminating(&present)
         {
@@ -169,7 +171,7 @@ impl Nodes {
         if meta::finalizers(&present).next().is_some() {
             let (now, options) = (Timestamp::now(), WriteOptions::default());
             let last = |mut present: Value| {
-                if meta::uid(&present) == gone.uid {
+                if static_pod::uid_on_node(&present) == gone.uid {
                     settle(&mut present["status"], now);
                 }
                 Ok(present)
@@ -178,7 +180,7 @@ impl Nodes {
         }
         let options = DeleteOptions {
             grace_period_seconds: Some(0),
-            uid: Some(gone.uid.clone()),
+            uid: Some(meta::uid(&present).to_owned()),
             ..DeleteOptions::default()
         };
         self.registry.delete(&PODS, &gone.namespace, &gone.name, &options).await.map(drop)

@@ -12,6 +12,7 @@ mod socket_lb;
 use oarlock_api::catalogue::{
     CERTIFICATE_SIGNING_REQUESTS, Kind, PERSISTENT_VOLUME_CLAIMS, PODS, PRIORITY_CLASSES,
 };
+use oarlock_api::static_pod;
 use oarlock_api::status::Status;
 use serde_json::Value;
 
@@ -33,9 +34,13 @@ impl Registry {
             self.limit(kind, namespace, object)?;
         }
         if *kind == PODS {
-            let account = self.account_of(namespace, object).await?;
-            account::add_pull_secrets(&account, object);
-            account::mount_token(&account, object, rand::random());
+            if static_pod::mirrored(object).is_some() {
+                account::check_mirror(object)?;
+            } else {
+                let account = self.account_of(namespace, object).await?;
+                account::add_pull_secrets(&account, object);
+                account::mount_token(&account, object, rand::random());
+            }
             self.prioritize(object).await?;
             self.serve_as_namespace(namespace, object);
         }

@@ -193,12 +193,21 @@ impl Node {
     }
 
     pub(super) fn want(&self, pods: &[Pod]) {
+        self.apply(pods, true);
+    }
+
+    /// Before the control plane has said what else there is.
+    pub(super) fn want_for_now(&self, pods: &[Pod]) {
+        self.apply(pods, false);
+    }
+
+    fn apply(&self, pods: &[Pod], complete: bool) {
         let mut snapshot = self.snapshot.lock();
         snapshot.pods = pods
             .iter()
             .map(|p| (("test".to_owned(), p.metadata.name.clone().unwrap()), Arc::new(p.clone())))
             .collect();
-        self.pods.apply(&Arc::new(snapshot.clone()), true);
+        self.pods.apply(&Arc::new(snapshot.clone()), complete);
     }
 
     pub(super) fn delete(&self, pod: &Pod, grace: i64) {
@@ -257,7 +266,9 @@ impl Node {
     }
 
     pub(super) async fn log(&self, pod: &Pod, request: LogRequest) -> String {
-        let mut log = self.pods.open_log(LogRequest { uid: uid(pod), ..request }).await.unwrap();
+        let (namespace, name) = ("test".to_owned(), pod.metadata.name.clone().unwrap());
+        let request = LogRequest { namespace, pod: name, uid: uid(pod), ..request };
+        let mut log = self.pods.open_log(request).await.unwrap();
         let mut text = Vec::new();
         while let Some(piece) = log.next().await {
             text.extend_from_slice(&piece.unwrap());

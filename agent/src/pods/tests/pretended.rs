@@ -92,6 +92,37 @@ async fn a_pod_on_the_nodes_network_has_its_address_or_is_refused() {
 }
 
 #[tokio::test]
+async fn a_static_pod_needs_no_control_plane_and_waits_for_the_one_of_before() {
+    let fake = Arc::new(Fake::default());
+    let node = Node::on(fake.clone(), "static");
+    let of = |uid: &str| {
+        let mut spec = one("i");
+        spec["hostNetwork"] = json!(true);
+        let mut pod = node.pod("p", spec);
+        pod.metadata.uid = Some(uid.to_owned());
+        pod.metadata.annotations = Some([("kubernetes.io/config.hash".to_owned(), uid.to_owned())].into());
+        pod
+    };
+    let (first, second) = (of("aa"), of("bb"));
+    let left = node.pods.left();
+    node.want_for_now(std::slice::from_ref(&first));
+    node.until(&first, "Ready", is_ready).await;
+    // It is tried again after a second.
+    fake.fail("kill");
+    node.want_for_now(std::slice::from_ref(&second));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((node.containers(&first).await.len(), node.containers(&second).await.len()), (2, 0));
+    node.until_gone(&first).await;
+    assert!(left.has_changed().unwrap());
+    node.want_for_now(std::slice::from_ref(&second));
+    node.until(&second, "Ready", is_ready).await;
+    node.want_for_now(&[]);
+    node.until_gone(&second).await;
+    assert!(fake.containers().is_empty());
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn an_image_that_cannot_be_fetched_backs_off() {
     let node = Node::on(Arc::new(Fake::default()), "pull");
     let pod = node.pod("p", one("missing/image:1"));

@@ -7,12 +7,17 @@ use crate::meta::map_at;
 
 /// A pod: its spec, and requests that follow limits.
 pub(super) fn pod(object: &mut Map<String, Value>) {
+    // A mirror is what its node runs, as nobody of the cluster.
+    let is_mirror =
+        object.get("metadata").is_some_and(|m| m["annotations"][crate::static_pod::MIRROR].is_string());
     let pod_spec = map_at(object, "spec");
     spec(pod_spec);
     set(pod_spec, "enableServiceLinks", json!(true));
-    set(pod_spec, "serviceAccountName", json!("default"));
-    let account = pod_spec["serviceAccountName"].clone();
-    set(pod_spec, "serviceAccount", account);
+    if !is_mirror {
+        set(pod_spec, "serviceAccountName", json!("default"));
+        let account = pod_spec["serviceAccountName"].clone();
+        set(pod_spec, "serviceAccount", account);
+    }
     tolerations(pod_spec);
     let on_host = pod_spec.get("hostNetwork").is_some_and(|on| *on == true);
     for list in ["initContainers", "containers"] {

@@ -27,7 +27,7 @@ pub struct JoinResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -61,6 +61,9 @@ pub mod agent_message {
         /// the directory of a volume is gone: its object may be removed
         #[prost(message, tag = "9")]
         VolumeGone(super::VolumeGone),
+        /// in each session, and when what the API has of them is not as it should be
+        #[prost(message, tag = "10")]
+        StaticPods(super::StaticPods),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -208,6 +211,13 @@ pub struct VolumeGone {
     /// Reports for another volume of the same name are ignored.
     #[prost(string, tag = "2")]
     pub uid: ::prost::alloc::string::String,
+}
+/// The pods that the node has from a folder of its own, all of them: the API has a mirror of each, and no others of this node.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StaticPods {
+    /// JSON-encoded v1.Pod, as oarlock_api::static_pod makes mirrors.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub pods: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventReport {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Errors, list, text};
 use crate::meta as rules;
 use crate::quantity::Quantity;
+use crate::static_pod;
 
 pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
     let containers = list(spec, "containers");
@@ -319,8 +320,25 @@ fn check_resources(errors: &mut Errors, path: &str, resources: &Value) {
     }
 }
 
+const MIRROR_FIELD: &str = "metadata.annotations[kubernetes.io/config.mirror]";
+
+/// What is said of a new pod beside its spec.
+pub(super) fn check_new(errors: &mut Errors, pod: &Value) {
+    if let Some(hash) = static_pod::mirrored(pod).filter(|_| text(&pod["spec"], "nodeName").is_empty()) {
+        let why = "must set spec.nodeName if mirror pod annotation is set";
+        errors.invalid(MIRROR_FIELD, format!("{hash:?}"), why);
+    }
+}
+
 /// What of a pod may change: images, deadlines, tolerations that are added, and shorter grace for a negative one.
 pub(super) fn check_update(errors: &mut Errors, old: &Value, new: &Value) {
+    match (static_pod::mirrored(old), static_pod::mirrored(new)) {
+        (None, Some(_)) => errors.forbidden(MIRROR_FIELD, "may not add mirror pod annotation"),
+        (old, new) if old != new => {
+            errors.forbidden(MIRROR_FIELD, "may not remove or update mirror pod annotation");
+        }
+        _ => {}
+    }
     let mut allowed = new["spec"].clone();
     let old_spec = &old["spec"];
     super::scheduling::gates_only_open(errors, old_spec, &mut allowed);

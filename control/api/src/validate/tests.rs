@@ -1,6 +1,7 @@
 //! A table of what is refused, with upstream's words.
 
 mod classes;
+mod mirrors;
 mod rights;
 mod scheduling;
 mod services;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use oarlock_api::meta;
 use oarlock_api::node::DialRequest;
 use oarlock_api::node::stream_open::Request;
+use oarlock_api::static_pod;
 use oarlock_daemon::Tasks;
 use oarlock_daemon::mux::{Piece, STDIN, STDOUT, Stream};
 use serde_json::Value;
@@ -40,7 +41,7 @@ impl Forward {
         let target = DialRequest {
             namespace: meta::namespace(pod).to_owned(),
             pod: meta::name(pod).to_owned(),
-            uid: meta::uid(pod).to_owned(),
+            uid: static_pod::uid_on_node(pod).to_owned(),
             port: 0,
         };
         Self { nodes, node, target, tasks }

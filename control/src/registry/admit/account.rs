@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use oarlock_api::catalogue::{PODS, SERVICE_ACCOUNTS};
 use oarlock_api::meta;
+use oarlock_api::static_pod;
 use oarlock_api::status::Status;
 use serde_json::{Value, json};
 
@@ -39,6 +40,17 @@ impl Registry {
         let why =
             format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
         Err(Status::forbidden(&PODS, meta::name(pod), &why))
+    }
+}
+
+/// What a node runs for itself runs as nobody of the cluster.
+pub(super) fn check_mirror(pod: &Value) -> Result<(), Status> {
+    match static_pod::foreign(&pod["spec"]) {
+        None => Ok(()),
+        Some(what) => {
+            let why = format!("a mirror pod may not reference {what}");
+            Err(Status::forbidden(&PODS, meta::name(pod), &why))
+        }
     }
 }
 
