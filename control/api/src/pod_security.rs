@@ -41,7 +41,7 @@ pub struct Policy {
     pub enforce: Standard,
     /// What is written to the log.
     pub audit: Standard,
-    /// What clients are warned of.
+    /// What clients are warned of: by itself, of what is enforced.
     pub warn: Standard,
 }
 
@@ -94,18 +94,19 @@ impl Policy {
             ("audit", &mut policy.audit, Level::Privileged),
             ("warn", &mut policy.warn, Level::Privileged),
         ];
+        let said = |label: &str| labels[label].as_str();
         for (mode, standard, otherwise) in modes {
             let label = format!("{LABEL}{mode}");
-            if let Some(said) = labels[&label].as_str() {
-                let found = LEVELS.iter().find(|(name, _)| *name == said);
-                standard.level = found.map_or(otherwise, |(_, level)| *level);
+            if let Some(said) = said(&label) {
+                let found = level(said);
+                standard.level = found.unwrap_or(otherwise);
                 if found.is_none() {
                     let why = "must be one of privileged, baseline, restricted";
                     bad.push(BadLabel { label: label.clone(), value: said.to_owned(), why });
                 }
             }
             let label = format!("{label}-version");
-            if let Some(said) = labels[&label].as_str() {
+            if let Some(said) = said(&label) {
                 match version(said) {
                     Some(version) => standard.version = version,
                     None => bad.push(BadLabel {
@@ -116,8 +117,20 @@ impl Policy {
                 }
             }
         }
+        let enforced = said(&format!("{LABEL}enforce")).and_then(level).unwrap_or(Level::Privileged);
+        if said(&format!("{LABEL}warn")).is_none() && enforced > policy.warn.level {
+            // Whoever makes what makes pods should hear of it before the pods are refused.
+            policy.warn.level = enforced;
+            if said(&format!("{LABEL}warn-version")).is_none() {
+                policy.warn.version = policy.enforce.version;
+            }
+        }
         (policy, bad)
     }
+}
+
+fn level(said: &str) -> Option<Level> {
+    LEVELS.iter().find(|(name, _)| *name == said).map(|(_, level)| *level)
 }
 
 /// `latest` is none, `v1.22` is 22.
@@ -181,19 +194,14 @@ pub fn template<'v>(plural: &str, object: &'v Value) -> Option<(&'v Value, &'v V
     template["spec"].is_object().then(|| (&template["metadata"], &template["spec"]))
 }
 
-/// Whether an update of a pod changes what the standards look at: images, and annotations of profiles.
+/// Whether an update of a pod changes what the standards look at: its images.
 #[must_use]
 pub fn is_significant(old: &Value, new: &Value) -> bool {
     let images = |pod: &Value| -> Vec<Value> {
         let lists = ["initContainers", "containers", "ephemeralContainers"].map(|list| &pod["spec"][list]);
         lists.into_iter().filter_map(Value::as_array).flatten().map(|c| c["image"].clone()).collect()
     };
-    let profiles = |pod: &Value| -> Vec<(String, Value)> {
-        let all = pod["metadata"]["annotations"].as_object().into_iter().flatten();
-        let of = all.filter(|(name, _)| name.contains("seccomp.security.alpha.kubernetes.io/"));
-        of.map(|(name, value)| (name.clone(), value.clone())).collect()
-    };
-    images(old) != images(new) || profiles(old) != profiles(new)
+    images(old) != images(new)
 }
 
 /// What whoever changes a namespace's level is warned of: pods that are against what is enforced from now on.
@@ -209,6 +217,7 @@ pub fn warnings_of_change(
         return Vec::new();
     }
     let pods = pods();
+    let pods = one_of_each_first(&pods);
     let mut by_reason: Vec<(String, Vec<&str>)> = Vec::new();
     for pod in pods.iter().take(MOST) {
         let reasons = said(is, &pod["metadata"], &pod["spec"], |finding| finding.reason.clone());
@@ -237,6 +246,19 @@ pub fn warnings_of_change(
     of_pods.sort();
     warnings.extend(of_pods);
     warnings
+}
+
+/// Where not all pods are looked at, one of each controller is: those that follow are like it.
+fn one_of_each_first(pods: &[std::sync::Arc<Value>]) -> Vec<&Value> {
+    let mut seen = std::collections::HashSet::new();
+    let (mut first, mut others) = (Vec::new(), Vec::new());
+    for pod in pods {
+        let controller = crate::meta::controller_of(pod).map(|controller| &controller["uid"]);
+        let is_like = controller.is_some_and(|uid| !seen.insert(uid));
+        if is_like { others.push(&**pod) } else { first.push(&**pod) }
+    }
+    first.extend(others);
+    first
 }
 
 /// `a (and 2 other pods): hostPort`.

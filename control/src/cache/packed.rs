@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lz4_flex::block;
-use oarlock_api::catalogue::Kind;
+use oarlock_api::catalogue::{Kind, SECRETS};
 
 /// A sample stays for so many objects at least, so that samples are no more than a small part of what is packed against them.
 const EACH: u32 = 256;
@@ -61,8 +61,12 @@ struct Sample {
 }
 
 impl Samples {
-    /// Packs JSON of a kind, if that makes it smaller.
+    /// Packs JSON of a kind, if that makes it smaller. Not of Secrets: what is in one would stay as long as others are packed against
+    /// it, whoever deletes it.
     pub(super) fn pack(&mut self, kind: &'static Kind, plain: &Bytes) -> Option<Encoded> {
+        if *kind == SECRETS {
+            return None;
+        }
         let fresh = || Sample { bytes: plain[..plain.len().min(LARGEST_SAMPLE)].into(), used: 0 };
         let sample = self.0.entry(kind).or_insert_with(fresh);
         let mut block = block::compress_with_dict(plain, &sample.bytes);
@@ -82,7 +86,7 @@ impl Samples {
 
 #[cfg(test)]
 mod tests {
-    use oarlock_api::catalogue::{PODS, SECRETS};
+    use oarlock_api::catalogue::PODS;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -114,9 +118,18 @@ mod tests {
         let noise: Vec<u8> =
             (0..2_000_u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
         let mut samples = Samples::default();
-        samples.pack(&SECRETS, &pod("a", "b"));
-        assert!(samples.pack(&SECRETS, &noise.into()).is_none());
-        assert!(samples.pack(&SECRETS, &Bytes::new()).is_none());
+        samples.pack(&PODS, &pod("a", "b"));
+        assert!(samples.pack(&PODS, &noise.into()).is_none());
+        assert!(samples.pack(&PODS, &Bytes::new()).is_none());
+    }
+
+    #[test]
+    fn nothing_of_a_secret_is_kept_beside_it() {
+        let mut samples = Samples::default();
+        for name in ["a", "b"] {
+            assert!(samples.pack(&SECRETS, &pod(name, "web:1")).is_none());
+        }
+        assert!(samples.0.is_empty());
     }
 
     #[test]

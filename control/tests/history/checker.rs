@@ -4,6 +4,8 @@
 //! needed. What is left to see is that the order is possible: each operation has a place in it, between the states that it can have
 //! seen, and whatever ended before another began stands before it.
 
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::time::Instant;
 
 /// What a client asked for. Values are written once each, so that a state tells who made it.
@@ -65,10 +67,19 @@ pub(crate) struct Event {
 enum Place {
     /// It made this state.
     Makes(usize),
-    /// It saw one of these states.
-    Sees(Vec<usize>),
+    /// It saw a state of these.
+    Sees(Seen),
     /// It did nothing that anybody saw.
     Nowhere,
+}
+
+/// Which states somebody may have seen.
+enum Seen {
+    This(usize),
+    Absent,
+    Present,
+    /// There, and not at this version.
+    Other(u64),
 }
 
 /// The states of a key: none at first, then one after each event.
@@ -76,11 +87,14 @@ struct States<'h> {
     events: &'h [Event],
     /// Which of them somebody made.
     made: Vec<bool>,
+    /// The event that wrote a value: each is written once.
+    by_value: HashMap<&'h str, u64>,
 }
 
 /// Why the history of one key is impossible; nothing when it is not.
 pub(crate) fn check(events: &[Event], operations: &[Operation]) -> Result<(), String> {
-    let mut states = States { events, made: vec![false; events.len()] };
+    let by_value = events.iter().filter_map(|event| Some((event.value.as_deref()?, event.version)));
+    let mut states = States { events, made: vec![false; events.len()], by_value: by_value.collect() };
     let mut ordered: Vec<&Operation> = operations.iter().collect();
     ordered.sort_by_key(|operation| operation.began);
     // Those that were answered first: what is then left over was made by those that were not.
@@ -93,20 +107,23 @@ pub(crate) fn check(events: &[Event], operations: &[Operation]) -> Result<(), St
         return Err(format!("nobody asked for {:?}", events[index]));
     }
     placed.sort_by_key(|(operation, _)| operation.began);
-    in_time(&placed)
+    in_time(&states, &placed)
 }
 
 /// Gives each operation the earliest state that it may have seen: later ones only have more to choose from.
-fn in_time(placed: &[(&Operation, Place)]) -> Result<(), String> {
-    let mut ended: Vec<(Instant, usize)> = Vec::new();
+fn in_time(states: &States<'_>, placed: &[(&Operation, Place)]) -> Result<(), String> {
+    // Those that go on, and the latest state of those that had ended.
+    let (mut open, mut before) = (BinaryHeap::<Reverse<(Instant, usize)>>::new(), 0);
     for (operation, place) in placed {
-        let before = ended.iter().filter(|(end, _)| *end < operation.began).map(|(_, state)| *state).max();
-        let before = before.unwrap_or(0);
+        while let Some(Reverse((_, state))) = open.peek().filter(|open| open.0.0 < operation.began) {
+            before = before.max(*state);
+            open.pop();
+        }
         let state = match place {
             Place::Nowhere => continue,
             Place::Makes(state) if *state > before => *state,
-            Place::Sees(states) => match states.iter().find(|state| **state >= before) {
-                Some(state) => *state,
+            Place::Sees(seen) => match states.first(before, seen) {
+                Some(state) => state,
                 None => return Err(format!("{operation:?}: state {before} was seen before it began")),
             },
             Place::Makes(state) => {
@@ -116,7 +133,7 @@ fn in_time(placed: &[(&Operation, Place)]) -> Result<(), String> {
             }
         };
         if operation.saw != Saw::Unknown {
-            ended.push((operation.ended, state));
+            open.push(Reverse((operation.ended, state)));
         }
     }
     Ok(())
@@ -129,18 +146,32 @@ impl States<'_> {
         Some((event.version, event.value.as_deref()?))
     }
 
-    fn that(&self, is: impl Fn(Option<u64>) -> bool) -> Place {
-        let all = 0..=self.events.len();
-        Place::Sees(all.filter(|state| is(self.object(*state).map(|(version, _)| version))).collect())
+    /// The first state from one on that somebody may have seen.
+    fn first(&self, from: usize, seen: &Seen) -> Option<usize> {
+        if let Seen::This(this) = seen {
+            return (*this >= from).then_some(*this);
+        }
+        let fits = |state: &usize| match (seen, self.object(*state)) {
+            (Seen::This(_), _) => false,
+            (Seen::Absent, there) => there.is_none(),
+            (Seen::Present, there) => there.is_some(),
+            (Seen::Other(version), there) => there.is_some_and(|(there, _)| there != *version),
+        };
+        (from..=self.events.len()).find(fits)
+    }
+
+    /// The state that an event of this version made.
+    fn of(&self, version: u64) -> Option<usize> {
+        self.events.binary_search_by_key(&version, |event| event.version).ok().map(|index| index + 1)
     }
 
     fn place(&mut self, operation: &Operation) -> Result<Place, String> {
         match (&operation.asked, &operation.saw) {
             (Asked::Read, Saw::Unknown) => Ok(Place::Nowhere),
             (Asked::Read, Saw::Object { version, value }) => {
-                let found =
-                    (1..=self.events.len()).find(|state| self.object(*state) == Some((*version, value)));
-                found.map(|state| Place::Sees(vec![state])).ok_or(format!("{operation:?} saw what never was"))
+                let found = self.of(*version).filter(|state| self.object(*state) == Some((*version, value)));
+                let found = found.ok_or_else(|| format!("{operation:?} saw what never was"))?;
+                Ok(Place::Sees(Seen::This(found)))
             }
             (Asked::Delete { version }, Saw::Gone) => self.deletes(operation, *version),
             (Asked::Delete { version }, Saw::Unknown) => {
@@ -148,16 +179,15 @@ impl States<'_> {
             }
             (asked, Saw::Object { version, value }) => self.makes(operation, asked, *version, value),
             (Asked::Create { value } | Asked::Write { value } | Asked::Swap { value, .. }, Saw::Unknown) => {
-                let made = self.events.iter().find(|event| event.value.as_ref() == Some(value));
-                match made.map(|event| event.version) {
+                match self.by_value.get(value.as_str()).copied() {
                     Some(version) => self.makes(operation, &operation.asked, version, value),
                     None => Ok(Place::Nowhere),
                 }
             }
-            (_, Saw::NotFound) => Ok(self.that(|there| there.is_none())),
-            (_, Saw::AlreadyExists) => Ok(self.that(|there| there.is_some())),
+            (_, Saw::NotFound) => Ok(Place::Sees(Seen::Absent)),
+            (_, Saw::AlreadyExists) => Ok(Place::Sees(Seen::Present)),
             (Asked::Swap { version, .. } | Asked::Delete { version }, Saw::Conflict) => {
-                Ok(self.that(|there| there.is_some_and(|there| there != *version)))
+                Ok(Place::Sees(Seen::Other(*version)))
             }
             // Too many others wrote.
             (Asked::Write { .. }, Saw::Conflict) => Ok(Place::Nowhere),
@@ -172,7 +202,7 @@ impl States<'_> {
         version: u64,
         value: &str,
     ) -> Result<Place, String> {
-        let state = (1..=self.events.len()).find(|state| self.object(*state) == Some((version, value)));
+        let state = self.of(version).filter(|state| self.object(*state) == Some((version, value)));
         let state =
             state.ok_or_else(|| format!("{operation:?} was acknowledged, and no watch tells of it"))?;
         let before = self.object(state - 1).map(|(version, _)| version);
@@ -188,11 +218,12 @@ impl States<'_> {
     }
 
     fn deletes(&mut self, operation: &Operation, version: u64) -> Result<Place, String> {
-        let gone = |state: &usize| {
-            let is_last = self.object(*state).is_none() && !self.made[state - 1];
-            is_last && self.object(state - 1).map(|(version, _)| version) == Some(version)
+        // It is the next after what it deleted.
+        let next = self.of(version).filter(|state| self.object(*state).is_some()).map(|state| state + 1);
+        let is_gone = |state: &usize| {
+            *state <= self.events.len() && self.object(*state).is_none() && !self.made[state - 1]
         };
-        let state = (1..=self.events.len()).find(gone);
+        let state = next.filter(is_gone);
         let state =
             state.ok_or_else(|| format!("{operation:?} was acknowledged, and no watch tells of it"))?;
         self.make(operation, state)

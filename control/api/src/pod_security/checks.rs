@@ -105,8 +105,9 @@ fn finding(reason: &str, detail: String) -> Option<Finding> {
     Some(Finding { reason: reason.to_owned(), detail })
 }
 
+/// In quotes, and as they are: upstream escapes nothing here.
 fn quoted<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
-    names.into_iter().map(|name| format!("{:?}", name.as_ref())).collect::<Vec<_>>().join(", ")
+    names.into_iter().map(|name| format!("\"{}\"", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
 /// `containers "a", "b"`.
@@ -189,7 +190,7 @@ fn capabilities(pod: &Pod<'_>) -> Option<Finding> {
 }
 
 fn host_namespaces(pod: &Pod<'_>) -> Option<Finding> {
-    let used = ["hostIPC", "hostNetwork", "hostPID"].into_iter().filter(|field| pod.spec[field] == true);
+    let used = ["hostNetwork", "hostPID", "hostIPC"].into_iter().filter(|field| pod.spec[field] == true);
     let used: Vec<String> = used.map(|field| format!("{field}=true")).collect();
     if used.is_empty() { None } else { finding("host namespaces", used.join(", ")) }
 }
@@ -378,23 +379,23 @@ fn all_capabilities(pod: &Pod<'_>) -> Option<Finding> {
 }
 
 fn volume_types(pod: &Pod<'_>) -> Option<Finding> {
-    const ALLOWED: [&str; 8] = [
+    const ALLOWED: [&str; 9] = [
         "configMap",
         "csi",
         "downwardAPI",
         "emptyDir",
         "ephemeral",
+        "image",
         "persistentVolumeClaim",
         "projected",
         "secret",
     ];
-    let mut types = BTreeSet::new();
-    let mut bad = Vec::new();
+    let (mut types, mut bad) = (BTreeSet::new(), Vec::new());
     for volume in pod.volumes().filter(|volume| ALLOWED.iter().all(|kind| volume[kind].is_null())) {
         bad.push(name(volume));
-        let of = volume.as_object().into_iter().flatten();
-        types
-            .extend(of.filter(|(field, value)| *field != "name" && !value.is_null()).map(|(field, _)| field));
+        let mut of = volume.as_object().into_iter().flatten();
+        let kind = of.find(|(field, value)| *field != "name" && !value.is_null());
+        types.insert(kind.map_or("unknown", |(kind, _)| kind));
     }
     if bad.is_empty() {
         return None;

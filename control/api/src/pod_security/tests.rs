@@ -6,6 +6,8 @@ use serde_json::json;
 
 use super::*;
 
+mod words;
+
 fn namespace(labels: Value) -> Value {
     json!({"metadata": {"name": "d", "labels": labels}})
 }
@@ -27,6 +29,7 @@ fn labels_choose_a_level_for_each_mode() {
     assert!(Policy::of(&namespace(json!({}))).is_open());
     let policy = Policy::of(&namespace(json!({"pod-security.kubernetes.io/warn": "baseline"})));
     assert_eq!((policy.enforce.level, policy.warn.level), (Level::Privileged, Level::Baseline));
+    assert_eq!(policy.audit.level, Level::Privileged);
     let bad = namespace(json!({
         "pod-security.kubernetes.io/enforce": "high", "pod-security.kubernetes.io/warn": "high",
         "pod-security.kubernetes.io/audit-version": "v1.01"}));
@@ -43,6 +46,23 @@ fn labels_choose_a_level_for_each_mode() {
             (label("warn"), "high".to_owned(), levels),
         ]
     );
+}
+
+#[test]
+fn what_is_enforced_is_warned_of_unless_the_labels_say_else() {
+    let warned = |labels: &[(&str, &str)]| {
+        let label =
+            |(mode, value): &(&str, &str)| (format!("pod-security.kubernetes.io/{mode}"), json!(value));
+        let labels: serde_json::Map<_, _> = labels.iter().map(label).collect();
+        Policy::of(&namespace(labels.into())).warn.to_string()
+    };
+    assert_eq!(warned(&[("enforce", "baseline")]), "baseline:latest");
+    assert_eq!(warned(&[("enforce", "baseline"), ("enforce-version", "v1.20")]), "baseline:v1.20");
+    assert_eq!(warned(&[("enforce", "restricted"), ("warn-version", "v1.30")]), "restricted:v1.30");
+    assert_eq!(warned(&[("enforce", "restricted"), ("warn", "privileged")]), "privileged:latest");
+    assert_eq!(warned(&[("enforce", "restricted"), ("warn", "high")]), "privileged:latest");
+    assert_eq!(warned(&[("enforce", "high")]), "privileged:latest", "it was not asked for");
+    assert_eq!(warned(&[("enforce-version", "v1.20")]), "privileged:latest");
 }
 
 #[test]
@@ -67,70 +87,6 @@ fn a_plain_pod_is_within_the_baseline_and_is_told_what_restricted_wants() {
 }
 
 #[test]
-fn each_check_has_upstreams_words() {
-    let with = |security: Value| json!({"containers": [{"name": "a", "securityContext": security}, {"name": "b", "securityContext": security}]});
-    let volumes = json!({"containers": [], "volumes": [{"name": "h", "hostPath": {"path": "/"}}, {"name": "e", "emptyDir": {}}]});
-    for (level, spec, said) in [
-        (
-            "baseline:latest",
-            with(json!({"privileged": true, "capabilities": {"add": ["SYS_ADMIN", "CHOWN"]}})),
-            "non-default capabilities (containers \"a\", \"b\" must not include \"SYS_ADMIN\" in securityContext.capabilities.add), \
-             privileged (containers \"a\", \"b\" must not set securityContext.privileged=true)",
-        ),
-        ("baseline:latest", volumes.clone(), "hostPath volumes (volume \"h\")"),
-        (
-            "restricted:latest",
-            volumes,
-            "restricted volume types (volume \"h\" uses restricted volume type \"hostPath\")",
-        ),
-        (
-            "baseline:latest",
-            json!({"hostPID": true, "hostNetwork": true, "initContainers": [{"name": "i", "ports": [{"hostPort": 80}, {"hostPort": 443}]}]}),
-            "host namespaces (hostNetwork=true, hostPID=true), hostPort (container \"i\" uses hostPorts 443, 80)",
-        ),
-        (
-            "baseline:latest",
-            json!({"securityContext": {"seccompProfile": {"type": "Unconfined"}, "seLinuxOptions": {"type": "x", "user": "u"},
-                "sysctls": [{"name": "net.ipv4.tcp_rmem"}, {"name": "kernel.msgmax"}]},
-                "containers": [{"name": "a", "securityContext": {"procMount": "Unmasked", "seccompProfile": {"type": "Unconfined"}}}]}),
-            "procMount (container \"a\" must not set securityContext.procMount to \"Unmasked\"), seLinuxOptions (pod set forbidden \
-             securityContext.seLinuxOptions: type \"x\"; user may not be set), seccompProfile (pod and container \"a\" must not set \
-             securityContext.seccompProfile.type to \"Unconfined\"), forbidden sysctls (kernel.msgmax)",
-        ),
-        (
-            "restricted:v1.21",
-            json!({"securityContext": {"runAsUser": 0, "runAsNonRoot": false, "seccompProfile": {"type": "Localhost"}},
-                "containers": [{"name": "a", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"add": ["NET_RAW"]}}}]}),
-            "non-default capabilities (container \"a\" must not include \"NET_RAW\" in securityContext.capabilities.add), runAsNonRoot != \
-             true (pod must not set securityContext.runAsNonRoot=false)",
-        ),
-        (
-            "restricted:v1.23",
-            json!({"securityContext": {"runAsUser": 0, "runAsNonRoot": true, "seccompProfile": {"type": "Localhost"}}, "containers": [{
-                "name": "a", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"add": ["NET_RAW"]}}}]}),
-            "unrestricted capabilities (container \"a\" must set securityContext.capabilities.drop=[\"ALL\"]; container \"a\" must not \
-             include \"NET_RAW\" in securityContext.capabilities.add), runAsUser=0 (pod must not set runAsUser=0)",
-        ),
-    ] {
-        assert_eq!(found(level, spec), said);
-    }
-    let annotated =
-        json!({"annotations": {"container.apparmor.security.beta.kubernetes.io/a": "unconfined"}});
-    assert_eq!(
-        violations(standard("baseline:latest"), &annotated, &json!({})).unwrap(),
-        "forbidden AppArmor profile (annotation must not set AppArmor profile type to \
-         \"container.apparmor.security.beta.kubernetes.io/a=\\\"unconfined\\\"\")"
-    );
-    let unconfined = json!({"appArmorProfile": {"type": "Unconfined"}});
-    let ephemeral = json!({"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}, "containers": [{"name": "a"}],
-        "ephemeralContainers": [{"name": "e", "securityContext": unconfined}]});
-    assert_eq!(
-        found("baseline:latest", ephemeral),
-        "forbidden AppArmor profile (container \"e\" must not set AppArmor profile type to \"Unconfined\")"
-    );
-}
-
-#[test]
 fn whoever_raises_a_level_is_warned_of_pods_that_are_there() {
     let pod = |name: &str, spec: Value| Arc::new(json!({"metadata": {"name": name}, "spec": spec}));
     let pods = || {
@@ -152,15 +108,45 @@ fn whoever_raises_a_level_is_warned_of_pods_that_are_there() {
             "h: host namespaces",
         ]
     );
+    assert_eq!(
+        warnings_of_change(&at("baseline"), &at("restricted"), || pods().into_iter().take(2).collect()),
+        [
+            "existing pods in namespace \"d\" violate the new PodSecurity enforce level \"restricted:latest\"",
+            "b: privileged, allowPrivilegeEscalation != false, unrestricted capabilities, runAsNonRoot != true, seccompProfile",
+        ]
+    );
     assert!(warnings_of_change(&at("restricted"), &at("baseline"), pods).is_empty(), "it was more before");
     assert!(warnings_of_change(&at("baseline"), &at("baseline"), pods).is_empty());
 }
 
 #[test]
-fn only_images_and_profiles_of_a_pod_count_when_it_changes() {
+fn of_very_many_pods_one_of_each_controller_is_looked_at_first() {
+    let at = |level: &str| namespace(json!({"pod-security.kubernetes.io/enforce": level}));
+    let pods = || {
+        let of = |name: String, owner: &str, host: bool| {
+            let owners = json!([{"controller": true, "uid": owner}]);
+            Arc::new(
+                json!({"metadata": {"name": name, "ownerReferences": owners}, "spec": {"hostPID": host}}),
+            )
+        };
+        let many = (0..MOST).map(|index| of(format!("a{index}"), "one", false));
+        many.chain([of("z".to_owned(), "another", true)]).collect()
+    };
+    assert_eq!(
+        warnings_of_change(&at("privileged"), &at("baseline"), pods),
+        [
+            "new PodSecurity enforce level only checked against the first 3000 of 3001 existing pods",
+            "existing pods in namespace \"d\" violate the new PodSecurity enforce level \"baseline:latest\"",
+            "z: host namespaces",
+        ]
+    );
+}
+
+#[test]
+fn only_images_of_a_pod_count_when_it_changes() {
     let old = json!({"metadata": {}, "spec": {"containers": [{"name": "a", "image": "1"}]}});
     let mut new = old.clone();
-    new["metadata"]["labels"] = json!({"a": "b"});
+    new["metadata"] = json!({"labels": {"a": "b"}, "annotations": {"seccomp.security.alpha.kubernetes.io/pod": "unconfined"}});
     assert!(!is_significant(&old, &new));
     new["spec"]["containers"][0]["image"] = json!("2");
     assert!(is_significant(&old, &new));

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::scalar::{cut, duration_error, quantity_error, time_error};
+use super::scalar::{bytes_error, cut, duration_error, quantity_error, time_error};
 use super::{Field, MessageRef, Schema, Shape, Type};
 
 /// More findings than anybody reads; keeps hostile bodies from growing the answer.
@@ -166,7 +166,7 @@ impl Walk<'_> {
         let props = self.schema.props;
         match (kind, value) {
             (_, Value::Null)
-            | (Type::String | Type::Bytes, Value::String(_))
+            | (Type::String, Value::String(_))
             | (Type::Bool | Type::PropsOrBool, Value::Bool(_))
             | (Type::Double, Value::Number(_))
             | (Type::IntOrString, Value::String(_))
@@ -188,6 +188,7 @@ impl Walk<'_> {
                 }
             }
             (Type::IntOrString, other) => self.int_or_string(other),
+            (Type::Bytes, Value::String(text)) => self.wrong_if(bytes_error(text)),
             (Type::Quantity, Value::String(text)) => self.wrong_if(quantity_error(text)),
             (Type::Quantity, Value::Number(number)) => self.wrong_if(quantity_error(&number.to_string())),
             (Type::Duration, Value::String(text)) => self.wrong_if(duration_error(text)),

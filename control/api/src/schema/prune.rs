@@ -1,16 +1,17 @@
-//! Drops what a decoder of typed objects would drop: unknown fields and nulls; and writes quantities as that would write them.
+//! Drops what a decoder of typed objects would drop: unknown fields and nulls; and writes quantities and bytes as that would write them.
 //!
 //! In: a message and its value. Out: the value as upstream would store it. Raw JSON (`RawExtension`, `FieldsV1`, a CRD's
 //! defaults) is left alone.
 
 use serde_json::{Map, Value};
 
+use super::scalar::bytes_text;
 use super::{Field, MessageRef, Schema, Shape, Type};
 use crate::quantity::Quantity;
 
 impl Schema {
     /// Removes unknown fields and nulls. A null in a list or a free map becomes that type's zero, as in Go. A quantity (`1`, `0.5`,
-    /// `1000m`) becomes its canonical text (`"1"`, `"500m"`, `"1"`), which is all that readers know.
+    /// `1000m`) becomes its canonical text (`"1"`, `"500m"`, `"1"`), which is all that readers know, and so do bytes.
     pub fn prune(&self, message: MessageRef, object: &mut Value) {
         if let Value::Object(fields) = object {
             self.prune_object(message, fields);
@@ -62,6 +63,9 @@ impl Schema {
             }
             (Type::PropsOrArray, Value::Array(items)) => self.prune_items(Type::Message(self.props), items),
             (Type::Quantity, value) => canonical(value),
+            (Type::Bytes, Value::String(text)) => {
+                *text = bytes_text(text).unwrap_or_else(|| std::mem::take(text))
+            }
             _ => {}
         }
     }

@@ -2,6 +2,11 @@
 //!
 //! In: text or numbers. Out: the reason why it is none, in the words of upstream, or the canonical text.
 
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::GeneralPurpose;
+use base64::engine::general_purpose::{PAD, STANDARD};
 use jiff::Timestamp;
 
 use crate::quantity::Quantity;
@@ -14,6 +19,51 @@ pub(super) fn cut(text: &str) -> &str {
 /// Why a text is no quantity.
 pub(super) fn quantity_error(text: &str) -> Option<String> {
     text.parse::<Quantity>().err().map(|error| error.to_string())
+}
+
+/// Base64 as Go reads it: the last bits, which belong to no byte, may be any.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&base64::alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
+
+/// Why a text is no bytes in base64.
+pub(super) fn bytes_error(text: &str) -> Option<String> {
+    let is_wrong = LENIENT.decode(unbroken(text).as_ref()).is_err();
+    is_wrong.then(|| format!("illegal base64 data at input byte {}", illegal_at(text.as_bytes())))
+}
+
+/// The base64 that Go would write for what it reads; `None` where that is the same.
+pub(super) fn bytes_text(text: &str) -> Option<String> {
+    let bytes = LENIENT.decode(unbroken(text).as_ref()).ok()?;
+    Some(STANDARD.encode(bytes)).filter(|written| written != text)
+}
+
+/// Without the line breaks, which Go passes over.
+fn unbroken(text: &str) -> Cow<'_, str> {
+    if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "").into() } else { text.into() }
+}
+
+/// Where Go says that something is wrong in base64 that is wrong: at the letter that cannot be, or where the four begin that end too early.
+fn illegal_at(text: &[u8]) -> usize {
+    let is_break = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let after_breaks = |from: usize| from + text.iter().skip(from).take_while(|byte| is_break(byte)).count();
+    let mut letters = 0;
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => letters += 1,
+            byte if is_break(byte) => {}
+            b'=' if letters % 4 == 2 => {
+                let next = after_breaks(at + 1);
+                return match text.get(next) {
+                    Some(b'=') => after_breaks(next + 1),
+                    Some(_) => next - 1,
+                    None => text.len(),
+                };
+            }
+            b'=' if letters % 4 == 3 => return after_breaks(at + 1),
+            _ => return at,
+        }
+    }
+    text.len() - letters % 4
 }
 
 /// Why a text is no time.
@@ -141,6 +191,38 @@ mod tests {
     fn durations_without_unit_are_refused() {
         for text in ["", "5", "s", "1x", "1m-", "-"] {
             assert!(duration_error(text).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_as_go_reads_them() {
+        for (text, written) in
+            [("", ""), ("aGk=", "aGk="), ("aG\nk=\r\n", "aGk="), ("aGl=", "aGk="), ("//==", "/w==")]
+        {
+            assert_eq!(bytes_error(text), None, "{text:?}");
+            assert_eq!(bytes_text(text).as_deref().unwrap_or(text), written);
+        }
+        for (text, at) in [
+            ("a", 0),
+            ("aGk", 0),
+            ("aGkhaG", 4),
+            ("aGk=x", 4),
+            ("aGk==", 4),
+            ("aG==x", 4),
+            ("aG=", 3),
+            ("aG=k", 2),
+            ("a===", 1),
+            ("=", 0),
+            ("aGkhaHVudGVyMg=-", 14),
+            ("aGk%", 3),
+            ("aGk_", 3),
+            ("a\nb\n-", 4),
+        ] {
+            assert_eq!(
+                bytes_error(text).unwrap(),
+                format!("illegal base64 data at input byte {at}"),
+                "{text:?}"
+            );
         }
     }
 

@@ -245,6 +245,19 @@ fn quantities_are_kept_as_their_canonical_texts_whether_text_or_number() {
     assert_eq!(report.wrong_type.len(), 1);
 }
 
+#[test]
+fn bytes_are_refused_in_gos_words_and_kept_as_it_writes_them() {
+    let mut secret = json!({"apiVersion": "v1", "kind": "Secret", "data": {"a": "aGk\n=", "b": null}});
+    assert_eq!(schema().check(kind("v1", "Secret"), &secret), Report::default());
+    schema().prune(kind("v1", "Secret"), &mut secret);
+    assert_eq!(secret["data"], json!({"a": "aGk=", "b": ""}));
+    let report = schema().check(kind("v1", "Secret"), &json!({"data": {"a": "hi there"}}));
+    assert_eq!(
+        report.bad_request("v1", "Secret").unwrap(),
+        "Secret in version \"v1\" cannot be handled as a Secret: illegal base64 data at input byte 2"
+    );
+}
+
 /// Walks `path` from a kind and returns the patch facts of its last field.
 fn facts(api_version: &str, name: &str, path: &str) -> (PatchMeta, &'static Field) {
     let mut message = kind(api_version, name);

@@ -107,6 +107,22 @@ async fn a_namespace_warns_of_pods_and_of_what_makes_them() {
 }
 
 #[tokio::test]
+async fn what_makes_pods_that_would_be_refused_is_let_through_with_a_warning() {
+    let api = api().await;
+    label(&api, json!({ENFORCE: "baseline"})).await;
+    api.fixture.registry.catch_up().await.unwrap();
+    let mut template = pod("unused", json!({"privileged": true}));
+    template["metadata"] = json!({"labels": {"a": "b"}});
+    let set = json!({"metadata": {"name": "w"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    let made = api.post("/apis/apps/v1/namespaces/d/replicasets", set).await;
+    let said = "299 - \"would violate PodSecurity \\\"baseline:latest\\\": privileged (container \\\"c\\\" must not set \
+        securityContext.privileged=true)\"";
+    assert_eq!((made.code, warnings(&made)), (201, vec![said.to_owned()]));
+    let refused = api.post(PODS, pod("p", json!({"privileged": true}))).await;
+    assert!(refused.code == 403 && warnings(&refused).is_empty(), "it is said once");
+}
+
+#[tokio::test]
 async fn there_is_one_default_priority() {
     let api = api().await;
     let path = "/apis/scheduling.k8s.io/v1/priorityclasses";
