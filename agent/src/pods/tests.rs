@@ -7,7 +7,6 @@ mod rights;
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use oarlock_api::node::LogRequest;
 use serde_json::json;
 
@@ -147,14 +146,8 @@ async fn a_log_is_followed_until_the_container_ends() {
     );
     node.want(std::slice::from_ref(&pod));
     node.until(&pod, "started", |s| s["containerStatuses"][0]["containerID"].is_string()).await;
-    let request =
-        LogRequest { uid: harness::uid(&pod), container: "c".into(), follow: true, ..LogRequest::default() };
-    let mut log = node.pods.open_log(request).await.unwrap();
-    let mut text = Vec::new();
-    while let Some(piece) = log.next().await {
-        text.extend_from_slice(&piece.unwrap());
-    }
-    assert_eq!(String::from_utf8(text).unwrap(), "line 1\nline 2\nline 3\n");
+    let request = LogRequest { container: "c".into(), follow: true, ..LogRequest::default() };
+    assert_eq!(node.log(&pod, request).await, "line 1\nline 2\nline 3\n");
     node.delete(&pod, 0);
     node.until_gone(&pod).await;
     node.stop().await;
