@@ -12,6 +12,7 @@ use oarlock_api::k8s::api::core::v1::{
 };
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_api::k8s::api::networking::v1::NetworkPolicy;
+use oarlock_api::k8s::api::node::v1::RuntimeClass;
 use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use oarlock_api::network_policy::{MEMBERS, Member};
 use oarlock_api::pod_token::{PodToken, TOKENS};
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub secrets: Objects<Secret>,
     /// Claims that those pods use.
     pub claims: Objects<PersistentVolumeClaim>,
+    /// RuntimeClasses that those pods name.
+    pub runtime_classes: Objects<RuntimeClass>,
     /// The volumes of those claims, and the directories that were provisioned on this node.
     pub persistent_volumes: Objects<PersistentVolume>,
     /// The tokens of those pods, by uid and what was asked for ([`oarlock_api::pod_token`]).
@@ -287,6 +290,7 @@ impl Desired {
             "configmaps" => self.put(|s| &mut s.config_maps, key, parse.object()?),
             "secrets" => self.put(|s| &mut s.secrets, key, parse.object()?),
             "persistentvolumeclaims" => self.put(|s| &mut s.claims, key, parse.object()?),
+            "runtimeclasses" => self.put(|s| &mut s.runtime_classes, key, parse.object()?),
             "persistentvolumes" => self.put(|s| &mut s.persistent_volumes, key, parse.object()?),
             TOKENS => self.put(|s| &mut s.pod_tokens, key, parse.object()?),
             "services" => self.put(|s| &mut s.services, key, parse.object()?),
@@ -316,6 +320,7 @@ impl Desired {
                 "configmaps" => drop(snapshot.config_maps.remove(&key)),
                 "secrets" => drop(snapshot.secrets.remove(&key)),
                 "persistentvolumeclaims" => drop(snapshot.claims.remove(&key)),
+                "runtimeclasses" => drop(snapshot.runtime_classes.remove(&key)),
                 "persistentvolumes" => drop(snapshot.persistent_volumes.remove(&key)),
                 TOKENS => drop(snapshot.pod_tokens.remove(&key)),
                 "services" => drop(snapshot.services.remove(&key)),
@@ -403,9 +408,13 @@ impl Desired {
             return;
         }
         let topics: &[Topic] = match resource {
-            "pods" | "configmaps" | "secrets" | "persistentvolumeclaims" | "persistentvolumes" | TOKENS => {
-                &[Topic::Pods]
-            }
+            "pods"
+            | "configmaps"
+            | "secrets"
+            | "persistentvolumeclaims"
+            | "persistentvolumes"
+            | "runtimeclasses"
+            | TOKENS => &[Topic::Pods],
             "services" => &[Topic::Pods, Topic::Services],
             "endpointslices" | "networkpolicies" | MEMBERS => &[Topic::Services],
             "nodes" => &[Topic::Services, Topic::Nodes],

@@ -414,7 +414,7 @@ fn gates(pod: &Pod) -> Vec<(&str, &str)> {
     of_gates.map(|condition| (&*condition.type_, &*condition.status)).collect()
 }
 
-/// Whether a ConfigMap, Secret or claim of the namespace changed. Only those that pods of this node use are here at all.
+/// Whether a ConfigMap, Secret or claim of the namespace changed, or a RuntimeClass. Only those that pods of this node use are here at all.
 fn objects_changed(namespace: &str, before: &Snapshot, after: &Snapshot) -> bool {
     fn differs<T>(namespace: &str, a: &crate::desired::Objects<T>, b: &crate::desired::Objects<T>) -> bool {
         let of = |objects: &crate::desired::Objects<T>| {
@@ -423,7 +423,8 @@ fn objects_changed(namespace: &str, before: &Snapshot, after: &Snapshot) -> bool
         };
         of(a) != of(b)
     }
-    differs(namespace, &before.config_maps, &after.config_maps)
+    differs("", &before.runtime_classes, &after.runtime_classes)
+        || differs(namespace, &before.config_maps, &after.config_maps)
         || differs(namespace, &before.secrets, &after.secrets)
         || differs(namespace, &before.claims, &after.claims)
 }

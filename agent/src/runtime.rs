@@ -41,6 +41,8 @@ pub mod label {
     pub const SANDBOX: &str = "oarlock.io/sandbox";
     /// Seconds to wait before the container is replaced after it ended.
     pub const BACKOFF: &str = "oarlock.io/backoff-seconds";
+    /// Of a sandbox: which of the runtime's own runtimes runs it, and with it its pod.
+    pub const RUNTIME: &str = "oarlock.io/runtime";
     /// `terminationGracePeriodSeconds`, for pods whose object is gone.
     pub const GRACE: &str = "oarlock.io/grace-seconds";
 }
@@ -61,6 +63,8 @@ pub struct Container {
     pub image_id: String,
     /// What it does.
     pub state: State,
+    /// The signal that asks it to end, where it or its image names one.
+    pub stop_signal: Option<String>,
 }
 
 /// What a container does.
@@ -125,6 +129,12 @@ impl Container {
         self.label(label::ATTEMPT).parse().unwrap_or(0)
     }
 
+    /// Which of the runtime's own runtimes runs it.
+    #[must_use]
+    pub fn runtime(&self) -> Option<&str> {
+        Some(self.label(label::RUNTIME)).filter(|name| !name.is_empty())
+    }
+
     /// The definition it was made from.
     #[must_use]
     pub fn hash(&self) -> &str {
@@ -179,6 +189,10 @@ pub struct ContainerSpec {
     pub hostname: Option<String>,
     /// The sandbox to join; none for a sandbox itself.
     pub join: Option<String>,
+    /// Which of the runtime's own runtimes is to run it; none: the default one.
+    pub runtime: Option<String>,
+    /// The signal that asks it to end, if not the image's.
+    pub stop_signal: Option<String>,
     /// The cgroup to be in.
     pub cgroup_parent: String,
     /// Limits.

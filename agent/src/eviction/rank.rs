@@ -56,7 +56,9 @@ fn requested(pod: &Pod, signal: Signal) -> u64 {
     let inits = || spec.init_containers.iter().flatten();
     let sidecars: u64 = inits().filter(|c| is_sidecar(c)).map(of).sum();
     let together = spec.containers.iter().map(of).sum::<u64>() + sidecars;
-    inits().filter(|c| !is_sidecar(c)).map(of).fold(together, u64::max)
+    let overhead =
+        spec.overhead.as_ref().and_then(|overhead| overhead.get(signal.resource())?.0.parse().ok());
+    inits().filter(|c| !is_sidecar(c)).map(of).fold(together, u64::max) + overhead.map_or(0, bytes)
 }
 
 fn of_container(container: &Container, signal: Signal) -> Option<Quantity> {

@@ -17,6 +17,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) attempt: u32,
     pub(crate) backoff: u64,
     pub(crate) sandbox: &'a str,
+    /// What runs the sandbox, if not the default.
+    pub(crate) runtime: Option<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) image: &'a Image,
     /// Host paths of volumes by volume name.
@@ -45,13 +47,17 @@ pub(crate) fn sandbox(
     cgroup_parent: String,
     may_lower: bool,
     dns: &ClusterDns,
+    runtime: Option<String>,
 ) -> Result<ContainerSpec, String> {
     let score = if may_lower { -998 } else { 0 };
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let mut labels = labels(pod, SANDBOX_NAME, attempt);
+    labels.extend(runtime.iter().map(|name| (label::RUNTIME.to_owned(), name.clone())));
     Ok(ContainerSpec {
         name: container_name(pod, SANDBOX_NAME, attempt),
-        labels: labels(pod, SANDBOX_NAME, attempt),
+        labels,
+        runtime,
         image: image.to_owned(),
         host_network: on_host(pod),
         hostname: if on_host(pod) { None } else { Some(node_name(pod, dns)?) },
@@ -101,6 +107,8 @@ pub(crate) fn container(
         host_network: on_host(pod),
         hostname: None,
         join: Some(setting.sandbox.to_owned()),
+        runtime: setting.runtime.clone(),
+        stop_signal: definition.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         resources: resources(spec, definition, &setting),
         privileged: security.and_then(|s| s.privileged).unwrap_or(false),
         cap_add: plain(capabilities.and_then(|c| c.add.as_ref())),
@@ -256,6 +264,7 @@ mod tests {
             attempt: 2,
             backoff: 20,
             sandbox: "sb",
+            runtime: Some("runsc".into()),
             env: vec![("A".into(), "1".into())],
             image: &Image { id: "sha256:1".into(), user: "app".into() },
             volumes: &BTreeMap::from([("v".to_owned(), "/host/v".to_owned())]),
@@ -278,7 +287,7 @@ mod tests {
             "securityContext": {"fsGroup": 7, "runAsGroup": 3},
             "containers": [{"name": "c", "image": "i:1", "command": ["run", "$(A)"],
                 "volumeMounts": [{"name": "v", "mountPath": "/data/", "readOnly": true}],
-                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+                "lifecycle": {"stopSignal": "SIGQUIT"}, "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
                 "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "250m"}}}]}));
         assert_eq!(spec.name, "k8s_c_web_d_u1_2");
         assert_eq!(spec.entrypoint, Some(vec!["run".into(), "1".into()]));
@@ -289,6 +298,7 @@ mod tests {
         );
         assert_eq!(spec.mounts.len(), 4);
         assert!(spec.no_new_privileges && spec.cap_drop == ["ALL"]);
+        assert_eq!((spec.runtime.as_deref(), spec.stop_signal.as_deref()), (Some("runsc"), Some("SIGQUIT")));
         let resources = spec.resources;
         assert_eq!(resources.cpu_shares, Some(256));
         assert_eq!(resources.cpu_quota, Some(50_000));
@@ -321,12 +331,16 @@ mod tests {
     #[test]
     fn a_sandbox_has_the_pods_names_and_parameters() {
         let dns = ClusterDns { domain: "cluster.local".into(), address: String::new() };
-        let made = |spec| sandbox(&pod(spec), "pause", 0, String::new(), false, &dns);
+        let made = |spec| sandbox(&pod(spec), "pause", 0, String::new(), false, &dns, Some("runsc".into()));
         let spec = json!({"containers": [], "subdomain": "s", "setHostnameAsFQDN": true, "hostPID": true,
             "securityContext": {"sysctls": [{"name": "net/ipv4/ping_group_range", "value": "0 1"}]}});
         let sandbox = made(spec.clone()).unwrap();
         assert_eq!(sandbox.hostname.as_deref(), Some("web.s.d.svc.cluster.local"));
         assert_eq!(sandbox.pid, Processes::Host);
+        assert_eq!(
+            (sandbox.runtime.as_deref(), sandbox.labels[label::RUNTIME].as_str()),
+            (Some("runsc"), "runsc")
+        );
         assert_eq!(sandbox.sysctls["net.ipv4.ping_group_range"], "0 1");
         let mut long = spec;
         long["hostname"] = json!("h".repeat(63));
@@ -340,7 +354,8 @@ mod tests {
     #[test]
     fn a_pod_on_the_nodes_network_has_its_name_too() {
         let on_host = pod(json!({"hostNetwork": true, "hostname": "own", "containers": [{"name": "c"}]}));
-        let sandbox = sandbox(&on_host, "pause", 0, String::new(), true, &ClusterDns::default()).unwrap();
+        let sandbox =
+            sandbox(&on_host, "pause", 0, String::new(), true, &ClusterDns::default(), None).unwrap();
         assert_eq!((sandbox.host_network, sandbox.hostname), (true, None));
         assert!(made(json!({"hostNetwork": true, "containers": [{"name": "c"}]})).host_network);
     }

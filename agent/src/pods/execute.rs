@@ -46,7 +46,10 @@ impl Worker {
                 return Ok(self.begin_stop(id, &container, &why, grace));
             }
             Step::Terminate { id } => {
-                runtime.kill(&id, "SIGTERM").await?;
+                let asked = self.observed.containers.iter().find(|container| container.id == id);
+                let signal =
+                    asked.and_then(|container| container.stop_signal.as_deref()).unwrap_or("SIGTERM");
+                runtime.kill(&id, signal).await?;
                 if let Some(stop) = self.memory.stops.get_mut(&id) {
                     stop.phase = StopPhase::Asked;
                 }
@@ -108,9 +111,14 @@ impl Worker {
                 }
             }
         }
+        let handler = match self.handler() {
+            Ok(handler) => handler,
+            Err(message) => return Ok(self.failed("sandbox", "FailedCreatePodSandBox", message)),
+        };
         let image = &self.shared.node.pause_image;
         let lower = self.shared.may_lower_oom_score;
-        let spec = spec::sandbox(&self.pod, image, attempt, self.cgroup(), lower, &self.shared.dns());
+        let spec =
+            spec::sandbox(&self.pod, image, attempt, self.cgroup(), lower, &self.shared.dns(), handler);
         let spec = match spec {
             Ok(spec) => spec,
             Err(message) => return Ok(self.failed("sandbox", "FailedCreatePodSandBox", message)),
@@ -129,6 +137,18 @@ impl Worker {
                 Ok(self.failed("sandbox", "FailedCreatePodSandBox", text))
             }
         }
+    }
+
+    /// What runs the pod, by its RuntimeClass.
+    fn handler(&self) -> Result<Option<String>, String> {
+        let name = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone());
+        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
+        let snapshot = self.shared.snapshot();
+        let class = snapshot.runtime_classes.get(&(String::new(), name.clone()));
+        let found = class.map(|class| Some(class.handler.clone()));
+        found.ok_or_else(|| {
+            format!("Failed to create pod sandbox: RuntimeClass.node.k8s.io {name:?} not found")
+        })
     }
 
     /// What could not be started is removed, so that the next try may use its name.
@@ -337,6 +357,7 @@ impl Worker {
             attempt,
             backoff,
             sandbox,
+            runtime: self.observed.sandbox().and_then(|(sandbox, _)| sandbox.runtime().map(str::to_owned)),
             env,
             image,
             volumes: &self.paths,

@@ -397,6 +397,7 @@ fn body(spec: &ContainerSpec, node: &str) -> ContainerCreateBody {
         }),
         sysctls: Some(spec.sysctls.clone().into_iter().collect()),
         cgroup_parent: Some(spec.cgroup_parent.clone()),
+        runtime: spec.runtime.clone(),
         mounts: Some(mounts.collect()),
         cpu_shares: spec.resources.cpu_shares,
         cpu_quota: spec.resources.cpu_quota,
@@ -429,6 +430,7 @@ fn body(spec: &ContainerSpec, node: &str) -> ContainerCreateBody {
         tty: Some(spec.tty),
         open_stdin: Some(spec.stdin),
         stdin_once: Some(spec.stdin_once),
+        stop_signal: spec.stop_signal.clone(),
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }
@@ -480,6 +482,7 @@ fn container(found: ContainerInspectResponse) -> Option<Container> {
     };
     Some(Container {
         id: found.id?,
+        stop_signal: config.stop_signal.filter(|signal| !signal.is_empty()),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
         image: config.image.unwrap_or_default(),
         image_id: found.image.unwrap_or_default(),

@@ -124,6 +124,7 @@ impl Runtime for Fake {
                 image: spec.image.clone(),
                 image_id: "sha256:fake".to_owned(),
                 state: State::Created,
+                stop_signal: spec.stop_signal.clone(),
             };
             inner.containers.push((spec.name.clone(), container));
             Ok(id)

@@ -47,6 +47,8 @@ impl Look<'_> {
         status.image = latest.image.clone();
         status.image_id = format!("docker://{}", latest.image_id);
         status.container_id = Some(id(latest));
+        status.stop_signal =
+            definition.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
         let previous = self.observed.previous(&definition.name).and_then(|c| self.terminated(c));
         status.last_state = previous.map(terminated);
         match &latest.state {

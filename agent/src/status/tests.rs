@@ -31,6 +31,7 @@ fn container(name: &str, attempt: u32, state: State) -> Container {
         image: "i".into(),
         image_id: "sha256:1".into(),
         state,
+        stop_signal: None,
     }
 }
 

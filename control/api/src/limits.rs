@@ -115,7 +115,7 @@ pub fn whole(pod: &Value) -> (Amounts, Amounts) {
     (of("requests"), of("limits"))
 }
 
-fn add(sum: &mut Amounts, more: Amounts) {
+pub(crate) fn add(sum: &mut Amounts, more: Amounts) {
     for (name, amount) in more {
         let total = sum.get(&name).map_or(amount, |before| before.plus(&amount));
         sum.insert(name, total);

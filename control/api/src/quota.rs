@@ -41,7 +41,13 @@ pub fn usage(kind: &Kind, object: &Value) -> Amounts {
         used.insert(kind.plural.to_owned(), some(1));
     }
     if *kind == PODS {
-        let (requests, limits) = limits::whole(object);
+        let (mut requests, mut limits) = limits::whole(object);
+        // Whatever runs the containers counts, too, and against a limit where there is one.
+        let overhead = amounts(&object["spec"]["overhead"]);
+        let of_limits = overhead.iter().filter(|(name, _)| limits.contains_key(*name));
+        let of_limits = of_limits.map(|(name, amount)| (name.clone(), *amount)).collect();
+        limits::add(&mut limits, of_limits);
+        limits::add(&mut requests, overhead);
         used.extend(computed(&requests, &limits));
     } else if *kind == SERVICES {
         let (spec, ports) = (&object["spec"], object["spec"]["ports"].as_array().map_or(0, Vec::len));
@@ -285,6 +291,13 @@ mod tests {
         assert_eq!(names(&usage(&PODS, &done)), ["count/pods=1"]);
         assert_eq!(names(&usage(&DEPLOYMENTS, &json!({}))), ["count/deployments.apps=1"]);
         assert_eq!(names(&usage(&CONFIG_MAPS, &json!({}))), ["configmaps=1", "count/configmaps=1"]);
+        let mut costly = pod(json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}));
+        costly["spec"]["overhead"] = json!({"cpu": "50m", "memory": "1Mi"});
+        let costs = names(&usage(&PODS, &costly));
+        for cost in ["requests.cpu=150m", "limits.cpu=1050m", "requests.memory=1Mi"] {
+            assert!(costs.iter().any(|one| one == cost), "{cost} in {costs:?}");
+        }
+        assert!(!costs.iter().any(|one| one.starts_with("limits.memory")), "{costs:?}");
         let service = json!({"spec": {"type": "LoadBalancer", "ports": [{}, {}]}});
         assert_eq!(
             names(&usage(&SERVICES, &service)),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use oarlock_api::catalogue::{CONFIG_MAPS, Kind, PERSISTENT_VOLUME_CLAIMS, SECRETS};
+use oarlock_api::catalogue::{CONFIG_MAPS, Kind, PERSISTENT_VOLUME_CLAIMS, RUNTIME_CLASSES, SECRETS};
 use oarlock_api::{meta, storage};
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ pub(super) enum Named {
     ConfigMap,
     Secret,
     Claim,
+    RuntimeClass,
 }
 
 impl Named {
@@ -20,27 +21,32 @@ impl Named {
             Self::ConfigMap => &CONFIG_MAPS,
             Self::Secret => &SECRETS,
             Self::Claim => &PERSISTENT_VOLUME_CLAIMS,
+            Self::RuntimeClass => &RUNTIME_CLASSES,
         }
     }
 
     pub(super) fn of(kind: &Kind) -> Option<Self> {
-        [Self::ConfigMap, Self::Secret, Self::Claim].into_iter().find(|named| *named.kind() == *kind)
+        [Self::ConfigMap, Self::Secret, Self::Claim, Self::RuntimeClass]
+            .into_iter()
+            .find(|named| *named.kind() == *kind)
     }
 }
 
 /// An object that a pod needs: its kind, namespace and name.
 pub(super) type Reference = (Named, String, String);
 
-/// The ConfigMaps, Secrets and claims that a pod's spec names.
+/// The ConfigMaps, Secrets and claims that a pod's spec names, and its RuntimeClass.
 pub(super) fn of(namespace: &str, pod: &Value) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
     let mut add = |named: Named, name: &Value| {
         if let Some(name) = name.as_str().filter(|n| !n.is_empty()) {
+            let namespace = if named.kind().namespaced { namespace } else { "" };
             found.insert((named, namespace.to_owned(), name.to_owned()));
         }
     };
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let spec = &pod["spec"];
+    add(Named::RuntimeClass, &spec["runtimeClassName"]);
     let lists = ["containers", "initContainers", "ephemeralContainers"];
     for container in lists.iter().flat_map(|containers| list(&spec[*containers])) {
         for variable in list(&container["env"]) {
@@ -76,7 +82,7 @@ mod tests {
 
     #[test]
     fn every_place_that_names_an_object_is_found() {
-        let pod = json!({"metadata": {"name": "p"}, "spec": {
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"runtimeClassName": "j",
             "containers": [{"env": [{"valueFrom": {"configMapKeyRef": {"name": "a"}}}, {"valueFrom": {"secretKeyRef": {"name": "b"}}}],
                             "envFrom": [{"secretRef": {"name": "c"}}]}],
             "initContainers": [{"envFrom": [{"configMapRef": {"name": "d"}}]}],
@@ -86,7 +92,10 @@ mod tests {
         }});
         let names: Vec<String> = of("d", &pod)
             .into_iter()
-            .map(|(named, _, name)| format!("{} {name}", named.kind().plural))
+            .map(|(named, namespace, name)| {
+                assert_eq!(named.kind().namespaced, namespace == "d");
+                format!("{} {name}", named.kind().plural)
+            })
             .collect();
         assert_eq!(
             names,
@@ -99,7 +108,8 @@ mod tests {
                 "secrets c",
                 "secrets f",
                 "secrets g",
-                "persistentvolumeclaims i"
+                "persistentvolumeclaims i",
+                "runtimeclasses j"
             ]
         );
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oarlock_api::catalogue::{
-    CONFIG_MAPS, ENDPOINT_SLICES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SECRETS,
-    SERVICES,
+    CONFIG_MAPS, ENDPOINT_SLICES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, RUNTIME_CLASSES,
+    SECRETS, SERVICES,
 };
 use oarlock_store::Revision;
 use parking_lot::Mutex;
@@ -142,6 +142,7 @@ impl Inner {
             &PERSISTENT_VOLUME_CLAIMS,
             &CONFIG_MAPS,
             &SECRETS,
+            &RUNTIME_CLASSES,
         ]
         .contains(&kind)
         {

@@ -6,6 +6,7 @@ mod certificates;
 mod classes;
 mod limits;
 mod priority;
+mod runtime_class;
 mod security;
 mod socket_lb;
 
@@ -42,6 +43,7 @@ impl Registry {
                 account::mount_token(&account, object, rand::random());
             }
             self.prioritize(object).await?;
+            self.classify(object).await?;
             self.serve_as_namespace(namespace, object);
         }
         if *kind == PRIORITY_CLASSES {

@@ -230,6 +230,7 @@ impl World {
             image: "i".to_owned(),
             image_id: "sha256:1".to_owned(),
             state: State::Running { started: self.now, pid: 1 },
+            stop_signal: None,
         };
         let list =
             if name == SANDBOX_NAME { &mut self.observed.sandboxes } else { &mut self.observed.containers };

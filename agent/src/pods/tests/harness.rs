@@ -23,7 +23,7 @@ use crate::outbox::Outbox;
 use crate::pods::{ClusterDns, NodeFacts, Pods};
 use crate::runtime::{Container, Docker, Runtime};
 
-pub(super) const IMAGE: &str = "oarlock-test/busybox:1";
+pub(super) const IMAGE: &str = "oarlock-test/busybox:2";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Gives every pod the same address and no link.
@@ -180,6 +180,14 @@ impl Node {
             ..Default::default()
         };
         self.snapshot.lock().secrets.insert(("test".into(), name.into()), Arc::new(secret));
+    }
+
+    pub(super) fn runtime_class(&self, name: &str, handler: &str) {
+        let class = oarlock_api::k8s::api::node::v1::RuntimeClass {
+            handler: handler.to_owned(),
+            ..Default::default()
+        };
+        self.snapshot.lock().runtime_classes.insert((String::new(), name.into()), Arc::new(class));
     }
 
     pub(super) fn forget_secret(&self, name: &str) {
@@ -358,6 +366,8 @@ pub(super) fn layer(busybox: &Path) -> Vec<u8> {
         layer.append_link(&mut header, format!("bin/{name}"), "busybox").unwrap();
     }
     file(&mut layer, "tmp/.keep", 0o644, b"");
+    file(&mut layer, "etc/passwd", 0o644, b"app:x:1000:1000::/:/bin/sh\n");
+    file(&mut layer, "etc/group", 0o644, b"app:x:1000:\nextra:x:4242:app\n");
     layer.into_inner().unwrap()
 }
 

@@ -154,3 +154,59 @@ async fn sidecars_run_beside_the_others_and_an_added_container_sees_its_target()
     node.until_gone(&pod).await;
     node.stop().await;
 }
+
+#[tokio::test]
+async fn groups_of_the_image_count_unless_that_is_forbidden_and_containers_end_by_their_signal() {
+    let node = Node::start("groups").await;
+    let with = |context: Value| {
+        json!({"restartPolicy": "Never", "securityContext": context,
+            "containers": [{"name": "c", "image": IMAGE, "command": ["sh", "-c", "id -G"]}]})
+    };
+    let merged = node.pod("merged", with(json!({"runAsUser": 1000, "supplementalGroups": [9]})));
+    let strict = json!({"runAsUser": 1000, "runAsGroup": 7, "supplementalGroups": [9], "supplementalGroupsPolicy": "Strict"});
+    let strict = node.pod("strict", with(strict));
+    let script =
+        "trap 'echo hup; exit 0' HUP; trap 'echo term; exit 0' TERM; echo up; while true; do sleep 0.1; done";
+    let signalled = node.pod(
+        "signalled",
+        json!({"os": {"name": "linux"}, "runtimeClassName": "usual", "terminationGracePeriodSeconds": 5, "containers": [
+            {"name": "c", "image": IMAGE, "command": ["sh", "-c", script], "lifecycle": {"stopSignal": "SIGHUP"},
+                "terminationMessagePolicy": "FallbackToLogsOnError"}]}),
+    );
+    let mut odd = signalled.clone();
+    odd.metadata.name = Some("odd".to_owned());
+    odd.metadata.uid = Some(format!("{}-odd", signalled.metadata.uid.clone().unwrap()));
+    odd.spec.as_mut().unwrap().runtime_class_name = Some("odd".to_owned());
+    node.runtime_class("usual", "runc");
+    node.runtime_class("odd", "oarlock-test-none");
+    node.want(&[merged.clone(), strict.clone(), signalled.clone(), odd.clone()]);
+    for (pod, groups) in [(&merged, "1000 9 4242\n"), (&strict, "7 9\n")] {
+        node.until(pod, "over", |s| s["phase"] == "Succeeded").await;
+        let log = node.log(pod, of("c")).await;
+        let sorted = |text: &str| {
+            text.split_whitespace().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(sorted(&log), sorted(groups), "{log}");
+    }
+    let status = node.until(&signalled, "Ready", super::harness::is_ready).await;
+    assert_eq!(status["containerStatuses"][0]["stopSignal"], "SIGHUP");
+    let why = node.events().into_iter().find(|(reason, _)| reason == "FailedCreatePodSandBox");
+    let why = why.expect("no such runtime").1;
+    assert!(why.starts_with("Failed to create pod sandbox: ") && why.contains("oarlock-test-none"), "{why}");
+    assert_eq!(node.containers(&odd).await.len(), 0, "and nothing was made");
+
+    let mut ends = signalled.clone();
+    ends.spec.as_mut().unwrap().active_deadline_seconds = Some(1);
+    node.want(&[ends]);
+    node.until(&signalled, "over", |s| s["phase"] == "Failed").await;
+    let log = async || node.log(&signalled, of("c")).await;
+    while !log().await.ends_with("hup\n") {
+        assert!(!log().await.contains("term"));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    node.want(&[]);
+    for pod in [&merged, &strict, &signalled, &odd] {
+        node.until_gone(pod).await;
+    }
+    node.stop().await;
+}

@@ -5,8 +5,47 @@ use serde_json::{Value, json};
 use super::pod::port_name;
 use super::{Errors, list, text};
 
+/// Signals that may end a container, but those of real time.
+const SIGNALS: &[&str] = &[
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+];
+
 /// Probes and hooks of one container; init containers have none.
-pub(super) fn check(errors: &mut Errors, path: &str, container: &Value, is_init: bool, grace: i64) {
+pub(super) fn check(errors: &mut Errors, path: &str, container: &Value, is_init: bool, spec: &Value) {
+    let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
     let present = |field: &str| container.get(field).filter(|v| !v.is_null());
     for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(value) = present(field) else { continue };
@@ -15,6 +54,7 @@ pub(super) fn check(errors: &mut Errors, path: &str, container: &Value, is_init:
             errors.forbidden(path, "may not be set for init containers without restartPolicy=Always");
         } else if field == "lifecycle" {
             lifecycle(errors, &path, value, grace);
+            stop_signal(errors, &format!("{path}.stopSignal"), &value["stopSignal"], &spec["os"]);
         } else {
             probe(errors, &path, value);
             let own = &value["terminationGracePeriodSeconds"];
@@ -63,6 +103,27 @@ fn lifecycle(errors: &mut Errors, path: &str, lifecycle: &Value, grace: i64) {
             let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
             errors.invalid(format!("{path}.sleep"), seconds, why);
         }
+    }
+}
+
+/// Which signals there are depends on the system, which the pod has to name.
+fn stop_signal(errors: &mut Errors, path: &str, signal: &Value, os: &Value) {
+    let Some(name) = signal.as_str() else { return };
+    if text(os, "name").is_empty() {
+        errors.forbidden(path, "may not be set for containers with empty `spec.os.name`");
+    } else if !SIGNALS.contains(&name) && !is_of_real_time(name) {
+        errors.one_of(path, signal, SIGNALS);
+    }
+}
+
+/// `SIGRTMIN`, `SIGRTMIN+15`, `SIGRTMAX-14`, `SIGRTMAX`.
+fn is_of_real_time(name: &str) -> bool {
+    let within = |number: &str, most: u8| number.parse().is_ok_and(|number: u8| (1..=most).contains(&number));
+    match (name.strip_prefix("SIGRTMIN"), name.strip_prefix("SIGRTMAX")) {
+        (Some(""), _) | (_, Some("")) => true,
+        (Some(rest), _) => rest.strip_prefix('+').is_some_and(|number| within(number, 15)),
+        (_, Some(rest)) => rest.strip_prefix('-').is_some_and(|number| within(number, 14)),
+        (None, None) => false,
     }
 }
 

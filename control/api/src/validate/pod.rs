@@ -23,7 +23,6 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
     errors.unique(volumes.iter().enumerate().map(|(i, v)| (format!("{path}.volumes[{i}].name"), *v)));
     super::pod_context::check(errors, path, spec);
     super::pod_rights::check(errors, path, spec);
-    let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
     let all = ["initContainers", "containers"].into_iter().flat_map(|field| {
         list(spec, field).iter().enumerate().map(move |(i, c)| (format!("{path}.{field}[{i}]"), c))
     });
@@ -42,7 +41,7 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
             }
         }
         // A sidecar runs as long as the others, and has all that they may have (KEP-753).
-        super::handlers::check(errors, path, container, is_init && policy != "Always", grace);
+        super::handlers::check(errors, path, container, is_init && policy != "Always", spec);
     }
     host_ports(errors, path, containers);
     if spec["hostNetwork"] == true {
@@ -71,12 +70,14 @@ pub(super) fn check_spec(errors: &mut Errors, path: &str, spec: &Value) {
         ("hostname", rules::check_dns1123_label),
         ("subdomain", rules::check_dns1123_label),
         ("serviceAccountName", rules::check_dns1123_subdomain),
+        ("runtimeClassName", rules::check_dns1123_subdomain),
     ] {
         let value = text(spec, field);
         if let Some(why) = Some(value).filter(|v| !v.is_empty()).and_then(|v| check(v).err()) {
             errors.invalid(format!("{path}.{field}"), format!("{value:?}"), why);
         }
     }
+    check_resources(errors, path, &json!({"overhead": spec["overhead"]}));
     super::meta::labels(errors, &format!("{path}.nodeSelector"), spec.get("nodeSelector"));
     super::scheduling::check(errors, path, spec);
 }
@@ -293,7 +294,7 @@ fn check_resources(errors: &mut Errors, path: &str, resources: &Value) {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         Quantity::from_str(&text).ok()
     };
-    for field in ["limits", "requests"] {
+    for field in ["limits", "requests", "overhead"] {
         for (name, value) in resources.get(field).and_then(Value::as_object).into_iter().flatten() {
             let at = format!("{path}.{field}[{name}]");
             match read(value) {
@@ -302,7 +303,7 @@ fn check_resources(errors: &mut Errors, path: &str, resources: &Value) {
                     errors.invalid(at, value, "must be greater than or equal to 0");
                 }
                 Some(quantity) => {
-                    if super::scheduling::is_extended(name) {
+                    if field != "overhead" && super::scheduling::is_extended(name) {
                         super::scheduling::extended(errors, &at, quantity, resources, name);
                     }
                     let limit = resources["limits"].get(name).and_then(read);

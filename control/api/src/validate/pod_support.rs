@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Errors, list};
 
 /// Fields of the spec that change behaviour and are not built.
-const SPEC: &[&str] = &["runtimeClassName", "overhead", "resourceClaims", "resources"];
+const SPEC: &[&str] = &["resourceClaims", "resources"];
 const CONTAINER: &[&str] = &["volumeDevices"];
 const VOLUMES: &[&str] = &[
     "name",
@@ -33,9 +33,10 @@ pub(super) fn check(errors: &mut Errors, path: &str, spec: &Value) {
     }
     let security = &spec["securityContext"];
     refuse(errors, &format!("{path}.securityContext"), security, &["windowsOptions", "seLinuxChangePolicy"]);
-    if security["supplementalGroupsPolicy"] == "Strict" {
-        // Docker always adds the groups that the image gives its user.
-        errors.unsupported(format!("{path}.securityContext.supplementalGroupsPolicy"));
+    if security["supplementalGroupsPolicy"] == "Strict" && security["runAsGroup"].is_null() {
+        // To a user without one Docker gives the groups that the image has for it.
+        let why = "Strict is supported by this version of Oarlock only with `runAsGroup` beside it";
+        errors.forbidden(format!("{path}.securityContext.supplementalGroupsPolicy"), why);
     }
     for field in ["initContainers", "containers", "ephemeralContainers"] {
         for (i, container) in list(spec, field).iter().enumerate() {
@@ -73,7 +74,6 @@ fn check_container(errors: &mut Errors, path: &str, container: &Value) {
         }
     }
     refuse(errors, &format!("{path}.resources"), &container["resources"], &["claims"]);
-    refuse(errors, &format!("{path}.lifecycle"), &container["lifecycle"], &["stopSignal"]);
     for field in ["limits", "requests"] {
         for name in
             container["resources"].get(field).and_then(Value::as_object).into_iter().flat_map(|m| m.keys())

@@ -22,12 +22,12 @@ fn with(more: Value, container: Value) -> Vec<String> {
 fn what_hardened_manifests_ask_for_is_taken() {
     let context = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}, "fsGroupChangePolicy": "OnRootMismatch",
         "appArmorProfile": {"type": "Localhost", "localhostProfile": "strict"}, "seLinuxOptions": {"level": "s0:c1"},
-        "supplementalGroupsPolicy": "Merge", "sysctls": [{"name": "net/ipv4/tcp_syncookies", "value": "1"}]});
+        "supplementalGroupsPolicy": "Strict", "runAsGroup": 7, "sysctls": [{"name": "net/ipv4/tcp_syncookies", "value": "1"}]});
     let spec = json!({"securityContext": context, "shareProcessNamespace": true, "setHostnameAsFQDN": true, "hostIPC": true,
-        "hostUsers": true, "os": {"name": "linux"}, "readinessGates": [{"conditionType": "example.com/lb"}],
+        "hostUsers": true, "os": {"name": "linux"}, "runtimeClassName": "sandboxed", "overhead": {"cpu": "10m"}, "readinessGates": [{"conditionType": "example.com/lb"}],
         "initContainers": [{"name": "s", "image": "i", "restartPolicy": "Always",
             "startupProbe": {"grpc": {"port": 5000}}, "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}]});
-    let container = json!({"securityContext": {"procMount": "Default", "seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"}},
+    let container = json!({"lifecycle": {"stopSignal": "SIGRTMIN+3"}, "securityContext": {"procMount": "Default", "seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"}},
         "livenessProbe": {"grpc": {"port": 5000, "service": "s"}, "terminationGracePeriodSeconds": 3},
         "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}],
         "volumeMounts": [{"name": "v", "mountPath": "/a", "subPath": "a/b", "mountPropagation": "HostToContainer"},
@@ -68,7 +68,7 @@ fn rights_that_make_no_sense_are_explained() {
         ),
         (
             json!({"supplementalGroupsPolicy": "Strict"}),
-            "supplementalGroupsPolicy: Forbidden: is not supported by this version of Oarlock",
+            "supplementalGroupsPolicy: Forbidden: Strict is supported by this version of Oarlock only with `runAsGroup` beside it",
         ),
     ] {
         assert_eq!(context(asked.clone()), [format!("{at}.{expected}")], "{asked}");
@@ -116,12 +116,39 @@ fn rights_that_make_no_sense_are_explained() {
             "readinessProbe.terminationGracePeriodSeconds: Invalid value: 1: must not be set for readinessProbes",
         ),
         (
+            json!({"lifecycle": {"stopSignal": "SIGUSR1"}}),
+            "lifecycle.stopSignal: Forbidden: may not be set for containers with empty `spec.os.name`",
+        ),
+        (
             json!({"livenessProbe": {"grpc": {"port": 0}}}),
             "livenessProbe.grpc.port: Invalid value: 0: must be between 1 and 65535, inclusive",
         ),
     ] {
         assert_eq!(container(asked.clone()), [format!("{at}.{expected}")], "{asked}");
     }
+}
+
+#[test]
+fn what_a_runtime_class_gives_and_how_a_container_ends_is_checked() {
+    let signal =
+        |name: &str| with(json!({"os": {"name": "linux"}}), json!({"lifecycle": {"stopSignal": name}}));
+    for known in ["SIGTERM", "SIGRTMIN", "SIGRTMAX-14"] {
+        assert_eq!(signal(known), [""; 0], "{known}");
+    }
+    for unknown in ["TERM", "SIGRTMIN+16", "SIGRTMAX-0", "SIGRTMIN-1"] {
+        let said = signal(unknown);
+        let expected =
+            format!("spec.containers[0].lifecycle.stopSignal: Unsupported value: {unknown:?}: supported");
+        assert!(said.len() == 1 && said[0].starts_with(&expected), "{said:?}");
+    }
+    let said = with(json!({"runtimeClassName": "No!", "overhead": {"cpu": "-1"}}), json!({}));
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(
+        said.iter().any(|why| why.starts_with("spec.runtimeClassName: Invalid value: \"No!\"")),
+        "{said:?}"
+    );
+    let why = "spec.overhead[cpu]: Invalid value: \"-1\": must be greater than or equal to 0".to_owned();
+    assert!(said.contains(&why), "{said:?}");
 }
 
 #[test]
