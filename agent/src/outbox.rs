@@ -54,6 +54,8 @@ struct Subject {
     namespace: String,
     name: String,
     status: Option<Bytes>,
+    /// The control plane of this session has not been told the status.
+    untold: bool,
     gone: bool,
 }
 
@@ -74,6 +76,7 @@ impl Outbox {
     pub fn pod_status(&self, namespace: &str, name: &str, uid: &str, status: Bytes) {
         self.report(namespace, name, uid, |subject| {
             let news = subject.status.as_ref() != Some(&status);
+            subject.untold |= news;
             subject.status = Some(status);
             news
         });
@@ -99,7 +102,8 @@ impl Outbox {
     /// Says a pod's status again: what it is about is new to the API.
     pub fn say_again(&self, uid: &str) {
         let mut inner = self.inner.lock();
-        if inner.pods.contains_key(uid) {
+        if let Some(subject) = inner.pods.get_mut(uid) {
+            subject.untold = true;
             inner.unsent.pods.insert(uid.to_owned());
             drop(inner);
             self.bell.notify_one();
@@ -173,6 +177,9 @@ impl Outbox {
     pub fn say_all_again(&self) {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
+        for subject in inner.pods.values_mut() {
+            subject.untold = true;
+        }
         inner.unsent = Unsent {
             node_status: inner.node_status.is_some(),
             static_pods: inner.static_pods.is_some(),
@@ -206,6 +213,7 @@ impl Outbox {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             status: None,
+            untold: false,
             gone: false,
         });
         if change(subject) {
@@ -229,9 +237,15 @@ impl Inner {
             }));
         }
         while let Some(uid) = self.unsent.pods.pop_first() {
-            if let Some(message) = self.pods.get(&uid).and_then(|subject| subject.message(&uid)) {
-                return Some(message);
+            let Some(message) = self.pods.get_mut(&uid).and_then(|subject| subject.message(&uid)) else {
+                continue;
+            };
+            if self.pods.get(&uid).is_some_and(|subject| subject.gone)
+                && matches!(message, Message::PodStatus(_))
+            {
+                self.unsent.pods.insert(uid);
             }
+            return Some(message);
         }
         while let Some(uid) = self.unsent.volumes.pop_first() {
             if let Some(name) = self.volumes.get(&uid).cloned() {
@@ -253,13 +267,14 @@ impl Inner {
 }
 
 impl Subject {
-    fn message(&self, uid: &str) -> Option<Message> {
+    /// The last status comes before the departure: how containers ended is told once more by nobody.
+    fn message(&mut self, uid: &str) -> Option<Message> {
         let (namespace, name, uid) = (self.namespace.clone(), self.name.clone(), uid.to_owned());
-        if self.gone {
-            return Some(Message::PodGone(PodGone { namespace, name, uid }));
+        let status = self.status.clone().filter(|_| std::mem::take(&mut self.untold));
+        if let Some(status) = status {
+            return Some(Message::PodStatus(PodStatus { namespace, name, uid, status }));
         }
-        let status = self.status.clone()?;
-        Some(Message::PodStatus(PodStatus { namespace, name, uid, status }))
+        self.gone.then_some(Message::PodGone(PodGone { namespace, name, uid }))
     }
 }
 
@@ -297,6 +312,19 @@ mod tests {
         assert_eq!(drain(&outbox), ["a=2"]);
         outbox.pod_gone("d", "a", "u1");
         assert_eq!(drain(&outbox), ["a gone"]);
+    }
+
+    #[test]
+    fn how_a_pod_ended_is_told_before_it_is_gone() {
+        let outbox = Outbox::default();
+        outbox.pod_status("d", "a", "u1", Bytes::from("ends"));
+        outbox.pod_status("d", "a", "u1", Bytes::from("ended"));
+        outbox.pod_gone("d", "a", "u1");
+        assert_eq!(drain(&outbox), ["a=ended", "a gone"]);
+        outbox.pod_gone("d", "a", "u1");
+        assert_eq!(drain(&outbox), ["a gone"], "the control plane may have missed it");
+        outbox.say_all_again();
+        assert_eq!(drain(&outbox), ["a=ended", "a gone"]);
     }
 
     #[test]

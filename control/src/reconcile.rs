@@ -275,6 +275,7 @@ impl Driver {
             Wanted::Remember { namespace, name, memory } => {
                 self.world.remember((namespace.clone(), name.clone()), Memory::clone(memory));
             }
+            Wanted::Miss { node, since } => self.world.miss(node, *since),
             _ => {}
         }
     }

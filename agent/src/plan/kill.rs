@@ -60,7 +60,8 @@ fn leaving<'o>(spec: &PodSpec, observed: &'o Observed) -> Vec<&'o Container> {
     last.find_map(|name| Some(of(name)).filter(|found| !found.is_empty())).unwrap_or_default()
 }
 
-/// Ends what runs of a pod that is over. Its dead containers stay, for their logs.
+/// Ends what runs of a pod that is over. Its dead containers stay, for their logs; what it kept in its volumes does not, as kubelet
+/// has it (`keepTerminatedPodVolumes`).
 pub(super) fn wind_down(
     spec: &PodSpec,
     observed: &Observed,
@@ -68,6 +69,7 @@ pub(super) fn wind_down(
     now: Timestamp,
     plan: &mut Plan,
 ) {
+    super::start::remove_old(observed, plan);
     for container in leaving(spec, observed) {
         let why = format!("Stopping container {}", container.name());
         let grace = memory.end.as_ref().and_then(|end| end.grace);
@@ -77,19 +79,17 @@ pub(super) fn wind_down(
         return;
     }
     end_sandboxes(observed, memory, plan);
-    if memory.end.as_ref().is_some_and(|end| end.frees_disk) && memory.network_removed {
-        leave_nothing_on_disk(observed, memory, plan);
+    if !memory.network_removed || observed.sandboxes.iter().any(Container::is_running) {
+        return;
     }
-}
-
-/// What a pod wrote that was evicted because the disk is short: its logs, too.
-fn leave_nothing_on_disk(observed: &Observed, memory: &Memory, plan: &mut Plan) {
     if !memory.was_over {
         plan.push(Step::Settle);
         return;
     }
-    for container in observed.containers.iter().chain(&observed.sandboxes) {
-        plan.push(Step::Remove { id: container.id.clone() });
+    if memory.end.as_ref().is_some_and(|end| end.frees_disk) {
+        for container in observed.containers.iter().chain(&observed.sandboxes) {
+            plan.push(Step::Remove { id: container.id.clone() });
+        }
     }
     if !memory.volumes_removed {
         plan.push(Step::RemoveVolumes);

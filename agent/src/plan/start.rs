@@ -90,8 +90,9 @@ fn replace_sandbox(spec: &PodSpec, observed: &Observed, memory: &Memory, now: Ti
     plan.push(Step::CreateSandbox { attempt });
 }
 
-/// Sandboxes and containers that nobody asks about any more: all but the newest two of a name.
-fn remove_old(observed: &Observed, plan: &mut Plan) {
+/// Sandboxes and containers that nobody asks about any more: all but the newest two of a name, so that of those that were replaced one is left
+/// (kubelet's `MaxPerPodContainer`).
+pub(super) fn remove_old(observed: &Observed, plan: &mut Plan) {
     let newest = observed.sandboxes.last().map(|s| &s.id);
     for sandbox in &observed.sandboxes {
         if Some(&sandbox.id) != newest {

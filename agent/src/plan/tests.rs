@@ -76,10 +76,10 @@ fn a_failed_init_container_ends_a_pod_that_never_restarts() {
     let mut world = World::new(spec);
     world.settle();
     world.exits("init", 2);
+    assert_eq!(course(world.spec(), world.observed(), world.memory()), Course::Over { failed: true });
     world.run(30);
     assert_eq!(world.starts_of("a"), 0);
     assert!(world.observed().is_still());
-    assert_eq!(course(world.spec(), world.observed(), world.memory()), Course::Over { failed: true });
 }
 
 fn with_sidecars(policy: &str) -> serde_json::Value {
@@ -103,7 +103,7 @@ fn sidecars_start_in_order_run_on_and_end_last_in_reverse() {
     world.forget_history();
     world.exits("a", 0);
     world.run(30);
-    assert_eq!(world.history(), "stop s2; term s2; stop s1; term s1; detach; kill POD");
+    assert_eq!(world.history(), "stop s2; term s2; stop s1; term s1; detach; kill POD; settle; files");
     assert_eq!(course(world.spec(), world.observed(), world.memory()), Course::Over { failed: false });
 }
 
@@ -245,7 +245,7 @@ fn fault() -> impl Strategy<Value = Fault> {
 }
 
 #[test]
-fn a_pod_that_is_evicted_for_its_disk_leaves_nothing_on_it() {
+fn what_a_pod_kept_in_volumes_goes_when_it_is_over_and_its_logs_where_the_disk_is_short() {
     let ended = |end: PodEnd| {
         let mut world = World::new(one("Always"));
         world.settle();
@@ -257,7 +257,7 @@ fn a_pod_that_is_evicted_for_its_disk_leaves_nothing_on_it() {
     let world = ended(PodEnd::evicted("short".to_owned()).freeing_disk());
     assert_eq!(world.history(), "stop a; term a; detach; kill POD; settle; remove a; remove POD; files");
     let world = ended(PodEnd::evicted("short".to_owned()));
-    assert_eq!(world.history(), "stop a; term a; detach; kill POD", "its logs stay");
+    assert_eq!(world.history(), "stop a; term a; detach; kill POD; settle; files", "its logs stay");
     assert!(world.observed().is_still());
 }
 

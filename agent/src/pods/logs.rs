@@ -4,11 +4,13 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use jiff::{SignedDuration, Timestamp};
+use oarlock_api::k8s::api::core::v1::PodStatus;
 use oarlock_api::node::LogRequest;
 use oarlock_daemon::mux::{STDOUT, Stream};
 
 use super::Pods;
-use crate::runtime::{LogOptions, Runtime, RuntimeError};
+use crate::plan::Observed;
+use crate::runtime::{Container, LogOptions, Runtime, RuntimeError};
 use crate::session::streams::StreamError;
 
 /// How much of a log stands for a termination message: 80 lines, 2 KiB (kubelet's `MaxContainerTerminationMessageLogLines`).
@@ -40,7 +42,9 @@ impl Pods {
         let observed = self.observed(&request.namespace, &request.pod, &request.uid).await?;
         let (container, pod) = (&request.container, &request.pod);
         let chosen = if request.previous {
-            observed.previous(container).ok_or_else(|| {
+            let wanted = self.wanted(&request.uid);
+            let status = wanted.as_ref().and_then(|pod| pod.status.as_ref());
+            before(&observed, status, container).ok_or_else(|| {
                 format!("previous terminated container {container:?} in pod {pod:?} not found")
             })
         } else {
@@ -57,6 +61,18 @@ impl Pods {
             None => log.boxed(),
         })
     }
+}
+
+/// The container that ended last: of one that waits to be started again that is the newest (kubelet's `validateContainerLogStatus`).
+fn before<'o>(observed: &'o Observed, status: Option<&PodStatus>, name: &str) -> Option<&'o Container> {
+    let statuses = status.iter().flat_map(|status| {
+        [&status.init_container_statuses, &status.container_statuses].into_iter().flatten().flatten()
+    });
+    let ended =
+        statuses.filter(|one| one.name == name).find_map(|one| one.last_state.as_ref()?.terminated.as_ref());
+    let id = ended.and_then(|ended| ended.container_id.as_deref()?.strip_prefix("docker://"));
+    let of_status = id.and_then(|id| observed.containers.iter().find(|container| container.id == id));
+    of_status.or_else(|| observed.previous(name))
 }
 
 fn options(request: &LogRequest, now: Timestamp) -> Result<LogOptions, String> {
@@ -116,6 +132,35 @@ mod tests {
         assert_eq!(made.tail, Some(3));
         let wrong = LogRequest { since_time: "yesterday".into(), ..LogRequest::default() };
         assert!(options(&wrong, now).unwrap_err().contains("yesterday"));
+    }
+
+    #[test]
+    fn the_one_before_is_the_one_that_ended_last() {
+        let ended = |attempt: u32| Container {
+            id: format!("c{attempt}"),
+            labels: [
+                ("io.kubernetes.container.name", "c".to_owned()),
+                ("oarlock.io/attempt", attempt.to_string()),
+            ]
+            .map(|(label, value)| (label.to_owned(), value))
+            .into(),
+            image: String::new(),
+            image_id: String::new(),
+            state: crate::runtime::State::Created,
+            stop_signal: None,
+        };
+        let observed = Observed::new(vec![ended(1), ended(2)]);
+        let found = |status: serde_json::Value| {
+            let status: PodStatus = serde_json::from_value(status).unwrap();
+            before(&observed, Some(&status), "c").map(|container| container.id.clone())
+        };
+        let last = |id: &str| {
+            serde_json::json!({"containerStatuses": [{"name": "c", "lastState": {"terminated": {
+            "exitCode": 1, "containerID": format!("docker://{id}")}}, "image": "", "imageID": "", "ready": false, "restartCount": 2}]})
+        };
+        assert_eq!(found(last("c2")).as_deref(), Some("c2"), "it waits to be started again");
+        assert_eq!(found(last("c1")).as_deref(), Some("c1"));
+        assert_eq!(found(serde_json::json!({})).as_deref(), Some("c1"), "nobody has said anything yet");
     }
 
     #[tokio::test]

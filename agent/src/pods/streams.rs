@@ -3,10 +3,12 @@
 //! In: what the control plane opened. Out: bytes both ways until one side ends. A process that nobody talks to any more loses
 //! its input and output; it is not killed, as kubelet does not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
+use oarlock_api::k8s::api::core::v1::Pod;
 use oarlock_api::node::stream_open::Request;
 use oarlock_api::node::{AttachRequest, DialRequest, ExecRequest};
 use oarlock_daemon::mux::{ERROR, Piece, RESIZE, STDERR, STDIN, STDOUT, Sender, Stream};
@@ -56,6 +58,12 @@ impl Pods {
         Ok(Observed::new(found))
     }
 
+    /// A pod as the control plane has it.
+    pub(super) fn wanted(&self, uid: &str) -> Option<Arc<Pod>> {
+        let snapshot = self.shared.snapshot();
+        snapshot.pods.values().find(|pod| pod.metadata.uid.as_deref() == Some(uid)).cloned()
+    }
+
     async fn running(
         &self,
         (namespace, pod, uid): (&str, &str, &str),
@@ -70,9 +78,8 @@ impl Pods {
     /// Whether a container hears that its input has ended. Where it does not, Docker takes the end of the input for the end of
     /// the conversation (moby, daemon/container/stream/attach.go, `CopyStreams`).
     fn input_ends(&self, uid: &str, container: &str) -> bool {
-        let snapshot = self.shared.snapshot();
-        let pod = snapshot.pods.values().find(|pod| pod.metadata.uid.as_deref() == Some(uid));
-        let spec = pod.and_then(|pod| pod.spec.as_ref());
+        let pod = self.wanted(uid);
+        let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
         let definition = spec.and_then(|spec| definition(spec, container));
         definition.is_some_and(|d| d.stdin_once == Some(true) && d.tty != Some(true))
     }

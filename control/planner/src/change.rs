@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use oarlock_api::catalogue::Kind;
 use serde_json::{Value, json};
 
@@ -87,6 +88,13 @@ pub enum Change {
         uid: String,
         /// Its node.
         node: String,
+    },
+    /// Keep in mind since when a node is gone that has pods still; nothing is written.
+    Miss {
+        /// The node.
+        node: String,
+        /// Since then.
+        since: Timestamp,
     },
     /// Keep in mind for an autoscaler's next turn; nothing is written.
     Remember {

@@ -63,6 +63,8 @@ pub struct World {
     vacated: Option<(Key, Box<str>)>,
     placement: Placement,
     nodes: BTreeMap<String, Arc<NodeView>>,
+    /// Since when nodes are missed that are gone and have pods.
+    missed: BTreeMap<String, Timestamp>,
     objects: BTreeMap<(&'static str, &'static str), BTreeMap<Key, Held>>,
     owners: BTreeMap<String, (&'static Kind, Key)>,
     dependents: BTreeMap<String, BTreeSet<(&'static str, &'static str, Key)>>,
@@ -149,6 +151,7 @@ impl World {
                 let node = Arc::new(node);
                 self.placement.put_node(&node, Some(value));
                 self.nodes.insert(name.to_owned(), node);
+                self.missed.remove(name);
             }
             if *kind == NAMESPACES {
                 self.placement.crowd.name_space(name, labels_of(value));
@@ -210,6 +213,11 @@ impl World {
         }
         self.forget(kind, &key);
         self.hear(kind, &key);
+        if let (true, Some((_, node))) = (*kind == PODS, &self.vacated)
+            && !self.pods_by_node.contains_key(&**node)
+        {
+            self.missed.remove(&**node);
+        }
         if *kind == NODES {
             self.placement.remove_node(name);
         }
@@ -248,6 +256,17 @@ impl World {
     /// Keeps what an autoscaler has to remember.
     pub fn remember(&mut self, key: Key, memory: Memory) {
         self.memories.insert(key, memory);
+    }
+
+    /// Keeps since when a node is missed: who misses it first says it.
+    pub fn miss(&mut self, node: &str, since: Timestamp) {
+        self.missed.entry(node.to_owned()).or_insert(since);
+    }
+
+    /// Since when a node is missed that has pods; none: nobody has looked yet.
+    #[must_use]
+    pub fn missed_since(&self, node: &str) -> Option<Timestamp> {
+        self.missed.get(node).copied()
     }
 
     /// What an autoscaler remembers.

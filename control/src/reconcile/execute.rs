@@ -131,7 +131,7 @@ async fn one(registry: &Registry, events: &Events, change: Change) -> Result<u64
             unready(registry, &namespace, &name, &uid, &node).await
         }
         // The driver has kept it, and asks.
-        Change::Remember { .. } | Change::Measure { .. } => Ok(0),
+        Change::Miss { .. } | Change::Remember { .. } | Change::Measure { .. } => Ok(0),
         Change::Event { about, kind, reason, message, component } => {
             say(events, &about.reference(), kind, reason, &message, component).await;
             Ok(0)

@@ -176,6 +176,7 @@ impl Store {
             Change::Condition { .. }
             | Change::Unready { .. }
             | Change::Event { .. }
+            | Change::Miss { .. }
             | Change::Remember { .. }
             | Change::Measure { .. } => Ok(()),
         }

@@ -93,6 +93,7 @@ fn said(objects: &[Value], key: &str) -> Vec<Value> {
         Change::Bind { .. }
         | Change::Condition { .. }
         | Change::Unready { .. }
+        | Change::Miss { .. }
         | Change::Remember { .. }
         | Change::Measure { .. } => Value::Null,
     });
