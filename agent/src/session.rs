@@ -10,11 +10,13 @@ pub(crate) mod streams;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lz4_flex::block;
 use oarlock_api::node::agent_message::Message;
 use oarlock_api::node::control_message::Message as Downward;
 use oarlock_api::node::node_client::NodeClient;
-use oarlock_api::node::{AgentMessage, ControlMessage, Heartbeat, Hello, Welcome};
+use oarlock_api::node::{AgentMessage, ControlMessage, Heartbeat, Hello, Others, Welcome};
 use oarlock_daemon::admin::Health;
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -92,6 +94,7 @@ impl Session {
             node_name: self.joining.node_name.clone(),
             node: self.node.borrow().clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            knows_others: true,
         };
         sender.send(AgentMessage { message: Some(Message::Hello(hello)) }).await?;
         let mut downward = client.session(ReceiverStream::new(receiver)).await?.into_inner();
@@ -136,6 +139,7 @@ impl Session {
                 self.note(self.desired.update(&u.resource, &u.namespace, &u.name, &u.object))
             }
             Some(Downward::Delete(d)) => self.note(self.desired.delete(&d.resource, &d.namespace, &d.name)),
+            Some(Downward::Others(packed)) => self.others(&packed),
             Some(Downward::SnapshotEnd(_)) => self.desired.end_snapshot(),
             None => tracing::warn!(
                 version,
@@ -145,10 +149,59 @@ impl Session {
         self.desired.set_version(version);
     }
 
+    fn others(&self, packed: &[u8]) {
+        let others = match unpacked(packed) {
+            Ok(others) => others,
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(
+                    error,
+                    "what the control plane says of other nodes does not parse; what was known stays"
+                );
+                return;
+            }
+        };
+        // Of itself it hears more, and by itself.
+        for node in others.nodes.iter().filter(|node| node.name != self.joining.node_name) {
+            self.note(if node.object.is_empty() {
+                self.desired.delete("nodes", "", &node.name)
+            } else {
+                self.desired.update("nodes", "", &node.name, &node.object)
+            });
+        }
+    }
+
     #[expect(clippy::unused_self, reason = "reads better beside the calls that it wraps")]
     fn note(&self, outcome: Result<(), crate::desired::BadObject>) {
         if let Err(error) = outcome {
             tracing::error!(%error, "an object from the control plane cannot be used; the one before stays");
         }
+    }
+}
+
+/// What `ControlMessage.others` holds.
+fn unpacked(packed: &[u8]) -> anyhow::Result<Others> {
+    let (length, block) = block::uncompressed_size(packed)?;
+    anyhow::ensure!(length <= MAX_MESSAGE, "{length} bytes are more than a message may have");
+    Ok(Others::decode(&*block::decompress(block, length)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use oarlock_api::node::OtherNode;
+
+    use super::*;
+
+    #[test]
+    fn what_is_packed_is_read_and_what_is_not_is_refused() {
+        let others =
+            Others { nodes: vec![OtherNode { name: "a".to_owned(), revision: 7, object: "{}".into() }] };
+        let packed = block::compress_prepend_size(&others.encode_to_vec());
+        assert_eq!(unpacked(&packed).unwrap(), others);
+        let mut long = packed.clone();
+        long[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(unpacked(&long).unwrap_err().to_string().contains("more than a message may have"));
+        assert!(unpacked(&packed[..packed.len() - 1]).is_err());
+        assert!(unpacked(&[1, 0]).is_err());
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use oarlock_api::catalogue::{Catalogue, Kind, PODS};
 use oarlock_store::{Record, Revision};
 use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
 use tokio::sync::watch;
 
 pub use follow::PREFIX;
@@ -23,6 +24,9 @@ use packed::Samples;
 
 /// Changes kept for watchers.
 const RING: usize = 20_000;
+/// Pods that have changed last, of which the value is held: the leader, the node's session and whoever knows of policies ask for it at the
+/// same time, and a pod takes longer to parse than for anything else that is done about it.
+const PARSED: usize = 256;
 /// And at most this many bytes of encoded objects held only by the ring.
 const RING_BYTES: usize = 32 << 20;
 
@@ -81,6 +85,7 @@ pub struct Cache {
     catalogue: Arc<Catalogue>,
     state: RwLock<State>,
     samples: Mutex<Samples>,
+    parsed: Mutex<VecDeque<Arc<Value>>>,
     revision: watch::Sender<Revision>,
 }
 
@@ -102,9 +107,13 @@ impl Cache {
     /// An empty cache; it becomes ready when [`Cache::run`] has listed the store.
     #[must_use]
     pub fn new(catalogue: Arc<Catalogue>) -> Arc<Self> {
-        let (state, samples, revision) =
-            (RwLock::default(), Mutex::default(), watch::Sender::new(Revision(0)));
-        Arc::new(Self { catalogue, state, samples, revision })
+        Arc::new(Self {
+            catalogue,
+            state: RwLock::default(),
+            samples: Mutex::default(),
+            parsed: Mutex::default(),
+            revision: watch::Sender::new(Revision(0)),
+        })
     }
 
     /// The kinds that it holds.
@@ -192,14 +201,14 @@ impl Cache {
 
     /// Applies records and removals of one revision, in order.
     fn apply(&self, changes: Vec<Applied>, revision: Revision) {
-        let past = {
+        let (pods, past) = {
             let mut state = self.state.write();
-            for change in changes {
-                state.apply(&self.catalogue, change);
-            }
+            let changed = changes.into_iter().filter_map(|change| state.apply(&self.catalogue, change));
+            let pods: Vec<_> = changed.filter(|object| *object.key.kind == PODS).collect();
             state.revision = revision;
-            state.trim()
+            (pods, state.trim())
         };
+        self.hold(&pods);
         self.revision.send_replace(revision);
         let mut samples = self.samples.lock();
         for change in past {
@@ -210,6 +219,16 @@ impl Cache {
                 new.pack(&mut samples);
             }
         }
+    }
+
+    /// Parses what will be asked for, once.
+    fn hold(&self, pods: &[Arc<Object>]) {
+        let last = pods.get(pods.len().saturating_sub(PARSED)..).unwrap_or_default();
+        let values: Vec<_> = last.iter().map(|pod| pod.value()).collect();
+        let mut parsed = self.parsed.lock();
+        parsed.extend(values);
+        let over = parsed.len().saturating_sub(PARSED);
+        parsed.drain(..over);
     }
 }
 
@@ -245,24 +264,23 @@ impl State {
         }
     }
 
-    fn apply(&mut self, catalogue: &Catalogue, change: Applied) {
+    /// The object as it is now, unless it is gone.
+    fn apply(&mut self, catalogue: &Catalogue, change: Applied) -> Option<Arc<Object>> {
         let key = match &change {
             Applied::Put(record) => record.key.as_str(),
             Applied::Delete(key, _) => key.as_str(),
         };
         // Other keys (claims, leases of replicas) only move the revision.
-        let Some((kind, namespace, name)) = catalogue.by_key(key) else { return };
+        let (kind, namespace, name) = catalogue.by_key(key)?;
         let place = (namespace.to_owned(), name.to_owned());
         let change = match change {
             Applied::Put(record) => {
-                let Some(new) = decode(catalogue, &record) else { return };
+                let new = decode(catalogue, &record)?;
                 let old = self.tables.entry(kind).or_default().insert(place, Arc::clone(&new));
                 Change::Put { new, old }
             }
             Applied::Delete(_, revision) => {
-                let Some(old) = self.tables.get_mut(kind).and_then(|table| table.remove(&place)) else {
-                    return;
-                };
+                let old = self.tables.get_mut(kind).and_then(|table| table.remove(&place))?;
                 Change::Delete { old, revision }
             }
         };
@@ -271,7 +289,12 @@ impl State {
             Change::Delete { old, .. } => self.place(None, Some(old)),
         }
         self.ring_bytes += change.object().encoded_len();
+        let now = match &change {
+            Change::Put { new, .. } => Some(Arc::clone(new)),
+            Change::Delete { .. } => None,
+        };
         self.ring.push_back(Arc::new(change));
+        now
     }
 
     /// Keeps who is on which node.

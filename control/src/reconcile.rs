@@ -213,7 +213,9 @@ impl Driver {
         while self.running < PARALLEL {
             let Some(item) = self.queue.pop(self.world.revision()) else { return };
             let controller = &CONTROLLERS[item.controller];
-            self.world.set_usage(self.measures.usage.pods());
+            if controller.weighs_usage() {
+                self.world.set_usage(self.measures.usage.pods());
+            }
             let mut plan = (controller.plan)(&self.world, &self.settings, &item.key, Timestamp::now());
             if let Some(after) = plan.again {
                 self.queue.push_later(item.clone(), after);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use oarlock_api::node;
 use oarlock_planner::{ContainerUsage, Key, PodUsage, Usage};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use share::Conversation;
 
 /// Who has been heard by nobody but us.
@@ -23,14 +23,21 @@ const OWN: Conversation = 0;
 #[derive(Debug, Default)]
 pub struct Board {
     inner: RwLock<Inner>,
+    pods: Mutex<OfPods>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     nodes: BTreeMap<String, Arc<NodeUsage>>,
-    pods: Usage,
     /// The number of the last report.
     last: u64,
+}
+
+/// The reports by pod, as they were when somebody asked last: reports come all the time, and are seldom asked for.
+#[derive(Debug, Default)]
+struct OfPods {
+    pods: Usage,
+    nodes: BTreeMap<String, Arc<NodeUsage>>,
 }
 
 /// A node's report.
@@ -100,7 +107,10 @@ impl Board {
     /// What all pods use.
     #[must_use]
     pub fn pods(&self) -> Usage {
-        self.inner.read().pods.clone()
+        let mut pods = self.pods.lock();
+        let now = self.inner.read().nodes.clone();
+        pods.follow(now);
+        pods.pods.clone()
     }
 
     /// The last report of a node that still says something of the present.
@@ -114,28 +124,39 @@ impl Board {
 impl Inner {
     fn put(&mut self, node: &str, report: node::StatsReport, at: Timestamp, from: Conversation) {
         self.last += 1;
-        let usage = Arc::new(NodeUsage { at, report, from, number: self.last });
-        let before = self.nodes.insert(node.to_owned(), Arc::clone(&usage));
-        self.forget_pods(before.as_deref());
-        for pod in &usage.report.pods {
-            if let Some(measured) = measured(pod, &usage) {
-                self.pods.insert((pod.namespace.clone(), pod.name.clone()), Arc::new(measured));
-            }
-        }
+        let usage = NodeUsage { at, report, from, number: self.last };
+        self.nodes.insert(node.to_owned(), Arc::new(usage));
     }
 
     fn remove(&mut self, node: &str) {
-        let before = self.nodes.remove(node);
-        self.forget_pods(before.as_deref());
+        self.nodes.remove(node);
     }
+}
 
-    /// A pod that another node has reported since stays.
-    fn forget_pods(&mut self, before: Option<&NodeUsage>) {
-        for (key, uid) in before.into_iter().flat_map(NodeUsage::keys) {
+impl OfPods {
+    fn follow(&mut self, now: BTreeMap<String, Arc<NodeUsage>>) {
+        let before = std::mem::take(&mut self.nodes);
+        let is_same = |node: &str, usage| now.get(node).is_some_and(|now| Arc::ptr_eq(now, usage));
+        let past: Vec<_> = before.iter().filter(|(node, usage)| !is_same(node, usage)).collect();
+        for (key, uid) in past.into_iter().flat_map(|(_, usage)| usage.keys()) {
+            // One that another node has reported since is another pod.
             if self.pods.get(&key).is_some_and(|usage| &*usage.uid == uid) {
                 self.pods.remove(&key);
             }
         }
+        let is_new = |node: &str, usage| before.get(node).is_none_or(|before| !Arc::ptr_eq(before, usage));
+        let mut new: Vec<_> =
+            now.iter().filter(|(node, usage)| is_new(node, usage)).map(|(_, usage)| usage).collect();
+        // Of two that speak of one name the later one knows.
+        new.sort_by_key(|usage| usage.number);
+        for usage in new {
+            for pod in &usage.report.pods {
+                if let Some(measured) = measured(pod, usage) {
+                    self.pods.insert((pod.namespace.clone(), pod.name.clone()), Arc::new(measured));
+                }
+            }
+        }
+        self.nodes = now;
     }
 }
 

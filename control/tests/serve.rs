@@ -461,6 +461,22 @@ async fn a_pod_that_its_node_has_removed_does_not_look_as_if_it_ran_while_somebo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_of_both_ages_hear_of_other_nodes() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = Control::start(folder.path(), "c", Store::Embedded).await;
+    let mut old = Agent::join_as(&control, "n1", false).await;
+    let mut new = Agent::join_as(&control, "n2", true).await;
+    old.knows(&["n1", "n2"]).await;
+    new.knows(&["n1", "n2"]).await;
+    let _third = Agent::join(&control, "n3").await;
+    old.knows(&["n1", "n2", "n3"]).await;
+    new.knows(&["n1", "n2", "n3"]).await;
+    assert_eq!(control.client.send("DELETE", "/api/v1/nodes/n3", Value::Null).await.unwrap().code, 200);
+    old.knows(&["n1", "n2"]).await;
+    new.knows(&["n1", "n2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_counted_as_lost_within_a_session_has_to_say_everything_again() {
     let folder = tempfile::tempdir().unwrap();
     let control = Control::start(folder.path(), "c", Store::Embedded).await;

@@ -135,7 +135,7 @@ async fn run(index: usize, shared: &Shared) -> anyhow::Result<()> {
     let channel = member(&name, shared).await?;
     let (say, said) = mpsc::channel(64);
     let node = node(index, &name).to_string().into();
-    let hello = Hello { node_name: name.clone(), node, version: "simulated".to_owned() };
+    let hello = Hello { node_name: name.clone(), node, version: "simulated".to_owned(), knows_others: true };
     say.send(wrapped(Message::Hello(hello))).await?;
     let turn = shared.joining.acquire().await?;
     let mut client = NodeClient::new(channel).max_decoding_message_size(4 << 20);

@@ -113,7 +113,7 @@ impl Mux {
             table.last
         };
         let stream = self.register(id)?;
-        let open = Frame::Open(StreamOpen { request: Some(request) });
+        let open = Frame::Open(Box::new(StreamOpen { request: Some(request) }));
         stream.sender.frame(0, open).await?;
         stream.receive().await?;
         Some(stream)
@@ -157,7 +157,7 @@ impl Mux {
             Frame::Open(_) | Frame::Hello(_) => true,
         };
         match frame.frame? {
-            Frame::Open(open) => return Some((self.register(id)?, open)),
+            Frame::Open(open) => return Some((self.register(id)?, *open)),
             other => {
                 let flow = self.shared.table.lock().streams.get(&id).cloned()?;
                 if !frame_of(&flow, other, frame.channel) {
@@ -418,7 +418,7 @@ mod tests {
     }
 
     fn open(mux: &Mux, id: u64) -> Option<Stream> {
-        let open = Some(Frame::Open(StreamOpen::default()));
+        let open = Some(Frame::Open(Box::default()));
         Some(mux.deliver(StreamFrame { id, channel: 0, frame: open })?.0)
     }
 

@@ -53,6 +53,17 @@ pub struct Controller {
     pub plan: fn(&World, &Settings, &Key, Timestamp) -> Plan,
 }
 
+impl Controller {
+    /// Whether it asks for what pods use ([`World::set_usage`]).
+    #[must_use]
+    pub fn weighs_usage(&self) -> bool {
+        self.name == AUTOSCALING
+    }
+}
+
+/// The name of the one that scales by what pods use.
+const AUTOSCALING: &str = "horizontalpodautoscaling";
+
 /// All controllers, in the order in which work that waits is done.
 pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "nodeipam", affected: node_cidr::affected, plan: node_cidr::plan },
@@ -70,7 +81,7 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller { name: "statefulset", affected: stateful_set::affected, plan: stateful_set::plan },
     Controller { name: "job", affected: job::affected, plan: job::plan },
     Controller { name: "cronjob", affected: cron_job::affected, plan: cron_job::plan },
-    Controller { name: "horizontalpodautoscaling", affected: autoscaler::affected, plan: autoscaler::plan },
+    Controller { name: AUTOSCALING, affected: autoscaler::affected, plan: autoscaler::plan },
     Controller { name: "disruption", affected: disruption::affected, plan: disruption::plan },
     Controller { name: "nodelifecycle", affected: node_lifecycle::affected, plan: node_lifecycle::plan },
     Controller { name: "podgc", affected: pod_gc::affected, plan: pod_gc::plan },

@@ -243,6 +243,29 @@ mod tests {
         assert_eq!((on("n1"), on("n2"), on("n3")), (vec!["c".into()], vec!["b".into()], vec!["d".into()]));
     }
 
+    #[test]
+    fn of_pods_that_changed_last_the_value_is_held_and_of_others_not() {
+        let cache = Cache::new(Arc::new(Catalogue::builtin()));
+        let put = |kind: &oarlock_api::catalogue::Kind, name: &str, revision| {
+            let value =
+                format!(r#"{{"apiVersion":"v1","kind":"{}","metadata":{{"name":"{name}"}}}}"#, kind.kind);
+            let (created, modified) = (Revision(1), Revision(revision));
+            let record = Record { key: kind.key("d", name), value: value.into(), created, modified };
+            cache.apply(vec![Applied::Put(record)], modified);
+        };
+        let held = |kind, name: &str| {
+            let object = cache.get(kind, "d", name).unwrap();
+            Arc::strong_count(&object.value()) > 1
+        };
+        put(&PODS, "first", 2);
+        put(&CONFIG_MAPS, "map", 3);
+        assert!(held(&PODS, "first") && !held(&CONFIG_MAPS, "map"));
+        for number in 0..crate::cache::PARSED {
+            put(&PODS, &format!("p{number}"), 4 + number as u64);
+        }
+        assert!(!held(&PODS, "first") && held(&PODS, "p0"), "as many as there is room for");
+    }
+
     #[tokio::test]
     async fn a_second_list_yields_only_what_differs() {
         let f = fixture().await;

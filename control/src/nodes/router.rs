@@ -5,16 +5,20 @@
 //! that changes: that they are alive is said every few seconds.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lz4_flex::block;
 use oarlock_api::catalogue::{
     CONFIG_MAPS, ENDPOINT_SLICES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, RUNTIME_CLASSES,
     SECRETS, SERVICES,
 };
+use oarlock_api::node::{self, OtherNode};
 use oarlock_store::Revision;
 use parking_lot::Mutex;
+use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +27,12 @@ use crate::cache::{Cache, Change, Expired, Object};
 
 /// News that wait for one session. One that is so far behind begins anew.
 const INBOX: usize = 20_000;
+/// How long other nodes that change are collected: when many join at once, each is told of many by one message.
+const COLLECT: Duration = Duration::from_millis(50);
+/// Nodes are told to a new session in so many parts, each of which is written once for all who begin before one of its nodes changes.
+const PARTS: usize = 64;
+/// A message about nodes is about this long at most.
+const LONGEST: usize = 1 << 20;
 /// How often it is looked whether the cache was filled.
 const FIRST_LIST: Duration = Duration::from_secs(60);
 
@@ -31,8 +41,16 @@ const FIRST_LIST: Duration = Duration::from_secs(60);
 pub(super) enum News {
     /// An object that it may need, or its own node.
     Change(Arc<Change>),
-    /// Another node.
-    Node(Other),
+    /// Other nodes, its own perhaps among them.
+    Nodes(Arc<Others>),
+}
+
+/// Some nodes as the others see them, written once for all sessions.
+#[derive(Debug)]
+pub(super) struct Others {
+    pub(super) nodes: Vec<Other>,
+    /// They as an `Others` of the protocol, packed.
+    pub(super) packed: Bytes,
 }
 
 /// Another node, as nodes see each other.
@@ -55,7 +73,21 @@ pub(super) struct Router {
 struct Inner {
     /// A node may have a session that has not noticed yet that it is over.
     inboxes: HashMap<String, Vec<mpsc::Sender<News>>>,
-    nodes: BTreeMap<String, Other>,
+    nodes: Nodes,
+    /// Nodes that have changed and that nobody was told of yet.
+    collected: BTreeMap<Arc<str>, Other>,
+}
+
+/// All nodes as the others see them.
+#[derive(Debug)]
+struct Nodes([Part; PARTS]);
+
+/// Those of one hash.
+#[derive(Debug, Default)]
+struct Part {
+    nodes: BTreeMap<Arc<str>, Other>,
+    /// They as they are told; none once one has changed.
+    told: Option<Vec<Arc<Others>>>,
 }
 
 impl Router {
@@ -66,13 +98,13 @@ impl Router {
     }
 
     /// The inbox of a node's session, and all nodes as the others see them. The inbox ends when it is too full.
-    pub(super) fn subscribe(&self, node: &str) -> (mpsc::Receiver<News>, Vec<Other>) {
+    pub(super) fn subscribe(&self, node: &str) -> (mpsc::Receiver<News>, Vec<Arc<Others>>) {
         let (sender, inbox) = mpsc::channel(INBOX);
         let mut inner = self.inner.lock();
         let inboxes = inner.inboxes.entry(node.to_owned()).or_default();
         inboxes.retain(|inbox| !inbox.is_closed());
         inboxes.push(sender);
-        (inbox, inner.nodes.values().cloned().collect())
+        (inbox, inner.nodes.told())
     }
 
     /// Forgets the inboxes of a node whose sessions are over.
@@ -102,17 +134,35 @@ impl Router {
         while !cache.wait_for(Revision(1), FIRST_LIST).await {}
         let revision = cache.revision();
         let mut watch = cache.watch(None, revision)?;
-        let nodes =
-            cache.list(&NODES, None).0.iter().map(|node| (node.key.name.clone(), other(node))).collect();
+        let mut nodes = Nodes::default();
+        for node in cache.list(&NODES, None).0 {
+            nodes.put(other(&node));
+        }
         // Whoever subscribed before this watch began may have missed something.
-        *self.inner.lock() = Inner { inboxes: HashMap::new(), nodes };
+        *self.inner.lock() = Inner { nodes, ..Inner::default() };
         self.revision.send_replace(revision);
+        let mut collected_until = None;
         loop {
-            let changes = watch.next().await?;
+            let collects = async {
+                match collected_until {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let changes = tokio::select! {
+                changes = watch.next() => Some(changes?),
+                () = collects => None,
+            };
             let mut inner = self.inner.lock();
-            for change in &changes {
-                inner.hand_out(change);
+            match &changes {
+                Some(changes) => changes.iter().for_each(|change| inner.hand_out(change)),
+                None => inner.tell_collected(),
             }
+            collected_until = match collected_until {
+                _ if inner.collected.is_empty() => None,
+                None => Some(tokio::time::Instant::now() + COLLECT),
+                soon => soon,
+            };
             drop(inner);
             self.revision.send_replace(watch.seen());
         }
@@ -146,7 +196,7 @@ impl Inner {
         ]
         .contains(&kind)
         {
-            self.tell_all(None, &News::Change(Arc::clone(change)));
+            self.tell_all(&News::Change(Arc::clone(change)));
         }
     }
 
@@ -159,15 +209,16 @@ impl Inner {
                 Other { name: name.as_str().into(), revision: *revision, object: None }
             }
         };
-        let before = self.nodes.get(&name).and_then(|known| known.object.as_ref());
-        if before == now.object.as_ref() {
-            return;
+        if self.nodes.put(now.clone()) {
+            self.collected.insert(Arc::clone(&now.name), now);
         }
-        match now.object {
-            Some(_) => drop(self.nodes.insert(name.clone(), now.clone())),
-            None => drop(self.nodes.remove(&name)),
+    }
+
+    /// All are told of the nodes that have changed.
+    fn tell_collected(&mut self) {
+        for others in Others::of(std::mem::take(&mut self.collected).into_values()) {
+            self.tell_all(&News::Nodes(others));
         }
-        self.tell_all(Some(&name), &News::Node(now));
     }
 
     fn tell(&mut self, node: &str, news: &News) {
@@ -177,12 +228,71 @@ impl Inner {
         }
     }
 
-    fn tell_all(&mut self, but: Option<&str>, news: &News) {
-        for (node, inboxes) in &mut self.inboxes {
-            if but != Some(node.as_str()) {
-                inboxes.retain(|inbox| inbox.try_send(news.clone()).is_ok());
+    fn tell_all(&mut self, news: &News) {
+        for inboxes in self.inboxes.values_mut() {
+            inboxes.retain(|inbox| inbox.try_send(news.clone()).is_ok());
+        }
+    }
+}
+
+impl Default for Nodes {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Part::default()))
+    }
+}
+
+impl Nodes {
+    /// Notes how a node is now; false if the others see no difference.
+    fn put(&mut self, node: Other) -> bool {
+        let mut hasher = DefaultHasher::new();
+        node.name.hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % PARTS as u64).unwrap_or_default();
+        let Some(part) = self.0.get_mut(place) else { return false };
+        let before = part.nodes.get(&node.name).and_then(|known| known.object.as_ref());
+        if before == node.object.as_ref() {
+            return false;
+        }
+        part.told = None;
+        match node.object {
+            Some(_) => drop(part.nodes.insert(Arc::clone(&node.name), node)),
+            None => drop(part.nodes.remove(&node.name)),
+        }
+        true
+    }
+
+    /// All of them, for a session that begins.
+    fn told(&mut self) -> Vec<Arc<Others>> {
+        let told = |part: &mut Part| {
+            let nodes = &part.nodes;
+            part.told.get_or_insert_with(|| Others::of(nodes.values().cloned())).clone()
+        };
+        self.0.iter_mut().flat_map(told).collect()
+    }
+}
+
+impl Others {
+    /// Nodes in messages of a bounded length.
+    fn of(nodes: impl Iterator<Item = Other>) -> Vec<Arc<Self>> {
+        let mut all: Vec<Arc<Self>> = Vec::new();
+        let mut message = node::Others::default();
+        let (mut those, mut length) = (Vec::new(), 0);
+        let mut nodes = nodes.peekable();
+        while let Some(other) = nodes.next() {
+            length += other.object.as_ref().map_or(0, Bytes::len);
+            message.nodes.push(OtherNode {
+                name: other.name.to_string(),
+                revision: other.revision.0,
+                object: other.object.clone().unwrap_or_default(),
+            });
+            those.push(other);
+            if length >= LONGEST || nodes.peek().is_none() {
+                let packed = block::compress_prepend_size(&message.encode_to_vec()).into();
+                all.push(Arc::new(Self { nodes: std::mem::take(&mut those), packed }));
+                message.nodes.clear();
+                length = 0;
             }
         }
+        all
     }
 }
 

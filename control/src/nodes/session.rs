@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::peers::Peers;
 use super::policies::Policies;
 use super::references::{self, Named, Reference};
-use super::router::{News, Other};
+use super::router::{News, Other, Others};
 use super::tokens::PodTokens;
 use super::{Nodes, caller};
 use crate::cache::{Change, Object};
@@ -72,7 +72,7 @@ impl Node for Service {
         let token = nodes.tasks.token();
         nodes.tasks.clone().job("node/session", async move {
             let ended = tokio::select! {
-                ended = nodes.send(&node, &sender) => ended,
+                ended = nodes.send(&node, &sender, hello.knows_others) => ended,
                 ended = nodes.receive(&node, upward) => ended,
                 () = sender.closed() => Ok(()),
                 () = token.cancelled() => Ok(()),
@@ -132,11 +132,12 @@ impl Nodes {
         since.is_some_and(|since| since.as_second() >= opened.as_second())
     }
 
-    async fn send(&self, node: &str, sender: &Sender) -> Result<(), Status> {
+    async fn send(&self, node: &str, sender: &Sender, knows_others: bool) -> Result<(), Status> {
         let cache = self.registry.cache();
         self.registry.catch_up().await.map_err(|e| Status::unavailable(e.to_string()))?;
         let mut view = View {
             node: node.to_owned(),
+            knows_others,
             version: 0,
             sender: sender.clone(),
             pods: BTreeMap::new(),
@@ -167,7 +168,7 @@ impl Nodes {
                 }
             };
             match news {
-                News::Node(other) => view.other(other).await?,
+                News::Nodes(others) => view.others(&others).await?,
                 // The lists have it. What changes while they are read comes again: updates carry whole objects.
                 News::Change(change) if change.revision() <= revision => {}
                 News::Change(change) => match &*change {
@@ -184,6 +185,7 @@ impl Nodes {
 /// What one node has been told.
 struct View {
     node: String,
+    knows_others: bool,
     version: u64,
     sender: Sender,
     /// The node's pods and the ConfigMaps, Secrets and claims that each uses.
@@ -197,14 +199,16 @@ struct View {
 
 impl View {
     /// Everything that the node needs as of now.
-    async fn snapshot(&mut self, cache: &Arc<crate::cache::Cache>, others: Vec<Other>) -> Result<(), Status> {
+    async fn snapshot(
+        &mut self,
+        cache: &Arc<crate::cache::Cache>,
+        others: Vec<Arc<Others>>,
+    ) -> Result<(), Status> {
         if let Some(own) = cache.get(&NODES, "", &self.node) {
             self.update(&own).await?;
         }
-        for other in others {
-            if *other.name != *self.node {
-                self.other(other).await?;
-            }
+        for others in others {
+            self.others(&others).await?;
         }
         for kind in [&SERVICES, &ENDPOINT_SLICES, &PERSISTENT_VOLUMES] {
             for object in cache.list(kind, None).0 {
@@ -215,6 +219,18 @@ impl View {
             self.put(cache, &pod).await?;
         }
         self.say(Message::SnapshotEnd(SnapshotEnd {})).await
+    }
+
+    async fn others(&mut self, others: &Others) -> Result<(), Status> {
+        if self.knows_others {
+            return self.say(Message::Others(others.packed.clone())).await;
+        }
+        for other in &others.nodes {
+            if *other.name != *self.node {
+                self.other(other.clone()).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn other(&mut self, node: Other) -> Result<(), Status> {

@@ -12,6 +12,7 @@ use oarlock_api::pod_security::Policy;
 use oarlock_api::status::Status;
 use oarlock_api::{certificates, defaults, meta, pod_security, validate};
 use oarlock_store::{Compare, Op, Outcome, Record};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Value, json};
 
 use super::claims::{Claim, claims_of};
@@ -330,16 +331,41 @@ fn holds(compare: &Compare) -> impl Fn(Option<&Record>) -> bool + use<> {
 
 /// The stored form: apiVersion, kind and metadata first, without the resourceVersion.
 pub(super) fn encode(object: &Value) -> bytes::Bytes {
-    let mut stored = object.clone();
-    meta::metadata_mut(&mut stored).shift_remove("resourceVersion");
     // A JSON value always serializes.
-    serde_json::to_vec(&stored).unwrap_or_default().into()
+    serde_json::to_vec(&Stored(object, &["metadata", "resourceVersion"])).unwrap_or_default().into()
+}
+
+/// A value without the field at a path.
+struct Stored<'a>(&'a Value, &'a [&'static str]);
+
+impl Serialize for Stored<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (Value::Object(map), [field, below @ ..]) = (self.0, self.1) else {
+            return self.0.serialize(serializer);
+        };
+        let mut written = serializer.serialize_map(None)?;
+        for (key, value) in map {
+            if key != field {
+                written.serialize_entry(key, value)?;
+            } else if !below.is_empty() {
+                written.serialize_entry(key, &Self(value, below))?;
+            }
+        }
+        written.end()
+    }
 }
 
 /// Whether two stored forms are the same object, whatever the order of its fields.
 fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one == other {
+        return true;
+    }
+    // In another order they have the same bytes. Times, which are what changes most, have the same length.
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
     let parsed = |bytes| serde_json::from_slice::<Value>(bytes).ok();
-    one == other || one.len() == other.len() && parsed(one).is_some_and(|one| parsed(other) == Some(one))
+    one.len() == other.len()
+        && sum(one) == sum(other)
+        && parsed(one).is_some_and(|one| parsed(other) == Some(one))
 }
 
 /// Whether an object that is being deleted has nothing left that holds it.
@@ -352,4 +378,31 @@ fn may_go(kind: &Kind, object: &Value) -> bool {
     }
     // A pod goes when its node confirms, by a delete without grace.
     *kind != PODS || object["metadata"]["deletionGracePeriodSeconds"].as_i64() == Some(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_the_object_without_its_version() {
+        let object = json!({"apiVersion": "v1", "metadata": {"resourceVersion": "7", "name": "a", "labels": {"resourceVersion": "x"}},
+            "spec": {"metadata": {"resourceVersion": "kept"}, "resourceVersion": 1}});
+        let stored = String::from_utf8(encode(&object).to_vec()).unwrap();
+        assert_eq!(
+            stored,
+            r#"{"apiVersion":"v1","metadata":{"name":"a","labels":{"resourceVersion":"x"}},"spec":{"metadata":{"resourceVersion":"kept"},"resourceVersion":1}}"#
+        );
+        assert_eq!(&encode(&json!({"metadata": 1, "a": [null]}))[..], br#"{"metadata":1,"a":[null]}"#);
+    }
+
+    #[test]
+    fn the_same_in_another_order_is_the_same_and_the_same_letters_are_not() {
+        let same = |one: &str, other: &str| is_same(one.as_bytes(), other.as_bytes());
+        assert!(same(r#"{"a":1,"b":2}"#, r#"{"a":1,"b":2}"#));
+        assert!(same(r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#));
+        assert!(!same(r#"{"a":1,"b":2}"#, r#"{"a":2,"b":1}"#), "the same bytes, another object");
+        assert!(!same(r#"{"a":12}"#, r#"{"a":13}"#));
+        assert!(!same(r#"{"a":1}"#, r#"{"a":11}"#));
+    }
 }

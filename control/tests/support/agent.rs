@@ -1,17 +1,21 @@
 //! A node's agent as a control plane sees it: a session over gRPC, in which it says what the node uses.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use oarlock_api::node::agent_message::Message;
+use oarlock_api::node::control_message::Message as Downward;
 use oarlock_api::node::node_client::NodeClient;
 use oarlock_api::node::peer_client::PeerClient;
 use oarlock_api::node::{
-    AgentMessage, ContainerUsage, Heartbeat, Hello, PodGone, PodStatus, PodUsage, StatsReport, Usage,
+    AgentMessage, ContainerUsage, ControlMessage, Heartbeat, Hello, Others, PodGone, PodStatus, PodUsage,
+    StatsReport, Usage,
 };
 use oarlock_daemon::Tasks;
 use oarlock_daemon::pki::{Ca, Identity};
+use prost::Message as _;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
@@ -19,6 +23,7 @@ use crate::process::Control;
 
 pub(crate) struct Agent {
     say: mpsc::Sender<AgentMessage>,
+    nodes: watch::Receiver<BTreeSet<String>>,
     ended: mpsc::Receiver<tonic::Status>,
     _tasks: Tasks,
 }
@@ -39,21 +44,27 @@ async fn channel(control: &Control, user: &str, group: &str) -> Channel {
 impl Agent {
     /// Opens the session of a node.
     pub(crate) async fn join(control: &Control, node: &str) -> Self {
+        Self::join_as(control, node, true).await
+    }
+
+    /// Opens the session of a node whose agent knows of messages about many nodes, or is too old for that.
+    pub(crate) async fn join_as(control: &Control, node: &str, knows_others: bool) -> Self {
         let channel = channel(control, &format!("system:node:{node}"), "system:nodes").await;
         let (say, said) = mpsc::channel(8);
         let tasks = Tasks::new();
         let object = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}});
-        let hello =
-            Hello { node_name: node.to_owned(), node: object.to_string().into(), version: "test".to_owned() };
+        let (version, object) = ("test".to_owned(), object.to_string().into());
+        let hello = Hello { node_name: node.to_owned(), node: object, version, knows_others };
         say.send(AgentMessage { message: Some(Message::Hello(hello)) }).await.unwrap();
         let mut told =
             NodeClient::new(channel).session(ReceiverStream::new(said)).await.unwrap().into_inner();
         // What nobody reads would hold the session up.
         let (end, ended) = mpsc::channel(1);
+        let (known, nodes) = watch::channel(BTreeSet::new());
         tasks.job("agent", async move {
             let why = loop {
                 match told.message().await {
-                    Ok(Some(_)) => {}
+                    Ok(Some(message)) => known.send_modify(|known| hear(known, message, knows_others)),
                     Ok(None) => break tonic::Status::ok("it ended"),
                     Err(status) => break status,
                 }
@@ -61,7 +72,7 @@ impl Agent {
             // The test may not ask.
             let _ = end.send(why).await;
         });
-        Self { say, ended, _tasks: tasks }
+        Self { say, nodes, ended, _tasks: tasks }
     }
 
     /// What a node hears that asks as other control planes do.
@@ -69,6 +80,14 @@ impl Agent {
         let channel = channel(control, "system:node:curious", "system:nodes").await;
         let (_say, said) = mpsc::channel(1);
         PeerClient::new(channel).share_usage(ReceiverStream::new(said)).await.unwrap_err().code()
+    }
+
+    /// Waits until the node knows of these nodes and no others, itself among them.
+    pub(crate) async fn knows(&mut self, wanted: &[&str]) {
+        let wanted: BTreeSet<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+        let heard = self.nodes.wait_for(|known| *known == wanted);
+        let heard = tokio::time::timeout(Duration::from_secs(10), heard).await.is_ok_and(|r| r.is_ok());
+        assert!(heard, "{:?}, not {wanted:?}", self.nodes.borrow());
     }
 
     /// Says that the node lives.
@@ -121,5 +140,24 @@ impl Agent {
         let pods = pods.into_iter().collect();
         let report = StatsReport { window_ms: 10_000, node: Some(usage), pods, ..StatsReport::default() };
         self.say(Message::Stats(report)).await;
+    }
+}
+
+fn hear(known: &mut BTreeSet<String>, message: ControlMessage, knows_others: bool) {
+    match message.message {
+        Some(Downward::Update(update)) if update.resource == "nodes" => drop(known.insert(update.name)),
+        Some(Downward::Delete(gone)) if gone.resource == "nodes" => drop(known.remove(&gone.name)),
+        Some(Downward::Others(packed)) => {
+            assert!(knows_others, "it was told in a way that it does not know");
+            let others = lz4_flex::block::decompress_size_prepended(&packed).unwrap();
+            for other in Others::decode(&*others).unwrap().nodes {
+                if other.object.is_empty() {
+                    known.remove(&other.name);
+                } else {
+                    known.insert(other.name);
+                }
+            }
+        }
+        _ => {}
     }
 }

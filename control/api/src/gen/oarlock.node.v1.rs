@@ -76,6 +76,9 @@ pub struct Hello {
     /// The agent's build, as `oarlock-agent --version` prints it.
     #[prost(string, tag = "3")]
     pub version: ::prost::alloc::string::String,
+    /// The agent understands ControlMessage.others; one that does not is told of each other node by an ObjectUpdate.
+    #[prost(bool, tag = "4")]
+    pub knows_others: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
@@ -246,7 +249,7 @@ pub struct ControlMessage {
     /// Grows by one per message of this stream; the agent acks it.
     #[prost(uint64, tag = "15")]
     pub version: u64,
-    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<control_message::Message>,
 }
 /// Nested message and enum types in `ControlMessage`.
@@ -263,6 +266,9 @@ pub mod control_message {
         /// everything not sent since Welcome does not exist
         #[prost(message, tag = "4")]
         SnapshotEnd(super::SnapshotEnd),
+        /// an Others, encoded once for all nodes: an LZ4 block after its length (4 bytes, little-endian)
+        #[prost(bytes, tag = "5")]
+        Others(::prost::bytes::Bytes),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -307,6 +313,23 @@ pub struct ObjectUpdate {
     #[prost(bytes = "bytes", tag = "5")]
     pub object: ::prost::bytes::Bytes,
 }
+/// Other nodes that came, changed or went, as ObjectUpdate and ObjectDelete would say it. The node itself may be among them: of itself it
+/// hears by ObjectUpdate.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Others {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<OtherNode>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OtherNode {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// As ObjectUpdate.object; empty: the node is gone.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub object: ::prost::bytes::Bytes,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ObjectDelete {
     #[prost(string, tag = "1")]
@@ -338,7 +361,7 @@ pub mod stream_frame {
     pub enum Frame {
         /// control -> agent
         #[prost(message, tag = "2")]
-        Open(super::StreamOpen),
+        Open(::prost::alloc::boxed::Box<super::StreamOpen>),
         /// on `channel`
         #[prost(bytes, tag = "3")]
         Data(::prost::bytes::Bytes),

@@ -6,6 +6,8 @@ use std::path::Path;
 pub(crate) fn generate(package: &Path, out: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(["node.proto"], [package.join("proto")])?;
     let build = tonic_prost_build::configure().codec_path("crate::codec::LeanCodec");
-    build.out_dir(out).bytes(".oarlock.node.v1").compile_fds(descriptors)?;
+    // What is seldom sent and large has no room in each of the frames that a connection of each of thousands of nodes has room for.
+    let build = build.bytes(".oarlock.node.v1").boxed(".oarlock.node.v1.StreamFrame.frame.open");
+    build.out_dir(out).compile_fds(descriptors)?;
     Ok(())
 }
