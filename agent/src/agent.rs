@@ -146,6 +146,7 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
         volumes_dir: node_object::volumes_dir(&config.data_dir),
         cpu_millis: i64::try_from(facts.cpus).unwrap_or(1) * 1000,
         memory: i64::try_from(facts.memory_bytes).unwrap_or(i64::MAX),
+        host: pods::Host::default(),
     };
     let runtime: Arc<dyn Runtime> = docker.clone();
     let known = Arc::new(Known::default());

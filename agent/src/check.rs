@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::runtime::{Docker, Runtime as _};
+use crate::volumes::Host;
 
 /// One thing that a node needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct Finding {
     pub what: &'static str,
     /// What is wrong and how to mend it; `Ok` says what was found.
     pub state: Result<String, String>,
+    /// Without it this is no node; else there are pods that it cannot run.
+    pub needed: bool,
 }
 
 /// The oldest kernel that the programs were tried on, Debian 12's. What they need is no older than `bpf_set_retval` and XDP on
@@ -23,18 +26,22 @@ pub async fn check(docker_host: &str, bpffs: &Path) -> Vec<Finding> {
     let docker = Docker::new(docker_host, "");
     let (version, host_network) = (docker.version().await, docker.host_network().await);
     let mounts = text("/proc/self/mounts");
-    vec![
-        Finding { what: "kernel", state: kernel(text("/proc/sys/kernel/osrelease").trim()) },
-        Finding { what: "BTF", state: btf(Path::new("/sys/kernel/btf/vmlinux").exists()) },
-        Finding { what: "BPF file system", state: bpf_mount(&mounts, bpffs) },
-        Finding { what: "cgroup v2", state: cgroup2(&mounts) },
-        Finding { what: "privileges", state: privileges(nix::unistd::geteuid().is_root()) },
-        Finding { what: "Docker", state: version.map_err(|e| e.to_string()).and_then(docker_state) },
-        Finding {
-            what: "hostNetwork",
-            state: host_network.map(|()| "Docker is on this network".to_owned()).map_err(|e| e.to_string()),
-        },
-    ]
+    let needed = |what, state| Finding { what, state, needed: true };
+    let mut findings = vec![
+        needed("kernel", kernel(text("/proc/sys/kernel/osrelease").trim())),
+        needed("BTF", btf(Path::new("/sys/kernel/btf/vmlinux").exists())),
+        needed("BPF file system", bpf_mount(&mounts, bpffs)),
+        needed("cgroup v2", cgroup2(&mounts)),
+        needed("privileges", privileges(nix::unistd::geteuid().is_root())),
+        needed("Docker", version.map_err(|e| e.to_string()).and_then(docker_state)),
+        needed(
+            "hostNetwork",
+            host_network.map(|()| "Docker is on this network".to_owned()).map_err(|e| e.to_string()),
+        ),
+    ];
+    let volumes = Host::default().findings().into_iter();
+    findings.extend(volumes.map(|(what, state)| Finding { what, state, needed: false }));
+    findings
 }
 
 fn kernel(release: &str) -> Result<String, String> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use oarlock_api::k8s::api::core::v1::{
-    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+    ConfigMap, Endpoints, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
 };
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_api::k8s::api::networking::v1::NetworkPolicy;
@@ -37,7 +37,7 @@ pub struct Snapshot {
     pub aside: Objects<Pod>,
     /// ConfigMaps that those pods use.
     pub config_maps: Objects<ConfigMap>,
-    /// Secrets that those pods use.
+    /// Secrets that those pods, or volumes of theirs, use.
     pub secrets: Objects<Secret>,
     /// Claims that those pods use.
     pub claims: Objects<PersistentVolumeClaim>,
@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub runtime_classes: Objects<RuntimeClass>,
     /// The volumes of those claims, and the directories that were provisioned on this node.
     pub persistent_volumes: Objects<PersistentVolume>,
+    /// Endpoints that somebody wrote and those pods' volumes name.
+    pub endpoints: Objects<Endpoints>,
     /// The tokens of those pods, by uid and what was asked for ([`oarlock_api::pod_token`]).
     pub pod_tokens: Objects<PodToken>,
     /// All Services.
@@ -130,7 +132,7 @@ const WATCHED: [&str; 3] = [Service::RESOURCE, EndpointSlice::RESOURCE, Node::RE
 /// Who wants to hear of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
-    /// Pods, ConfigMaps, Secrets, claims, volumes and Services: what pods are made of.
+    /// Pods, ConfigMaps, Secrets, claims, volumes, their Endpoints and Services: what pods are made of.
     Pods,
     /// Services, EndpointSlices, Nodes and NetworkPolicies: what the dataplane is made of.
     Services,
@@ -292,6 +294,7 @@ impl Desired {
             "persistentvolumeclaims" => self.put(|s| &mut s.claims, key, parse.object()?),
             "runtimeclasses" => self.put(|s| &mut s.runtime_classes, key, parse.object()?),
             "persistentvolumes" => self.put(|s| &mut s.persistent_volumes, key, parse.object()?),
+            "endpoints" => self.put(|s| &mut s.endpoints, key, parse.object()?),
             TOKENS => self.put(|s| &mut s.pod_tokens, key, parse.object()?),
             "services" => self.put(|s| &mut s.services, key, parse.object()?),
             "endpointslices" => self.put(|s| &mut s.endpoint_slices, key, parse.object()?),
@@ -322,6 +325,7 @@ impl Desired {
                 "persistentvolumeclaims" => drop(snapshot.claims.remove(&key)),
                 "runtimeclasses" => drop(snapshot.runtime_classes.remove(&key)),
                 "persistentvolumes" => drop(snapshot.persistent_volumes.remove(&key)),
+                "endpoints" => drop(snapshot.endpoints.remove(&key)),
                 TOKENS => drop(snapshot.pod_tokens.remove(&key)),
                 "services" => drop(snapshot.services.remove(&key)),
                 "endpointslices" => drop(snapshot.endpoint_slices.remove(&key)),
@@ -414,6 +418,7 @@ impl Desired {
             | "persistentvolumeclaims"
             | "persistentvolumes"
             | "runtimeclasses"
+            | "endpoints"
             | TOKENS => &[Topic::Pods],
             "services" => &[Topic::Pods, Topic::Services],
             "endpointslices" | "networkpolicies" | MEMBERS => &[Topic::Services],

@@ -129,9 +129,10 @@ async fn report(config: &CheckConfig) -> anyhow::Result<ExitCode> {
     for finding in &findings {
         match &finding.state {
             Ok(found) => writeln!(out, "ok       {}: {found}", finding.what)?,
-            Err(why) => writeln!(out, "MISSING  {}: {why}", finding.what)?,
+            Err(why) if finding.needed => writeln!(out, "MISSING  {}: {why}", finding.what)?,
+            Err(why) => writeln!(out, "without  {}: {why}", finding.what)?,
         }
     }
-    let well = findings.iter().all(|f| f.state.is_ok());
+    let well = findings.iter().all(|f| f.state.is_ok() || !f.needed);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

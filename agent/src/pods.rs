@@ -9,6 +9,7 @@ mod execute;
 mod hooks;
 mod images;
 mod logs;
+mod mounts;
 mod probe;
 pub(crate) mod report;
 mod storage;
@@ -36,6 +37,7 @@ use crate::outbox::Outbox;
 pub use crate::plan::files::ClusterDns;
 use crate::runtime::Runtime;
 use crate::static_pods::is_static;
+pub use crate::volumes::Host;
 use crate::volumes::Volumes;
 pub(crate) use storage::folder_use;
 
@@ -61,6 +63,8 @@ pub struct NodeFacts {
     pub cpu_millis: i64,
     /// The node's memory in bytes.
     pub memory: i64,
+    /// Where the host has what volumes of other machines need.
+    pub host: Host,
 }
 
 /// All that workers share.
@@ -191,7 +195,7 @@ impl Pods {
             runtime,
             network,
             outbox,
-            volumes: Volumes::new(&node.data_dir, &node.volumes_dir),
+            volumes: Volumes::new(&node.data_dir, &node.volumes_dir).on(node.host.clone()),
             node,
             tasks: tasks.clone(),
             may_lower_oom_score: may_lower_oom_score(),
@@ -423,7 +427,9 @@ fn objects_changed(namespace: &str, before: &Snapshot, after: &Snapshot) -> bool
         };
         of(a) != of(b)
     }
-    differs("", &before.runtime_classes, &after.runtime_classes)
+    // Endpoints of volumes may be of another namespace; they are few.
+    before.endpoints != after.endpoints
+        || differs("", &before.runtime_classes, &after.runtime_classes)
         || differs(namespace, &before.config_maps, &after.config_maps)
         || differs(namespace, &before.secrets, &after.secrets)
         || differs(namespace, &before.claims, &after.claims)

@@ -7,7 +7,7 @@ mod cgroups;
 mod disk;
 
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -15,7 +15,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::config::ResetConfig;
 use crate::holding::{Holding, Made};
+use crate::node_object::volumes_dir;
 use crate::runtime::{Container, Docker, Runtime, label};
+use crate::volumes::Volumes;
 use crate::{dataplane, net};
 
 /// How many containers are removed at a time.
@@ -66,7 +68,7 @@ pub async fn run(config: &ResetConfig, input: impl BufRead, mut out: impl Write)
         config.yes || agrees(input, &mut out)?,
         "nothing was removed; --yes removes without asking"
     );
-    remove(&found, &made, &docker).await?;
+    remove(&found, &made, &docker, &config.data_dir).await?;
     writeln!(out, "Removed. {KEPT}")?;
     writeln!(out, "The cluster knows the node until `kubectl delete node {}`.", made.node_name)?;
     Ok(())
@@ -128,7 +130,7 @@ async fn containers(docker: &Docker) -> anyhow::Result<Vec<Container>> {
     Ok(found.try_collect::<Vec<_>>().await?.concat())
 }
 
-async fn remove(found: &Found, made: &Made, docker: &Docker) -> anyhow::Result<()> {
+async fn remove(found: &Found, made: &Made, docker: &Docker, data_dir: &Path) -> anyhow::Result<()> {
     stream::iter(found.containers.iter().map(Ok))
         .try_for_each_concurrent(AT_ONCE, |container| docker.remove(&container.id))
         .await?;
@@ -143,7 +145,18 @@ async fn remove(found: &Found, made: &Made, docker: &Docker) -> anyhow::Result<(
         dataplane::remove_pins(&made.bpffs, &made.node_name)?;
     }
     cgroups::remove(&found.cgroups).await?;
+    unmount_remote(data_dir).await?;
     disk::remove(&found.disk)
+}
+
+/// Writes out what pods have of other machines, and detaches their disks.
+async fn unmount_remote(data_dir: &Path) -> anyhow::Result<()> {
+    let volumes = Volumes::new(&data_dir.join("pods"), &volumes_dir(data_dir));
+    for uid in volumes.pods()? {
+        volumes.unmount_remote(&uid).await?;
+    }
+    volumes.release_disks().await;
+    Ok(())
 }
 
 impl Found {

@@ -1,14 +1,17 @@
 //! The files of pods: one folder a pod, one folder in it a volume, filled from ConfigMaps, Secrets and the pod itself.
 //!
-//! In: a pod and the objects it names. Out: host paths to mount. Calling again brings what changed up to date; running
-//! containers see it at once and whole (the `..data` link is replaced). Removed with the pod.
+//! In: a pod and the objects it names. Out: host paths to mount, those of other machines' volumes once they are mounted ([`remote`]).
+//! Calling again brings what changed up to date; running containers see it at once and whole (the `..data` link is replaced). Removed
+//! with the pod.
 
 mod atomic;
 mod claim;
 mod directories;
 mod host_path;
+mod mounted;
 mod ownership;
 mod payload;
+mod remote;
 pub(crate) mod sub_path;
 mod tmpfs;
 
@@ -17,21 +20,29 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oarlock_api::k8s::api::core::v1::{PersistentVolume, Pod, PodSpec, Volume};
 use oarlock_api::quantity::Quantity;
 
 use crate::desired::Snapshot;
 use crate::plan::downward::Place;
+pub(crate) use mounted::{mounts_below, unmount_below};
 use ownership::Heir;
 use payload::Payload;
-pub(crate) use tmpfs::{mounts_below, unmount_below};
+pub use remote::Host;
+#[cfg(test)]
+pub(crate) use remote::Pretended;
+use remote::Remotes;
+pub(crate) use remote::{Remote, disks};
 
 /// Why a volume cannot be mounted; the text is that of the `FailedMount` event.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error("MountVolume.SetUp failed for volume \"{volume}\" : {message}")]
     Volume { volume: String, message: String },
+    #[error("{step} failed for volume \"{volume}\" : {message}")]
+    Step { step: &'static str, volume: String, message: String },
     #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
 }
@@ -42,6 +53,8 @@ pub(crate) struct Volumes {
     root: PathBuf,
     /// Directories that were provisioned for claims; they outlive pods.
     claimed: PathBuf,
+    /// What pods share of other machines' volumes.
+    remotes: Arc<Remotes>,
 }
 
 /// Where things are, by volume name.
@@ -49,7 +62,40 @@ pub(crate) type HostPaths = BTreeMap<String, String>;
 
 impl Volumes {
     pub(crate) fn new(data_dir: &Path, claimed: &Path) -> Self {
-        Self { root: data_dir.join("pods"), claimed: claimed.to_path_buf() }
+        let remotes = Arc::new(Remotes::new(Host::default(), data_dir));
+        Self { root: data_dir.join("pods"), claimed: claimed.to_path_buf(), remotes }
+    }
+
+    /// The same, with helpers of that host.
+    pub(crate) fn on(self, host: Host) -> Self {
+        let data_dir = self.root.parent().unwrap_or(&self.root);
+        Self { remotes: Arc::new(Remotes::new(host, data_dir)), ..self }
+    }
+
+    /// The pod's volumes that other machines have, as far as its claims are bound.
+    pub(crate) fn remote(&self, pod: &Pod, snapshot: &Snapshot) -> Result<Vec<Remote>, VolumeError> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        remote::of(pod, snapshot, &self.pod_dir(uid))
+    }
+
+    /// Mounts them; what could not be.
+    pub(crate) async fn mount_remote(&self, uid: &str, wanted: &[Remote]) -> Vec<VolumeError> {
+        self.remotes.mount(&self.pod_dir(uid), wanted).await
+    }
+
+    /// Takes all of a pod's away again. To be called before [`Self::remove`].
+    pub(crate) async fn unmount_remote(&self, uid: &str) -> Result<(), VolumeError> {
+        if !is_uid(uid) {
+            return Ok(());
+        }
+        let dir = self.pod_dir(uid);
+        // A part of a volume that a container has keeps its disk in use.
+        let parts = unmount_below(&dir.join("volume-subpaths"));
+        let unmounted = match parts {
+            Ok(()) => self.remotes.unmount(&dir).await,
+            Err(error) => Err(error),
+        };
+        unmounted.map_err(|source| VolumeError::Io { what: format!("unmount volumes of {uid}"), source })
     }
 
     /// The folder of one pod.
@@ -83,6 +129,11 @@ impl Volumes {
         let context = Context { pod, snapshot, place, dir: &dir, claimed: &self.claimed, group };
         let volumes = spec.volumes.iter().flatten();
         volumes.map(|volume| Ok((volume.name.clone(), context.volume(volume)?))).collect()
+    }
+
+    /// Detaches disks that no pod of the node has any more.
+    pub(crate) async fn release_disks(&self) {
+        self.remotes.release().await;
     }
 
     /// Writes one of the files that every container gets; returns its path. The file keeps its inode: it is mounted.
@@ -125,14 +176,18 @@ impl Volumes {
     }
 
     /// Makes a part of a volume ready to be mounted in a container; returns its path.
-    pub(crate) fn sub_path(
+    pub(crate) async fn sub_path(
         &self,
         uid: &str,
-        whose: &sub_path::Whose<'_>,
+        whose: sub_path::Whose,
         root: &str,
-        part: &str,
+        part: String,
     ) -> io::Result<String> {
-        Ok(sub_path::bind(&self.pod_dir(uid), whose, root, part)?.to_string_lossy().into_owned())
+        let (pod_dir, root) = (self.pod_dir(uid), root.to_owned());
+        // The volume's server may be away.
+        let place =
+            remote::bounded("subPath", move || sub_path::bind(&pod_dir, &whose, &root, &part)).await?;
+        Ok(place.to_string_lossy().into_owned())
     }
 
     /// Removes the directory that was provisioned for a claim.
@@ -142,13 +197,13 @@ impl Volumes {
 
     /// Removes everything of a pod. A pod without files is no error.
     pub(crate) fn remove(&self, uid: &str) -> Result<(), VolumeError> {
-        // An empty uid would be the folder of all pods.
-        if uid.is_empty() || uid.contains(['/', '.']) {
+        if !is_uid(uid) {
             return Ok(());
         }
         let dir = self.pod_dir(uid);
         let failed = |source| VolumeError::Io { what: format!("remove {}", dir.display()), source };
-        tmpfs::unmount_below(&dir).map_err(failed)?;
+        unmount_below(&dir).map_err(failed)?;
+        sub_path::remove(&dir).map_err(failed)?;
         match fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(e)),
             _ => Ok(()),
@@ -172,18 +227,16 @@ impl Context<'_> {
             host_path::check(&source.path, source.type_.as_deref().unwrap_or_default()).map_err(failed)?;
             return Ok(source.path.clone());
         }
-        if let Some(source) = &volume.persistent_volume_claim {
-            let (pod, snapshot) = (self.pod, self.snapshot);
-            let heir = self.heir(&volume.name);
-            return claim::path(&source.claim_name, pod, snapshot, self.claimed, heir.as_ref())
-                .map_err(failed);
+        if let Some(claim) = claim::of(volume, self.pod) {
+            let found = claim::volume(&claim, volume, self.pod, self.snapshot).map_err(failed)?;
+            if let Some(place) = remote::place(found, &volume.name, self.dir) {
+                return mounted_at(&place).map_err(failed);
+            }
+            let heir = Heir::of(self.pod, self.dir, &volume.name);
+            return claim::path(found, self.claimed, heir.as_ref()).map_err(failed);
         }
-        if volume.ephemeral.is_some() {
-            let (pod, snapshot) = (self.pod, self.snapshot);
-            let name = format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name);
-            claim::is_own(&name, pod, snapshot).map_err(failed)?;
-            let heir = self.heir(&volume.name);
-            return claim::path(&name, pod, snapshot, self.claimed, heir.as_ref()).map_err(failed);
+        if let Some(place) = remote::own_place(volume, self.dir) {
+            return mounted_at(&place).map_err(failed);
         }
         let own = |plugin: &str| {
             self.dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name)
@@ -208,13 +261,6 @@ impl Context<'_> {
         Ok(path.to_string_lossy().into_owned())
     }
 
-    fn heir(&self, volume: &str) -> Option<Heir> {
-        let security = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-        let policy = security.and_then(|s| s.fs_group_change_policy.as_deref());
-        let done = self.dir.join(format!("given-{volume}"));
-        Some(Heir { group: self.group?, always: policy != Some("OnRootMismatch"), done })
-    }
-
     fn write(&self, path: &Path, payload: &Payload) -> io::Result<()> {
         atomic::write(path, payload, self.group)
     }
@@ -232,6 +278,20 @@ impl Context<'_> {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+/// An empty uid would be the folder of all pods.
+fn is_uid(uid: &str) -> bool {
+    !uid.is_empty() && !uid.contains(['/', '.'])
+}
+
+/// The place of a volume that another machine has, once it is there.
+fn mounted_at(place: &Path) -> Result<String, String> {
+    match mounted::is_mounted(place) {
+        Ok(true) => Ok(place.to_string_lossy().into_owned()),
+        Ok(false) => Err("it is not mounted yet".to_owned()),
+        Err(error) => Err(format!("cannot read what is mounted: {error}")),
     }
 }
 

@@ -365,7 +365,7 @@ fn remove(keep: bool) -> Result<()> {
         fabric::down();
         Ok(())
     })?;
-    unmount_volumes();
+    unmount_volumes()?;
     remove_cgroups();
     let _ = std::fs::remove_dir_all("/sys/fs/bpf/oarlock");
     if !keep {
@@ -383,15 +383,28 @@ fn remove(keep: bool) -> Result<()> {
     Ok(())
 }
 
-/// Memory-backed volumes of pods stay mounted when an agent is killed, and Docker's mounts when it is.
-fn unmount_volumes() {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let prefix = format!("{}/", state().display());
-    let ours = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|p| p.starts_with(&prefix));
+/// Volumes of pods stay mounted when an agent is killed, and Docker's mounts when it is. What is below one may be a server's: nothing is
+/// removed before all are gone.
+fn unmount_volumes() -> Result<()> {
     // The innermost first.
-    for path in ours.collect::<Vec<_>>().into_iter().rev() {
-        let _ = output("umount", &[path]);
+    for path in mounted()?.iter().rev() {
+        if output("umount", &[path]).is_err() {
+            // Its server may be gone.
+            let _ = output("umount", &["--force", "--lazy", path]);
+        }
     }
+    match mounted()?.first() {
+        Some(path) => bail!("{path} is still mounted: unmount it first"),
+        None => Ok(()),
+    }
+}
+
+/// What is mounted below our folder.
+fn mounted() -> Result<Vec<String>> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let prefix = format!("{}/", state().display());
+    let ours = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    Ok(ours.filter(|path| path.starts_with(&prefix)).map(str::to_owned).collect())
 }
 
 /// Removes our cgroups in every hierarchy, the innermost first.

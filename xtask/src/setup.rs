@@ -33,9 +33,12 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/bin/systemd-analyze", "systemd"),
 ];
 
+/// What only tests need: a server that has volumes.
+const FOR_TESTS: &[(&str, &str)] = &[("/usr/sbin/glusterd", "glusterfs-server")];
+
 /// Makes the machine ready. Quick when it is.
 pub(crate) fn setup() -> Result<()> {
-    packages()?;
+    packages(NEEDED)?;
     kubectl()?;
     mount_bpffs()?;
     docker::ensure()
@@ -44,12 +47,13 @@ pub(crate) fn setup() -> Result<()> {
 /// The same, and what only tests need.
 pub(crate) fn setup_for_tests() -> Result<()> {
     setup()?;
+    packages(FOR_TESTS)?;
     python()
 }
 
-fn packages() -> Result<()> {
+fn packages(needed: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        NEEDED.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+        needed.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

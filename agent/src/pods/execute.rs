@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use oarlock_api::k8s::api::core::v1::{self, Container as Definition};
 use oarlock_api::service::SOCKET_LB;
 
+use super::mounts::Mounting;
 use super::worker::{Message, Worker};
 use super::{hooks, images, report};
 use crate::net::{Bandwidth, PodNetRequest};
@@ -74,7 +75,7 @@ impl Worker {
     }
 
     /// Notes a failure of one of the pod's own parts; says it once for each try.
-    fn failed(&mut self, what: &'static str, reason: &str, message: String) -> Done {
+    pub(super) fn failed(&mut self, what: &'static str, reason: &str, message: String) -> Done {
         self.event(None, "Warning", reason, &message);
         let before = self.memory.retries.get(what);
         let first = SignedDuration::from_secs(1);
@@ -84,7 +85,12 @@ impl Worker {
     }
 
     async fn volumes(&mut self) -> Done {
+        if let Some(done) = self.mount_remote() {
+            return done;
+        }
         if let Err(message) = self.prepare_volumes().await {
+            // What is mounted now may not be all.
+            self.mounting = Mounting::default();
             return self.failed("volumes", "FailedMount", message);
         }
         self.memory.retries.remove("volumes");
@@ -218,6 +224,10 @@ impl Worker {
     }
 
     async fn remove_volumes(&mut self) -> Done {
+        if let Err(error) = self.unmount_remote().await {
+            tracing::warn!(pod = %self.name(), error, "volumes of the pod not unmounted; trying again");
+            return Done::Underway;
+        }
         let (volumes, uid) = (self.shared.volumes.clone(), self.uid.clone());
         let cgroup = self.cgroup();
         let work = move || {
@@ -265,7 +275,7 @@ impl Worker {
             Some(Pull::Present { image }) => image.clone(),
             _ => Image::default(),
         };
-        let spec = match self.prepare(&definition, attempt, backoff, sandbox, &image) {
+        let spec = match self.prepare(&definition, attempt, backoff, sandbox, &image).await {
             Ok(spec) => spec,
             Err(message) => return Ok(self.not_started(name, "CreateContainerConfigError", message)),
         };
@@ -332,7 +342,7 @@ impl Worker {
         Done::Changed
     }
 
-    fn prepare(
+    async fn prepare(
         &self,
         definition: &Definition,
         attempt: u32,
@@ -352,7 +362,7 @@ impl Worker {
             volumes.managed_file(&self.uid, name, text).map_err(|e| report::chain(&e))
         };
         let seccomp = self.seccomp(definition)?;
-        let sub_paths = self.sub_paths(definition, &env)?;
+        let sub_paths = self.sub_paths(definition, &env).await?;
         let setting = Setting {
             attempt,
             backoff,
@@ -394,7 +404,7 @@ impl Worker {
     }
 
     /// Parts of volumes that the container's mounts show.
-    fn sub_paths(
+    async fn sub_paths(
         &self,
         definition: &Definition,
         env: &[(String, String)],
@@ -403,13 +413,15 @@ impl Worker {
         for (index, mount) in definition.volume_mounts.iter().flatten().enumerate() {
             let Some(part) = mounts::part(mount, env)? else { continue };
             let Some(root) = self.paths.get(&mount.name) else { continue };
-            let whose = Whose { volume: &mount.name, container: &definition.name, index };
-            let place = self.shared.volumes.sub_path(&self.uid, &whose, root, &part).map_err(|error| {
-                format!(
-                    "failed to prepare subPath for volumeMount {:?} of container {:?}: {error}",
-                    mount.name, definition.name
-                )
-            })?;
+            let (volume, container) = (mount.name.clone(), definition.name.clone());
+            let whose = Whose { volume, container, index };
+            let place =
+                self.shared.volumes.sub_path(&self.uid, whose, root, part).await.map_err(|error| {
+                    format!(
+                        "failed to prepare subPath for volumeMount {:?} of container {:?}: {error}",
+                        mount.name, definition.name
+                    )
+                })?;
             bound.insert(index, place);
         }
         Ok(bound)

@@ -1,6 +1,7 @@
 //! Pods against a real Docker: needs root and a dockerd at `DOCKER_HOST` or `/var/run/docker.sock`.
 
 mod harness;
+mod mounts;
 mod pretended;
 mod registry;
 mod rights;

@@ -13,6 +13,7 @@ use oarlock_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::mounts::Mounting;
 use super::probe::{self, Verdict};
 use super::{Shared, Slot, Wish, report, storage};
 use crate::dual_ip::DualIp;
@@ -34,11 +35,26 @@ const SHOWN: SignedDuration = SignedDuration::from_secs(2);
 /// What a job says to its worker.
 #[derive(Debug)]
 pub(super) enum Message {
-    Image { container: String, outcome: Result<Image, (String, String)> },
-    PreStopDone { id: String },
-    PostStartDone { id: String, failure: Option<String> },
-    Probe { id: String, verdict: Verdict },
+    Image {
+        container: String,
+        outcome: Result<Image, (String, String)>,
+    },
+    PreStopDone {
+        id: String,
+    },
+    PostStartDone {
+        id: String,
+        failure: Option<String>,
+    },
+    Probe {
+        id: String,
+        verdict: Verdict,
+    },
     End(plan::PodEnd),
+    /// Volumes that other machines have: what went wrong with each that is not there.
+    Mounted {
+        failures: Vec<String>,
+    },
 }
 
 pub(super) struct Worker {
@@ -52,6 +68,8 @@ pub(super) struct Worker {
     /// Ends every job of this worker.
     pub(super) jobs: CancellationToken,
     pub(super) probes: BTreeMap<(String, &'static str), CancellationToken>,
+    /// How far volumes are that other machines have.
+    pub(super) mounting: Mounting,
     /// Somebody looks at how much of the disk it uses.
     pub(super) measured: bool,
     said: Option<PodStatus>,
@@ -78,6 +96,7 @@ pub(super) async fn run(shared: Arc<Shared>, uid: &str, slot: Arc<Slot>) -> bool
         sender,
         jobs,
         probes: BTreeMap::new(),
+        mounting: Mounting::default(),
         measured: false,
         written: None,
     };
@@ -357,6 +376,7 @@ impl Worker {
             Message::Probe { id, verdict } => self.hear_probe(&id, verdict),
             Message::End(end) if self.memory.end.is_none() && self.memory.deletion.is_none() => self.end(end),
             Message::End(_) => {}
+            Message::Mounted { failures } => self.hear_mounted(failures),
         }
     }
 

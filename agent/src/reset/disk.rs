@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::volumes::{mounts_below, unmount_below};
+use crate::volumes::{disks as shared_disks, mounts_below, unmount_below};
 
 /// What is there.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     data_dir: PathBuf,
-    /// Where volumes in memory and parts of volumes are mounted.
+    /// Where volumes in memory or of other machines and parts of volumes are mounted.
     mounts: Vec<PathBuf>,
     /// Directories of claims.
     volumes: Vec<PathBuf>,
@@ -33,14 +33,14 @@ pub(super) fn look(data_dir: &Path, keep_volumes: bool) -> anyhow::Result<Found>
         return Ok(Found::default());
     }
     let data_dir = data_dir.canonicalize()?;
-    let pods = data_dir.join("pods/pods");
+    let (pods, shared) = (data_dir.join("pods/pods"), shared_disks(&data_dir.join("pods")));
     let mut mounts = Vec::new();
     for mount in mounts_below(&data_dir)?.into_iter().map(PathBuf::from) {
         if disks(&data_dir).contains(&mount) {
             continue;
         }
         anyhow::ensure!(
-            mount.starts_with(&pods),
+            mount.starts_with(&pods) || mount.starts_with(&shared),
             "{} is mounted there, and not by the agent: unmount it first",
             mount.display()
         );

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use oarlock_api::k8s::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use oarlock_api::k8s::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use oarlock_api::node_selector::NodeSelector;
 use oarlock_api::storage::{LOCAL_PROVISIONER, PROVISIONED_BY};
 
@@ -13,19 +13,35 @@ use super::ownership::Heir;
 use super::{directories, host_path};
 use crate::desired::Snapshot;
 
-/// Finds and prepares the directory. The text is kubelet's where it has one.
-pub(super) fn path(
+/// The claim of a pod's volume, if it has one.
+pub(super) fn of(volume: &Volume, pod: &Pod) -> Option<String> {
+    if let Some(source) = &volume.persistent_volume_claim {
+        return Some(source.claim_name.clone());
+    }
+    let pod = pod.metadata.name.as_deref().unwrap_or_default();
+    volume.ephemeral.is_some().then(|| format!("{pod}-{}", volume.name))
+}
+
+/// The volume that a pod's claim is bound to, if the pod may use it here. The text is kubelet's where it has one.
+pub(super) fn volume<'s>(
     claim: &str,
+    of: &Volume,
     pod: &Pod,
-    snapshot: &Snapshot,
-    root: &Path,
-    heir: Option<&Heir>,
-) -> Result<String, String> {
+    snapshot: &'s Snapshot,
+) -> Result<&'s PersistentVolume, String> {
+    if of.ephemeral.is_some() {
+        is_own(claim, pod, snapshot)?;
+    }
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let volume = bound(claim, namespace, snapshot)
         .map_err(|why| format!("error processing PVC {namespace}/{claim}: {why}"))?;
     let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
     reaches(volume, node, snapshot)?;
+    Ok(volume)
+}
+
+/// Prepares the directory of a volume that this node has.
+pub(super) fn path(volume: &PersistentVolume, root: &Path, heir: Option<&Heir>) -> Result<String, String> {
     let spec = volume.spec.as_ref().ok_or("the volume has no spec")?;
     if let Some(source) = &spec.host_path {
         host_path::check(&source.path, source.type_.as_deref().unwrap_or_default())?;
@@ -48,7 +64,7 @@ pub(super) fn path(
 }
 
 /// Whether the claim of an ephemeral volume was made for this pod.
-pub(super) fn is_own(claim: &str, pod: &Pod, snapshot: &Snapshot) -> Result<(), String> {
+fn is_own(claim: &str, pod: &Pod, snapshot: &Snapshot) -> Result<(), String> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let found = snapshot.claims.get(&(namespace.clone(), claim.to_owned()));
     let owners = found.and_then(|claim| claim.metadata.owner_references.as_deref()).unwrap_or_default();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use oarlock_api::k8s::api::core::v1::PersistentVolume;
 use oarlock_api::meta::check_dns1123_subdomain;
 
-use super::tmpfs;
+use super::mounted;
 
 /// The directory of a volume, which is in `root` under the volume's name and nowhere else.
 pub(super) fn place(root: &Path, volume: &PersistentVolume) -> Result<PathBuf, String> {
@@ -34,7 +34,7 @@ pub(super) fn remove(root: &Path, volume: &PersistentVolume) -> Result<(), Strin
         Ok(found) if !found.is_dir() => return Err(format!("{} is no directory", path.display())),
         Ok(_) => {}
     }
-    if let Some(mounted) = tmpfs::mounts_below(&path).map_err(failed)?.first() {
+    if let Some(mounted) = mounted::mounts_below(&path).map_err(failed)?.first() {
         return Err(format!("{mounted} is mounted there: unmount it first"));
     }
     // Symbolic links in it are removed, not followed.

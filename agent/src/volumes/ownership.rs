@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
+use oarlock_api::k8s::api::core::v1::Pod;
+
 /// Directories: all for the group, which new files inherit. Files: read and write.
 const DIRECTORY: u32 = 0o2770;
 const FILE: u32 = 0o660;
@@ -23,6 +25,14 @@ pub(super) struct Heir {
 }
 
 impl Heir {
+    /// To whom a pod wants its volume given.
+    pub(super) fn of(pod: &Pod, pod_dir: &Path, volume: &str) -> Option<Self> {
+        let security = pod.spec.as_ref()?.security_context.as_ref()?;
+        let group = u32::try_from(security.fs_group?).ok()?;
+        let always = security.fs_group_change_policy.as_deref() != Some("OnRootMismatch");
+        Some(Self { group, always, done: pod_dir.join(format!("given-{volume}")) })
+    }
+
     /// Gives a directory and all that is in it to the group.
     pub(super) fn take(&self, root: &Path) -> io::Result<()> {
         if self.done.exists() {

@@ -15,23 +15,23 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 
-use super::tmpfs;
+use super::mounted;
 
 /// Whose mount it is: the volume, the container, and which of its mounts.
-pub(crate) struct Whose<'a> {
-    pub(crate) volume: &'a str,
-    pub(crate) container: &'a str,
+pub(crate) struct Whose {
+    pub(crate) volume: String,
+    pub(crate) container: String,
     pub(crate) index: usize,
 }
 
 /// Binds the part, which is made where it is not there; returns where.
-pub(super) fn bind(pod_dir: &Path, whose: &Whose<'_>, root: &str, part: &str) -> io::Result<PathBuf> {
+pub(super) fn bind(pod_dir: &Path, whose: &Whose, root: &str, part: &str) -> io::Result<PathBuf> {
     let opened = open_part(Path::new(root), Path::new(part))?;
-    let place = pod_dir.join("volume-subpaths").join(whose.volume).join(whose.container);
+    let place = pod_dir.join("volume-subpaths").join(&whose.volume).join(&whose.container);
     fs::create_dir_all(&place)?;
     let target = place.join(whose.index.to_string());
     // What the container before had: an object's volume shows newer files now.
-    for point in tmpfs::mounts_below(&target)?.iter().rev() {
+    for point in mounted::mounts_below(&target)?.iter().rev() {
         umount2(point.as_str(), MntFlags::MNT_DETACH)?;
     }
     let source = path_of(&opened);
@@ -46,6 +46,32 @@ pub(super) fn bind(pod_dir: &Path, whose: &Whose<'_>, root: &str, part: &str) ->
     }
     mount(Some(source.as_str()), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     Ok(target)
+}
+
+/// Removes the places, but nothing that is bound to one: a volume that answers late may be bound just now.
+pub(super) fn remove(pod_dir: &Path) -> io::Result<()> {
+    let all = pod_dir.join("volume-subpaths");
+    for volume in entries(&all)? {
+        for container in entries(&volume)? {
+            for place in entries(&container)? {
+                let is_folder = place.symlink_metadata()?.is_dir();
+                if is_folder { fs::remove_dir(&place)? } else { fs::remove_file(&place)? }
+            }
+            fs::remove_dir(&container)?;
+        }
+        fs::remove_dir(&volume)?;
+    }
+    match fs::remove_dir(&all) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
+    }
 }
 
 /// What is opened, as a path (proc_pid_fd(5)).
@@ -95,8 +121,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    fn whose(index: usize) -> Whose<'static> {
-        Whose { volume: "v", container: "c", index }
+    fn whose(index: usize) -> Whose {
+        Whose { volume: "v".to_owned(), container: "c".to_owned(), index }
     }
 
     /// Needs root.
@@ -127,6 +153,14 @@ mod tests {
         assert!(!dir.path().join("new").exists());
         let inside = bind(&pod, &whose(4), &root, "in/file").unwrap();
         assert_eq!(fs::read_to_string(inside).unwrap(), "1");
-        tmpfs::unmount_below(&pod).unwrap();
+        remove(&pod).unwrap_err();
+        assert_eq!(
+            fs::read_to_string(volume.join("there/file")).unwrap(),
+            "1",
+            "what is bound is left alone"
+        );
+        mounted::unmount_below(&pod).unwrap();
+        remove(&pod).unwrap();
+        assert_eq!(fs::read_dir(&pod).unwrap().count(), 0);
     }
 }

@@ -80,7 +80,8 @@ fn what_is_missing_or_leaves_the_volume_is_refused() {
             "invalid path",
         ),
         (json!({"hostPath": {"path": "/proc/self/status", "type": "Directory"}}), "is not a directory"),
-        (json!({"nfs": {"server": "s", "path": "/"}}), "not supported"),
+        (json!({"nfs": {"server": "s", "path": "/"}}), "it is not mounted yet"),
+        (json!({"cephfs": {"monitors": ["s"]}}), "not supported"),
     ] {
         let mut volume = source.clone();
         volume["name"] = json!("v");

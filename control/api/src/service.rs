@@ -17,6 +17,9 @@ pub const LONGEST_AFFINITY: i64 = 86_400;
 /// How long it remembers unless told otherwise: three hours.
 pub const DEFAULT_AFFINITY: i64 = 10_800;
 
+/// The label of an Endpoints object that says who keeps it (KEP-4974). One that somebody else writes has none.
+pub const ENDPOINTS_MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+
 /// A family of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {

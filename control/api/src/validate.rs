@@ -23,6 +23,7 @@ mod pod_support;
 mod policy;
 mod rbac;
 mod records;
+mod remote;
 mod scheduling;
 mod service;
 mod stateful_set;

@@ -1,8 +1,11 @@
-//! The objects that a pod's spec names: what its node needs beside the pod.
+//! The objects that a pod's spec names, and those that the volumes of its claims name: what its node needs beside the pod.
 
 use std::collections::BTreeSet;
 
-use oarlock_api::catalogue::{CONFIG_MAPS, Kind, PERSISTENT_VOLUME_CLAIMS, RUNTIME_CLASSES, SECRETS};
+use oarlock_api::catalogue::{
+    CONFIG_MAPS, ENDPOINTS, Kind, PERSISTENT_VOLUME_CLAIMS, RUNTIME_CLASSES, SECRETS,
+};
+use oarlock_api::service::ENDPOINTS_MANAGED_BY;
 use oarlock_api::{meta, storage};
 use serde_json::Value;
 
@@ -13,6 +16,8 @@ pub(super) enum Named {
     Secret,
     Claim,
     RuntimeClass,
+    /// The servers of a glusterfs volume, as somebody wrote them.
+    Endpoints,
 }
 
 impl Named {
@@ -22,20 +27,51 @@ impl Named {
             Self::Secret => &SECRETS,
             Self::Claim => &PERSISTENT_VOLUME_CLAIMS,
             Self::RuntimeClass => &RUNTIME_CLASSES,
+            Self::Endpoints => &ENDPOINTS,
         }
     }
 
     pub(super) fn of(kind: &Kind) -> Option<Self> {
-        [Self::ConfigMap, Self::Secret, Self::Claim, Self::RuntimeClass]
-            .into_iter()
-            .find(|named| *named.kind() == *kind)
+        let all = [Self::ConfigMap, Self::Secret, Self::Claim, Self::RuntimeClass, Self::Endpoints];
+        all.into_iter().find(|named| *named.kind() == *kind)
     }
 }
 
 /// An object that a pod needs: its kind, namespace and name.
 pub(super) type Reference = (Named, String, String);
 
-/// The ConfigMaps, Secrets and claims that a pod's spec names, and its RuntimeClass.
+/// Whether an Endpoints object is kept by the control plane. Nodes have the same as slices, and every change of a Service's pods would
+/// be told to all of them once more.
+pub(super) fn is_kept(endpoints: &Value) -> bool {
+    endpoints["metadata"]["labels"].get(ENDPOINTS_MANAGED_BY).is_some()
+}
+
+/// What the source of a PersistentVolume names: in the namespace of its claim, unless it says another.
+pub(super) fn of_volume(volume: &Value) -> BTreeSet<Reference> {
+    let namespace = volume["spec"]["claimRef"]["namespace"].as_str().unwrap_or_default();
+    of_source(namespace, &volume["spec"]).collect()
+}
+
+/// What a volume that another machine has names.
+fn of_source(namespace: &str, volume: &Value) -> impl Iterator<Item = Reference> {
+    let gluster = &volume["glusterfs"];
+    let secret = |of: &'static str| {
+        let named = &volume[of]["secretRef"];
+        (Named::Secret, &named["namespace"], &named["name"])
+    };
+    let all = [
+        (Named::Endpoints, &gluster["endpointsNamespace"], &gluster["endpoints"]),
+        secret("iscsi"),
+        secret("rbd"),
+    ];
+    all.into_iter().filter_map(|(named, place, name)| {
+        let name = name.as_str().filter(|name| !name.is_empty())?;
+        let place = place.as_str().filter(|place| !place.is_empty()).unwrap_or(namespace);
+        Some((named, place.to_owned(), name.to_owned()))
+    })
+}
+
+/// The ConfigMaps, Secrets, claims and Endpoints that a pod's spec names, and its RuntimeClass.
 pub(super) fn of(namespace: &str, pod: &Value) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
     let mut add = |named: Named, name: &Value| {
@@ -72,6 +108,7 @@ pub(super) fn of(namespace: &str, pod: &Value) -> BTreeSet<Reference> {
             add(Named::Claim, &Value::from(claim));
         }
     }
+    found.extend(list(&spec["volumes"]).iter().flat_map(|volume| of_source(namespace, volume)));
     found
 }
 
@@ -88,7 +125,9 @@ mod tests {
             "initContainers": [{"envFrom": [{"configMapRef": {"name": "d"}}]}],
             "volumes": [{"configMap": {"name": "e"}}, {"secret": {"secretName": "f"}},
                         {"projected": {"sources": [{"secret": {"name": "g"}}, {"configMap": {"name": "h"}}]}},
-                        {"name": "i", "persistentVolumeClaim": {"claimName": "i"}}],
+                        {"name": "i", "persistentVolumeClaim": {"claimName": "i"}},
+                        {"name": "j", "glusterfs": {"endpoints": "j", "path": "v"}},
+                        {"name": "k", "rbd": {"secretRef": {"name": "k"}}}],
         }});
         let names: Vec<String> = of("d", &pod)
             .into_iter()
@@ -108,9 +147,30 @@ mod tests {
                 "secrets c",
                 "secrets f",
                 "secrets g",
+                "secrets k",
                 "persistentvolumeclaims i",
-                "runtimeclasses j"
+                "runtimeclasses j",
+                "endpoints j"
             ]
         );
+    }
+
+    #[test]
+    fn a_volume_names_objects_of_its_claims_namespace_or_of_another() {
+        let of = |source: Value| {
+            let mut volume = json!({"spec": {"claimRef": {"namespace": "d", "name": "c"}}});
+            let spec = volume["spec"].as_object_mut().unwrap();
+            spec.extend(source.as_object().unwrap().clone());
+            of_volume(&volume).into_iter().collect::<Vec<_>>()
+        };
+        let named = |named, place: &str, name: &str| vec![(named, place.to_owned(), name.to_owned())];
+        let gluster = json!({"glusterfs": {"endpoints": "e", "path": "v"}});
+        assert_eq!(of(gluster), named(Named::Endpoints, "d", "e"));
+        let gluster = json!({"glusterfs": {"endpoints": "e", "endpointsNamespace": "o", "path": "v"}});
+        assert_eq!(of(gluster), named(Named::Endpoints, "o", "e"));
+        assert_eq!(of(json!({"iscsi": {"secretRef": {"name": "s"}}})), named(Named::Secret, "d", "s"));
+        let rbd = json!({"rbd": {"secretRef": {"name": "s", "namespace": "o"}}});
+        assert_eq!(of(rbd), named(Named::Secret, "o", "s"));
+        assert_eq!(of(json!({"nfs": {"server": "s", "path": "/"}})), []);
     }
 }

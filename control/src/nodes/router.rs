@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use lz4_flex::block;
 use oarlock_api::catalogue::{
-    CONFIG_MAPS, ENDPOINT_SLICES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, RUNTIME_CLASSES,
-    SECRETS, SERVICES,
+    CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS,
+    RUNTIME_CLASSES, SECRETS, SERVICES,
 };
 use oarlock_api::node::{self, OtherNode};
 use oarlock_store::Revision;
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::references;
 use crate::cache::{Cache, Change, Expired, Object};
 
 /// News that wait for one session. One that is so far behind begins anew.
@@ -185,6 +186,10 @@ impl Inner {
             }
         } else if *kind == NODES {
             self.node(change);
+        } else if *kind == ENDPOINTS {
+            if !references::is_kept(&change.object().value()) {
+                self.tell_all(&News::Change(Arc::clone(change)));
+            }
         } else if [
             &SERVICES,
             &ENDPOINT_SLICES,

@@ -141,7 +141,7 @@ impl Nodes {
             version: 0,
             sender: sender.clone(),
             pods: BTreeMap::new(),
-            volumes: BTreeSet::new(),
+            volumes: BTreeMap::new(),
             policies: Policies::default(),
             peers: Arc::clone(&self.peers),
             tokens: PodTokens::new(Arc::clone(&self.tokens), Arc::clone(cache)),
@@ -190,8 +190,8 @@ struct View {
     sender: Sender,
     /// The node's pods and the ConfigMaps, Secrets and claims that each uses.
     pods: BTreeMap<(String, String), BTreeSet<Reference>>,
-    /// The volumes that it knows: those of its pods' claims, and the directories that were provisioned there.
-    volumes: BTreeSet<String>,
+    /// The volumes that it knows: those of its pods' claims, with what they name, and the directories that were provisioned there.
+    volumes: BTreeMap<String, BTreeSet<Reference>>,
     policies: Policies,
     peers: Arc<Peers>,
     tokens: PodTokens,
@@ -308,7 +308,7 @@ impl View {
             return Ok(());
         }
         if *kind == PERSISTENT_VOLUMES {
-            return self.put_volume(object).await;
+            return self.put_volume(cache, object).await;
         }
         if *kind == PERSISTENT_VOLUME_CLAIMS {
             return if self.uses(object) { self.put_claim(cache, object).await } else { Ok(()) };
@@ -341,11 +341,15 @@ impl View {
             }
             return Ok(());
         }
-        let told = *kind == NODES
-            || *kind == SERVICES
-            || *kind == ENDPOINT_SLICES
-            || (*kind == PERSISTENT_VOLUMES && self.volumes.remove(&key.name))
-            || self.uses(object);
+        if *kind == PERSISTENT_VOLUMES {
+            let before = self.references();
+            if self.volumes.remove(&key.name).is_some() {
+                self.forget(kind, "", &key.name, revision).await?;
+                self.drop_unused(cache, before, revision).await?;
+            }
+            return Ok(());
+        }
+        let told = *kind == NODES || *kind == SERVICES || *kind == ENDPOINT_SLICES || self.uses(object);
         if told { self.forget(kind, &key.namespace, &key.name, revision).await } else { Ok(()) }
     }
 
@@ -358,13 +362,14 @@ impl View {
     }
 
     fn references(&self) -> BTreeSet<Reference> {
-        self.pods.values().flatten().cloned().collect()
+        self.pods.values().chain(self.volumes.values()).flatten().cloned().collect()
     }
 
     fn uses(&self, object: &Object) -> bool {
         let Some(named) = Named::of(object.key.kind) else { return false };
         let reference = (named, object.key.namespace.clone(), object.key.name.clone());
-        self.pods.values().any(|references| references.contains(&reference))
+        let mut all = self.pods.values().chain(self.volumes.values());
+        all.any(|references| references.contains(&reference))
     }
 
     async fn send_reference(
@@ -375,29 +380,53 @@ impl View {
         let (named, namespace, name) = reference;
         match cache.get(named.kind(), namespace, name) {
             Some(claim) if *named == Named::Claim => self.put_claim(cache, &claim).await,
+            Some(endpoints) if *named == Named::Endpoints && references::is_kept(&endpoints.value()) => {
+                Ok(())
+            }
             Some(object) => self.update(&object).await,
             None => Ok(()),
         }
     }
 
-    /// A claim comes after its volume.
+    /// A claim comes after its volume, and that after what it names.
     async fn put_claim(&mut self, cache: &Arc<crate::cache::Cache>, claim: &Object) -> Result<(), Status> {
         let value = claim.value();
         let name = value["spec"]["volumeName"].as_str().unwrap_or("");
         if let Some(volume) = cache.get(&PERSISTENT_VOLUMES, "", name)
-            && self.volumes.insert(name.to_owned())
+            && !self.volumes.contains_key(name)
         {
+            self.send_named(cache, &volume).await?;
             self.update(&volume).await?;
         }
         self.update(claim).await
     }
 
-    async fn put_volume(&mut self, volume: &Object) -> Result<(), Status> {
+    async fn put_volume(&mut self, cache: &Arc<crate::cache::Cache>, volume: &Object) -> Result<(), Status> {
         let name = &volume.key.name;
         if local_node(&volume.value()) == Some(self.node.as_str()) {
-            self.volumes.insert(name.clone());
+            self.volumes.entry(name.clone()).or_default();
         }
-        if self.volumes.contains(name) { self.update(volume).await } else { Ok(()) }
+        if !self.volumes.contains_key(name) {
+            return Ok(());
+        }
+        self.send_named(cache, volume).await?;
+        self.update(volume).await
+    }
+
+    /// Tells what a volume names and the node does not know yet.
+    async fn send_named(&mut self, cache: &Arc<crate::cache::Cache>, volume: &Object) -> Result<(), Status> {
+        let named = references::of_volume(&volume.value());
+        let known = self.references();
+        self.volumes.insert(volume.key.name.clone(), named.clone());
+        for (named, namespace, name) in named.difference(&known) {
+            // None of them is a claim.
+            if let Some(object) = cache.get(named.kind(), namespace, name)
+                && !(*named == Named::Endpoints && references::is_kept(&object.value()))
+            {
+                self.update(&object).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What no pod of the node uses any more must not stay on it.
@@ -408,12 +437,15 @@ impl View {
         revision: u64,
     ) -> Result<(), Status> {
         let now = self.references();
-        let mut claims_left = false;
+        if before.difference(&now).any(|(named, _, _)| *named == Named::Claim) {
+            self.drop_unused_volumes(cache, &now, revision).await?;
+        }
+        // Volumes that are gone name nothing any more.
+        let now = self.references();
         for (named, namespace, name) in before.difference(&now) {
-            claims_left |= *named == Named::Claim;
             self.forget(named.kind(), namespace, name, revision).await?;
         }
-        if claims_left { self.drop_unused_volumes(cache, &now, revision).await } else { Ok(()) }
+        Ok(())
     }
 
     async fn drop_unused_volumes(
@@ -432,7 +464,7 @@ impl View {
             let volume = cache.get(&PERSISTENT_VOLUMES, "", name);
             used.contains(name) || volume.is_some_and(|v| local_node(&v.value()) == Some(self.node.as_str()))
         };
-        let unused: Vec<String> = self.volumes.iter().filter(|name| !stays(name)).cloned().collect();
+        let unused: Vec<String> = self.volumes.keys().filter(|name| !stays(name)).cloned().collect();
         for name in unused {
             self.volumes.remove(&name);
             self.forget(&PERSISTENT_VOLUMES, "", &name, revision).await?;

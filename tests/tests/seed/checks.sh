@@ -111,6 +111,7 @@ check volume-available "kubectl create -f pv.yaml && want '[ \$(at pv/seed-pv1 {
 check claim-binds-the-fitting-volume "k create -f pvc.yaml && want '[ \$(at pvc/myclaim {.status.phase}) = Bound ]' && [ \$(at pvc/myclaim {.spec.volumeName}) = seed-pv2 ]"
 check claim-in-pod "want 'k exec mypod -- cat /v/f | grep -qx data'"
 check volume-released "k delete pod mypod && k delete pvc myclaim && want '[ \$(at pv/seed-pv2 {.status.phase}) = Released ]' && kubectl delete -f pv.yaml; rm -rf /tmp/oarlock-seed-pv[12]; ! kubectl get pv seed-pv2"
+check volume-nfs "k create -f $M/network-volumes.yaml && want '[ \$(at pv/pv1 {.status.phase}) = Available ]' && want 'k describe pod test-nfs | grep -q \"MountVolume.SetUp failed for volume .nfs. : mount failed: \"' && k delete -f $M/network-volumes.yaml"
 
 # The other workloads: more of them in ../workloads.rs
 check job "k create job one --image=nginx:1.12.2 -- echo done && k wait --for=condition=complete job/one --timeout=60s && k logs job/one | grep -qx done"

@@ -5,6 +5,7 @@
 mod bounds;
 mod certificates;
 mod disruption;
+mod gluster;
 mod metrics;
 mod pressure;
 mod reach;
@@ -48,6 +49,7 @@ fn workloads_run_on_real_nodes_as_kubectl_expects() {
     deletion_takes_everything_along(&cluster);
     reach::pods_of_other_networks_are_reached(&cluster);
     storage::claims_keep_data(&cluster);
+    gluster::a_volume_of_a_server_is_shared(&cluster);
     scaling::a_deployment_shrinks_again(&cluster);
     reset::a_node_is_reset(&cluster);
     cluster.down();

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::desired::Snapshot;
 use crate::net::{NetError, PodNetRequest, PodNetResult, PodNetwork};
 use crate::outbox::Outbox;
-use crate::pods::{ClusterDns, NodeFacts, Pods};
+use crate::pods::{ClusterDns, Host, NodeFacts, Pods};
 use crate::runtime::{Container, Docker, Runtime};
 
 pub(super) const IMAGE: &str = "oarlock-test/busybox:2";
@@ -57,6 +57,7 @@ pub(super) struct Node {
     network: Arc<dyn PodNetwork>,
     pretended: Arc<Pretended>,
     dir: Arc<TempDir>,
+    host: Host,
     snapshot: Mutex<Snapshot>,
     heard: Arc<Mutex<Heard>>,
 }
@@ -74,12 +75,17 @@ impl Node {
         let docker = Docker::new(&host(), &name);
         docker.version().await.expect("these tests need a dockerd at DOCKER_HOST or /var/run/docker.sock");
         import_image(&docker).await;
-        Self::with(name, Arc::new(tempfile::tempdir().unwrap()), Arc::new(docker), None)
+        Self::with(name, Arc::new(tempfile::tempdir().unwrap()), Arc::new(docker), None, Host::default())
     }
 
     /// A node whose containers are only pretended.
     pub(super) fn on(runtime: Arc<dyn Runtime>, name: &str) -> Self {
-        Self::with(name.to_owned(), Arc::new(tempfile::tempdir().unwrap()), runtime, None)
+        Self::on_host(runtime, name, Host::default())
+    }
+
+    /// The same, with helpers of that host.
+    pub(super) fn on_host(runtime: Arc<dyn Runtime>, name: &str, host: Host) -> Self {
+        Self::with(name.to_owned(), Arc::new(tempfile::tempdir().unwrap()), runtime, None, host)
     }
 
     fn with(
@@ -87,6 +93,7 @@ impl Node {
         dir: Arc<TempDir>,
         docker: Arc<dyn Runtime>,
         network: Option<Arc<dyn PodNetwork>>,
+        host: Host,
     ) -> Self {
         let tasks = Tasks::new();
         let pretended = Arc::new(Pretended::default());
@@ -100,6 +107,7 @@ impl Node {
             volumes_dir: dir.path().join("volumes"),
             cpu_millis: 2000,
             memory: 1 << 30,
+            host: host.clone(),
         };
         let pods = Pods::start(&tasks, facts, Arc::clone(&docker), network.clone(), Arc::clone(&outbox));
         pods.set_dns(ClusterDns { domain: "cluster.local".to_owned(), address: String::new() });
@@ -116,7 +124,7 @@ impl Node {
             }
         });
         let snapshot = Mutex::default();
-        Self { pods, name, tasks, docker, network, pretended, dir, snapshot, heard }
+        Self { pods, name, tasks, docker, network, pretended, dir, host, snapshot, heard }
     }
 
     /// The same node with real links, in a network namespace of this thread's own. Needs root.
@@ -135,14 +143,14 @@ impl Node {
         let underlay = crate::net::Underlay::by("eth0", std::net::Ipv4Addr::LOCALHOST);
         let network = crate::net::Network::open(&self.tasks, self.dir.path(), underlay).await.unwrap();
         network.set_pod_cidr("10.77.0.0/24".parse().unwrap()).await.unwrap();
-        Self::with(self.name, self.dir, self.docker, Some(Arc::new(network)))
+        Self::with(self.name, self.dir, self.docker, Some(Arc::new(network)), self.host)
     }
 
     /// What kill -9 leaves: jobs end wherever they are, containers stay.
     pub(super) async fn kill_agent_and_start_again(self) -> Self {
         self.tasks.shut_down();
         self.tasks.finish(Duration::from_secs(5)).await.unwrap();
-        Self::with(self.name, self.dir, self.docker, Some(self.network))
+        Self::with(self.name, self.dir, self.docker, Some(self.network), self.host)
     }
 
     pub(super) fn pod(&self, name: &str, spec: Value) -> Pod {

@@ -155,6 +155,7 @@ fn volume(volume: &mut Map<String, Value>) {
     if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
         set(path, "type", json!(""));
     }
+    super::storage::remote(volume);
     let template = volume.get_mut("ephemeral").and_then(|e| e.get_mut("volumeClaimTemplate"));
     if let Some(template) = template.and_then(Value::as_object_mut) {
         set(map_at(template, "metadata"), "creationTimestamp", Value::Null);

@@ -22,7 +22,20 @@ pub(super) fn volume(volume: &mut Map<String, Value>) {
     if let Some(path) = spec.get_mut("hostPath").and_then(Value::as_object_mut) {
         set(path, "type", json!(""));
     }
+    remote(spec);
     set(map_at(volume, "status"), "phase", json!("Pending"));
+}
+
+/// The source of a volume, in a pod or in a PersistentVolume, that another machine has.
+pub(super) fn remote(volume: &mut Map<String, Value>) {
+    if let Some(iscsi) = volume.get_mut("iscsi").and_then(Value::as_object_mut) {
+        set(iscsi, "iscsiInterface", json!("default"));
+    }
+    if let Some(rbd) = volume.get_mut("rbd").and_then(Value::as_object_mut) {
+        for (field, default) in [("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")] {
+            set(rbd, field, json!(default));
+        }
+    }
 }
 
 pub(super) fn class(class: &mut Map<String, Value>) {

@@ -17,6 +17,10 @@ const VOLUMES: &[&str] = &[
     "projected",
     "persistentVolumeClaim",
     "ephemeral",
+    "nfs",
+    "glusterfs",
+    "iscsi",
+    "rbd",
 ];
 const PROJECTED: &[&str] = &["configMap", "secret", "downwardAPI", "serviceAccountToken"];
 const RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];

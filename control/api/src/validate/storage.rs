@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Errors, list, text, volumes};
+use super::{Errors, list, remote, text, volumes};
 use crate::meta as rules;
 use crate::node_selector::NodeSelector;
 use crate::quantity::Quantity;
@@ -24,9 +24,6 @@ const NO_SOURCE: &[&str] = &[
     "volumeAttributesClassName",
     "volumeMode",
 ];
-/// Sources that nodes can mount.
-const SOURCES: &[&str] = &["hostPath", "local"];
-
 pub(super) fn volume(errors: &mut Errors, spec: &Value) {
     access_modes(errors, "spec.accessModes", spec, "");
     capacity(errors, &spec["capacity"]);
@@ -42,10 +39,13 @@ pub(super) fn volume(errors: &mut Errors, spec: &Value) {
     class_name(errors, "spec.storageClassName", spec);
     node_affinity(errors, spec);
     source(errors, spec);
-    for field in ["mountOptions", "volumeAttributesClassName"] {
-        if spec.get(field).is_some_and(|v| !v.is_null() && *v != json!([])) {
-            errors.unsupported(format!("spec.{field}"));
-        }
+    let given = |field: &str| spec.get(field).is_some_and(|v| !v.is_null() && *v != json!([]));
+    let is_mounted = sources(spec).any(|(kind, _)| remote::SOURCES.contains(&kind));
+    if given("mountOptions") && !is_mounted {
+        errors.unsupported("spec.mountOptions");
+    }
+    if given("volumeAttributesClassName") {
+        errors.unsupported("spec.volumeAttributesClassName");
     }
 }
 
@@ -129,12 +129,18 @@ fn source(errors: &mut Errors, spec: &Value) {
                 errors.required("spec.nodeAffinity", "Local volume requires node affinity");
             }
         }
+        other if remote::SOURCES.contains(&other) => {
+            remote::check(errors, &format!("spec.{other}"), other, source);
+            if spec["volumeMode"] == "Block" {
+                errors.unsupported("spec.volumeMode");
+            }
+        }
         other => {
-            let known = SOURCES.join(" and ");
-            errors.forbidden(
-                format!("spec.{other}"),
-                format!("is not supported by this version of Oarlock: volumes of type {known} are"),
+            let known = remote::SOURCES.join(", ");
+            let why = format!(
+                "is not supported by this version of Oarlock: volumes of type hostPath, local, {known} are"
             );
+            errors.forbidden(format!("spec.{other}"), why);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod classes;
 mod mirrors;
+mod remote;
 mod rights;
 mod scheduling;
 mod services;
@@ -98,11 +99,11 @@ fn ports_of_the_node_are_asked_for_once() {
 fn what_is_not_built_is_refused_by_name() {
     let spec = json!({
         "resources": {"limits": {"cpu": "1"}},
-        "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}],
+        "volumes": [{"name": "v", "flexVolume": {"driver": "d"}}],
         "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "protocol": "SCTP"}]}],
     });
     let refused = said(&PODS, pod(spec));
-    for field in ["spec.resources", "spec.containers[0].ports[0].protocol", "spec.volumes[0].nfs"] {
+    for field in ["spec.resources", "spec.containers[0].ports[0].protocol", "spec.volumes[0].flexVolume"] {
         let line = format!("{field}: Forbidden: is not supported by this version of Oarlock");
         assert!(refused.contains(&line), "{field} in {refused:?}");
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Errors, config, list, text};
+use super::{Errors, config, list, remote, text};
 
 /// What a file of the downward API or a variable can show.
 const FILE_FIELDS: &[&str] =
@@ -35,7 +35,7 @@ pub(super) fn check(errors: &mut Errors, path: &str, volume: &Value) {
             "persistentVolumeClaim" if text(value, "claimName").is_empty() => {
                 errors.required(format!("{path}.claimName"), "");
             }
-            _ => {}
+            other => remote::check(errors, &path, other, value),
         }
         files(errors, &path, source, value);
     }

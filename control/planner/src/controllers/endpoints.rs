@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use oarlock_api::catalogue::{ENDPOINT_SLICES, ENDPOINTS, Kind, NODES, PODS, SERVICES};
 use oarlock_api::meta;
-use oarlock_api::service::{self, Family};
+use oarlock_api::service::{self, ENDPOINTS_MANAGED_BY as OBJECT_LABEL, Family};
 use serde_json::{Map, Value, json};
 
 use super::{Settings, own};
@@ -25,8 +25,6 @@ const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const MIRROR: &str = "endpointslicemirroring-controller.k8s.io";
-/// Who keeps an Endpoints object (KEP-4974).
-const OBJECT_LABEL: &str = "endpoints.kubernetes.io/managed-by";
 const OBJECT_MANAGER: &str = "endpoint-controller";
 
 pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> {

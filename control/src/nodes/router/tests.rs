@@ -64,8 +64,11 @@ fn a_node_hears_of_its_own_pods_and_of_what_all_need() {
     put(&mut inner, &object(&LEASES, "a", json!({}), 4), None);
     put(&mut inner, &object(&EVENTS, "e", json!({}), 5), None);
     put(&mut inner, &object(&SERVICES, "s", json!({}), 6), None);
-    assert_eq!(heard(&mut a), ["pods p", "services s"]);
-    assert_eq!(heard(&mut b), ["services s"]);
+    let kept = json!({"metadata": {"labels": {"endpoints.kubernetes.io/managed-by": "endpoint-controller"}}});
+    put(&mut inner, &object(&ENDPOINTS, "s", kept, 6), None);
+    put(&mut inner, &object(&ENDPOINTS, "storage", json!({}), 6), None);
+    assert_eq!(heard(&mut a), ["pods p", "services s", "endpoints storage"]);
+    assert_eq!(heard(&mut b), ["services s", "endpoints storage"]);
     inner.hand_out(&Arc::new(Change::Delete { old: pod("a", 3), revision: Revision(7) }));
     assert_eq!((heard(&mut a), heard(&mut b)), (vec!["pods p".to_owned()], vec![]));
 }

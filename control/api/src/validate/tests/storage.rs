@@ -61,8 +61,8 @@ fn volumes_say_what_and_where_they_are() {
             "spec.hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
         ),
         (
-            json!({"hostPath": null, "iscsi": {"iqn": "x"}}),
-            "spec.iscsi: Forbidden: is not supported by this version of Oarlock: volumes of type hostPath and local are",
+            json!({"hostPath": null, "awsElasticBlockStore": {"volumeID": "x"}}),
+            "spec.awsElasticBlockStore: Forbidden: is not supported by this version of Oarlock: volumes of type hostPath, local, nfs, glusterfs, iscsi, rbd are",
         ),
         (
             json!({"nodeAffinity": {}}),
