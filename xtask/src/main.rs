@@ -20,6 +20,7 @@ mod daemons;
 mod docker;
 mod exec;
 mod fabric;
+mod fuzz;
 mod images;
 mod package;
 mod setup;
@@ -69,6 +70,7 @@ enum Command {
     Node(cluster::NodeOptions),
     /// Run every check and test, with set-up. What CI runs.
     Test,
+    Fuzz(fuzz::FuzzOptions),
     /// Test for longer than CI has time: random inputs by the million, seeded.
     #[command(subcommand)]
     Soak(soak::Soak),
@@ -107,6 +109,7 @@ fn run() -> Result<()> {
         Command::Status => cluster::status(),
         Command::Node(options) => cluster::node(&options),
         Command::Test => test::test(),
+        Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Soak(what) => soak::soak(&what),
         Command::Package(options) => package::package(&options),
         Command::Tidy => tidy::tidy(),

@@ -51,6 +51,11 @@ pub(crate) fn setup_for_tests() -> Result<()> {
     python()
 }
 
+/// What libFuzzer is compiled with.
+pub(crate) fn for_fuzzing() -> Result<()> {
+    packages(&[("/usr/bin/g++", "g++")])
+}
+
 fn packages(needed: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
         needed.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();

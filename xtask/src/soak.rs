@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::exec::{root, step};
-use crate::{bpf, setup};
+use crate::{bpf, fuzz, setup};
 
 /// What is tested for long.
 #[derive(Debug, clap::Subcommand)]
@@ -28,14 +28,18 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 1_000_000)]
         seed: u64,
     },
-    /// Requests that are nearly right, by the hundred thousand, and every property test of a decoder: no panic, no failure of the server.
+    /// Requests that are nearly right, by the hundred thousand, every property test of a decoder, and each target of `cargo xtask fuzz`:
+    /// no panic, no failure of the server.
     Fuzz {
-        /// How many requests.
+        /// How many inputs of requests.
         #[arg(long, default_value_t = 300_000)]
         inputs: u64,
         /// The same seed makes the same requests.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// For how long libFuzzer has each target.
+        #[arg(long, default_value_t = 300)]
+        seconds: u64,
     },
     /// Clients and watchers of a control plane that is killed with its etcd: what they see could have happened. Needs etcd.
     History {
@@ -73,7 +77,7 @@ pub(crate) fn soak(what: &Soak) -> Result<()> {
     match what {
         Soak::Packets { frames, seed } => packets(*frames, *seed),
         Soak::Simulation { seeds, seed } => simulation(*seeds, *seed),
-        Soak::Fuzz { inputs, seed } => fuzz(*inputs, *seed),
+        Soak::Fuzz { inputs, seed, seconds } => fuzzing(*inputs, *seed, *seconds),
         Soak::History { seconds, seed } => history(*seconds, *seed),
         Soak::Kills { kills, seed } => killing(*kills, *seed),
         Soak::Rollouts { rollouts } => rolling(*rollouts),
@@ -121,10 +125,19 @@ fn simulation(seeds: u64, seed: u64) -> Result<()> {
     })
 }
 
-fn fuzz(inputs: u64, seed: u64) -> Result<()> {
+fn fuzzing(inputs: u64, seed: u64, seconds: u64) -> Result<()> {
     step(&format!("{inputs} requests, seed {seed}"), || {
         let mut command = Command::new("cargo");
-        command.args(["test", "--release", "-p", "oarlock-control", "--lib", "mutants", "--", "--nocapture"]);
+        command.args([
+            "test",
+            "--release",
+            "-p",
+            "oarlock-control",
+            "--lib",
+            "fuzz_requests",
+            "--",
+            "--nocapture",
+        ]);
         command.env("OARLOCK_INPUTS", inputs.to_string());
         end(command.env("OARLOCK_SEED", seed.to_string()), "the request and its seed are above")
     })?;
@@ -143,7 +156,8 @@ fn fuzz(inputs: u64, seed: u64) -> Result<()> {
         ]);
         // What proptest itself reads.
         end(command.env("PROPTEST_CASES", CASES), "what failed is above")
-    })
+    })?;
+    fuzz::all(seconds)
 }
 
 fn history(seconds: u64, seed: u64) -> Result<()> {

@@ -208,4 +208,18 @@ mod tests {
         assert_eq!(who("/", "/kubepods/pod12/34"), "/kubepods/pod12/34");
         assert_eq!(who("/", "/pods.slice"), "/pods.slice");
     }
+
+    /// Records of another version of the programs, or of none.
+    #[test]
+    fn fuzz_events() {
+        let records =
+            [vec![0; size_of::<Event>()], vec![0xff; size_of::<Event>()], vec![7; size_of::<Event6>()]];
+        oarlock_fuzz::Target::new("events").with(records).run(|input| {
+            if let Some(event) = Told::read(input) {
+                assert!([size_of::<Event>(), size_of::<Event6>()].contains(&input.len()));
+                serde_json::to_string(&picture(&event, Timestamp::UNIX_EPOCH, &Directory::new(true)))
+                    .unwrap();
+            }
+        });
+    }
 }

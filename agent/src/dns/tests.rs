@@ -1,9 +1,16 @@
 //! The server on the loopback, asked by hickory's own resolver and with bytes of no protocol.
 
+use futures_util::{FutureExt as _, StreamExt as _};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ProtocolConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
+use hickory_server::net::BufDnsStreamHandle;
+use hickory_server::net::runtime::TokioTime;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::proto::op::Message;
+use hickory_server::server::ResponseHandle;
+use oarlock_fuzz::Target;
 use proptest::prelude::*;
 use serde_json::json;
 use tokio::net::UdpSocket;
@@ -236,4 +243,77 @@ proptest! {
             assert_eq!(found.unwrap(), ["10.96.0.80"]);
         });
     }
+}
+
+/// `web.d.svc.cluster.local. IN A`, and the like.
+fn question(name: &str, kind: RecordType) -> Vec<u8> {
+    let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        question.push(label.len() as u8);
+        question.extend(label.as_bytes());
+    }
+    question.push(0);
+    question.extend(u16::from(kind).to_be_bytes());
+    question.extend([0, 1]);
+    question
+}
+
+/// Whatever a pod sends is answered with a message that can be read, by UDP with one that fits into a datagram.
+#[test]
+fn fuzz_dns() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let dns = Dns::new(Ipv4Addr::LOCALHOST.into(), &[], &mut Registry::default());
+    let mut snapshot = Snapshot::default();
+    let mut knows = |name: &str, spec: serde_json::Value| {
+        let service = json!({"metadata": {"name": name, "namespace": "d"}, "spec": spec});
+        let service = serde_json::from_value(service).map(Arc::new).unwrap();
+        snapshot.services.insert(("d".to_owned(), name.to_owned()), service);
+    };
+    knows(
+        "web",
+        json!({"clusterIP": "10.96.0.80", "clusterIPs": ["10.96.0.80", "fd00::80"], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}),
+    );
+    knows("near", json!({"type": "ExternalName", "externalName": "web.d.svc.cluster.local"}));
+    knows("round", json!({"type": "ExternalName", "externalName": "round.d.svc.cluster.local"}));
+    knows("all", json!({"clusterIP": "None"}));
+    let endpoints: Vec<_> = (1..200).map(|n| json!({"addresses": [format!("10.244.1.{n}")]})).collect();
+    let slice = json!({"metadata": {"labels": {"kubernetes.io/service-name": "all"}}, "addressType": "IPv4", "ports": [], "endpoints": endpoints});
+    snapshot
+        .endpoint_slices
+        .insert(("d".to_owned(), "all".to_owned()), serde_json::from_value(slice).map(Arc::new).unwrap());
+    dns.update(ZONE, Vec::new(), &snapshot, true);
+    let asked = [
+        ("web", RecordType::A),
+        ("near", RecordType::AAAA),
+        ("round", RecordType::A),
+        ("all", RecordType::A),
+        ("_http._tcp.web", RecordType::SRV),
+    ];
+    let asked = asked.map(|(name, kind)| question(&format!("{name}.d.svc.{ZONE}"), kind)).into_iter();
+    let others = [
+        question("80.0.96.10.in-addr.arpa", RecordType::PTR),
+        question("dns-version.cluster.local", RecordType::TXT),
+    ];
+    Target::new("dns").with(asked.chain(others)).run(|input| {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 5353));
+            let Ok(request) = Request::from_bytes(input.to_vec(), client, protocol) else { return };
+            // What is not of the cluster somebody else would be asked.
+            let foreign = request.request_info().is_ok_and(|info| {
+                let name = info.query.original().name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
+                dns.names.read().answer(&name, kind_of(info.query.query_type())) == Answer::Foreign
+            });
+            if foreign {
+                return;
+            }
+            let (handle, mut sent) = BufDnsStreamHandle::new(client);
+            let reply = ResponseHandle::new(client, handle, protocol);
+            let small = request.edns.is_none() && protocol == Protocol::Udp;
+            runtime.block_on(Handler(Arc::clone(&dns)).handle_request::<_, TokioTime>(&request, reply));
+            let Some(Some(said)) = sent.next().now_or_never() else { continue };
+            let said = said.into_parts().0;
+            assert!(Message::from_vec(&said).is_ok(), "{said:?}");
+            assert!(!small || said.len() <= 512, "{} bytes", said.len());
+        }
+    });
 }

@@ -53,11 +53,13 @@ fn fits(key: &str, wanted: &str) -> bool {
         && parts.iter().zip(&wanted).all(|(pattern, part)| glob(pattern, part))
 }
 
-/// `*` stands for any letters of one part of a host.
+/// `*` stands for any letters of one part of a host. In a time that grows with both, however many there are: a Secret is anybody's.
 fn glob(pattern: &str, text: &str) -> bool {
-    let Some((before, after)) = pattern.split_once('*') else { return pattern == text };
-    let Some(rest) = text.strip_prefix(before) else { return false };
-    (0..=rest.len()).filter_map(|at| rest.get(at..)).any(|rest| glob(after, rest))
+    let Some((first, others)) = pattern.split_once('*') else { return pattern == text };
+    let (between, last) = others.rsplit_once('*').unwrap_or(("", others));
+    let Some(rest) = text.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else { return false };
+    // Wherever a piece is found first, the most is left for those that follow.
+    between.split('*').try_fold(rest, |rest, piece| Some(rest.split_once(piece)?.1)).is_some()
 }
 
 /// The entries of a Secret of one of the two types; what does not parse is none.
@@ -137,5 +139,43 @@ mod tests {
         assert_eq!(of_image("bad.example/x", "", std::iter::once(&secret)), []);
         let said = format!("{found:?}");
         assert!(said.contains("me") && !said.contains("pass:word"), "no Secret in a log: {said}");
+    }
+
+    #[test]
+    fn stars_stand_for_letters() {
+        for (pattern, text, fits) in [
+            ("*", "", true),
+            ("*", "a", true),
+            ("a*", "abc", true),
+            ("a*c", "abc", true),
+            ("a*bc*bc", "abc", false),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "acb", false),
+            ("**", "ab", true),
+            ("ab*ba", "aba", false),
+            ("a", "ab", false),
+        ] {
+            assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+
+    /// A line with an image, then the JSON of a Secret.
+    #[test]
+    fn fuzz_image_credentials() {
+        oarlock_fuzz::Target::new("image_credentials").run(|input| {
+            let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
+            let (image, config) =
+                (String::from_utf8_lossy(&input[..end]), input.get(end + 1..).unwrap_or_default());
+            for (kind, key) in [("dockerconfigjson", ".dockerconfigjson"), ("dockercfg", ".dockercfg")] {
+                let secret = Secret {
+                    type_: Some(format!("kubernetes.io/{kind}")),
+                    data: Some([(key.to_owned(), ByteString(config.to_vec()))].into()),
+                    ..Secret::default()
+                };
+                for found in of_image(&image, "https://index.example/v1/", std::iter::once(&secret)) {
+                    assert!(!found.user.is_empty());
+                }
+            }
+        });
     }
 }

@@ -260,6 +260,10 @@ mod tests {
 
     fn made(spec: serde_json::Value) -> ContainerSpec {
         let pod = pod(spec);
+        of(&pod, &pod.spec.as_ref().unwrap().containers[0]).unwrap()
+    }
+
+    fn of(pod: &Pod, definition: &Container) -> Result<ContainerSpec, String> {
         let setting = Setting {
             attempt: 2,
             backoff: 20,
@@ -278,7 +282,7 @@ mod tests {
             may_lower_oom_score: true,
             memory: 1 << 30,
         };
-        container(&pod, &pod.spec.as_ref().unwrap().containers[0], setting).unwrap()
+        container(pod, definition, setting)
     }
 
     #[test]
@@ -379,5 +383,25 @@ mod tests {
         let mut long = pod(json!({"containers": []}));
         long.metadata.name = Some(format!("{}-b", "a".repeat(62)));
         assert_eq!(hostname(&long), "a".repeat(62));
+    }
+
+    /// The spec of a pod, as if nobody had checked it: its plan, its sandbox and its containers.
+    #[test]
+    fn fuzz_pods() {
+        oarlock_fuzz::Target::new("pods").run(|input| {
+            let Ok(spec) = serde_json::from_slice::<serde_json::Value>(input) else { return };
+            let pod =
+                serde_json::json!({"metadata": {"name": "web", "namespace": "d", "uid": "u1"}, "spec": spec});
+            let Ok(pod) = serde_json::from_value::<Pod>(pod) else { return };
+            let (memory, now) = (crate::plan::Memory::default(), jiff::Timestamp::UNIX_EPOCH);
+            let _ = crate::plan::plan(&pod, &crate::plan::Observed::default(), &memory, now);
+            let _ = sandbox(&pod, "pause", 0, "/oarlock".to_owned(), true, &ClusterDns::default(), None);
+            for spec in pod.spec.iter() {
+                let _ = (qos_class(spec), hostname(&pod), security::refusal(spec, true));
+                for definition in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+                    let _ = (of(&pod, definition), security::seccomp(spec, definition));
+                }
+            }
+        });
     }
 }

@@ -245,4 +245,26 @@ mod tests {
         let named = IntOrString::String("nobody".to_owned());
         assert!(super::port(&Container::default(), &named).is_err());
     }
+
+    /// Whatever a container answers, and wherever it breaks off: a code or an error, and not more of it than is wanted.
+    #[test]
+    fn fuzz_probe_answers() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        oarlock_fuzz::Target::new("probe_answers").run(|input| {
+            let tasks = Tasks::new();
+            let asked = request(&HTTPGetAction::default(), "/", "10.244.1.5:80").unwrap();
+            let outcome = runtime.block_on(async {
+                let (near, mut far) = tokio::io::duplex(64 << 10);
+                let answer = async move {
+                    // The client may have seen enough.
+                    let _ = far.write_all(input).await;
+                };
+                tokio::time::timeout(Duration::from_secs(5), async {
+                    tokio::join!(send(&tasks, near, asked), answer).0
+                })
+                .await
+            });
+            assert!(outcome.expect("in time").map_or(true, |code| (100..1000).contains(&code)));
+        });
+    }
 }

@@ -175,4 +175,19 @@ mod tests {
         assert_eq!(field(text, "Inactive(file)"), Some(3));
         assert_eq!(field(text, "Mem"), None);
     }
+
+    /// Any file: a number is found where it says one, and nothing else.
+    #[test]
+    fn fuzz_cgroup_files() {
+        oarlock_fuzz::Target::new("cgroup_files").run(|input| {
+            let text = String::from_utf8_lossy(input);
+            for name in ["usage_usec", "inactive_file", "total_rss", "MemTotal", "Inactive(file)", ""] {
+                if let Some(number) = field(&text, name) {
+                    let says =
+                        |line: &str| line.starts_with(name) && line.contains(|c: char| c.is_ascii_digit());
+                    assert!(text.lines().any(says), "{number} is said of {name:?}");
+                }
+            }
+        });
+    }
 }

@@ -11,6 +11,8 @@ pub mod convert;
 pub mod defaults;
 pub mod disruption;
 pub mod fields;
+#[cfg(test)]
+mod fuzz;
 pub mod limits;
 pub mod managed;
 pub mod meta;

@@ -218,4 +218,16 @@ mod tests {
             assert_eq!(of(wrong), None, "{wrong}");
         }
     }
+
+    /// What an API of somebody's says that it serves.
+    #[test]
+    fn fuzz_served_by_others() {
+        oarlock_fuzz::Target::new("served_by_others").run(|input| {
+            let value: Value = serde_json::from_slice(input).unwrap_or_default();
+            let found = resources(&value, "g", "v1");
+            let listed = value["resources"].as_array().map_or(0, Vec::len);
+            assert!(found.as_array().is_some_and(|found| found.len() <= listed));
+            let _ = address(&value, "/apis/g/v1");
+        });
+    }
 }

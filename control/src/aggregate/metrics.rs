@@ -114,4 +114,15 @@ mod tests {
             "the server is currently unable to handle the request (get pods.custom.metrics.k8s.io *)"
         );
     }
+
+    /// What an adapter answers to an autoscaler.
+    #[test]
+    fn fuzz_metrics_of_others() {
+        oarlock_fuzz::Target::new("metrics_of_others").run(|input| {
+            let value = serde_json::from_slice(input).unwrap_or_default();
+            if let Ok(samples) = samples(&value) {
+                assert!(samples.len() <= input.len());
+            }
+        });
+    }
 }

@@ -87,4 +87,15 @@ mod tests {
             assert_eq!(TokenFile::parse(text).unwrap_err(), why);
         }
     }
+
+    #[test]
+    fn fuzz_token_file() {
+        oarlock_fuzz::Target::new("token_file").run(|input| {
+            let text = String::from_utf8_lossy(input);
+            if let Ok(file) = TokenFile::parse(&text) {
+                assert!(file.users.len() <= text.lines().count());
+                assert_eq!(file.user(""), None);
+            }
+        });
+    }
 }

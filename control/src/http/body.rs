@@ -201,7 +201,8 @@ pub(super) fn check_patched(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oarlock_api::catalogue::{DEPLOYMENTS, PODS};
+    use oarlock_api::catalogue::{Catalogue, DEPLOYMENTS, PODS};
+    use oarlock_fuzz::Target;
 
     fn refused(content_type: &str, body: &str, validation: FieldValidation) -> Status {
         decode(content_type, body.as_bytes(), Expected::of(&PODS), validation).unwrap_err()
@@ -242,5 +243,33 @@ mod tests {
         .unwrap();
         assert_eq!(decoded.warnings, ["unknown field \"spec.foo\""]);
         assert_eq!(decoded.object["spec"], json!({"nodeName": "n"}));
+    }
+
+    /// A line of content type and the plural of a kind, then the body.
+    #[test]
+    fn fuzz_bodies() {
+        let catalogue = Catalogue::builtin();
+        Target::new("bodies").run(|input| {
+            let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
+            let (head, body) =
+                (String::from_utf8_lossy(&input[..end]), input.get(end + 1..).unwrap_or_default());
+            let (content_type, plural) = head.split_once(' ').unwrap_or((&head, "pods"));
+            let kind = catalogue.served().find(|kind| kind.plural == plural).unwrap_or(&PODS);
+            for validation in [FieldValidation::Strict, FieldValidation::Warn, FieldValidation::Ignore] {
+                let decoded = decode(content_type, body, Expected::of(kind), validation);
+                assert!(
+                    decoded
+                        .as_ref()
+                        .map_or_else(|status| status.code < 500, |it| it.object["kind"] == kind.kind),
+                    "{decoded:?}"
+                );
+                let applied = configuration(body, Expected::of(kind), validation);
+                assert!(
+                    applied.as_ref().map_or_else(|status| status.code < 500, |it| it.object.is_object()),
+                    "{applied:?}"
+                );
+                let _ = (doubled(body, Expected::of(kind), validation), options(content_type, body));
+            }
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! Patches of each type: what they do, what they refuse, and that none does harm.
 
-use oarlock_api::catalogue::{CONFIG_MAPS, DEPLOYMENTS, PODS};
+use oarlock_api::catalogue::{CONFIG_MAPS, Catalogue, DEPLOYMENTS, PODS};
+use oarlock_fuzz::Target;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -165,4 +166,34 @@ proptest! {
         let fresh = patch_of.apply(&CONFIG_MAPS, Sub::Main, json!({})).unwrap();
         prop_assert_eq!(fresh, without_nulls(&patch));
     }
+}
+
+/// Something to patch, with lists that are merged by keys, by values, and not at all.
+fn live() -> Value {
+    let container = json!({"name": "c", "image": "i", "args": ["a"], "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}],
+        "ports": [{"containerPort": 80, "protocol": "TCP"}, {"containerPort": 80, "protocol": "UDP"}]});
+    let spec = json!({"containers": [container, {"name": "d"}], "volumes": [{"name": "v", "emptyDir": {}}], "tolerations": [{"key": "a"}]});
+    json!({"metadata": {"name": "a", "labels": {"x": "y"}, "finalizers": ["f", "g"]}, "data": {"a": "1"},
+        "spec": {"ports": [{"port": 1, "name": "p"}], "replicas": 1, "containers": spec["containers"], "template": {"spec": spec}}})
+}
+
+/// A line of content type and the plural of a kind, then the patch. What comes out is stored, and must be readable.
+#[test]
+fn fuzz_patches() {
+    let (catalogue, live) = (Catalogue::builtin(), live());
+    Target::new("patches").run(|input| {
+        let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
+        let (head, body) = (String::from_utf8_lossy(&input[..end]), input.get(end + 1..).unwrap_or_default());
+        let (content_type, plural) = head.split_once(' ').unwrap_or((&head, "pods"));
+        let kind = catalogue.served().find(|kind| kind.plural == plural).unwrap_or(&PODS);
+        let Ok(patch) = Patch::parse(content_type, body) else { return };
+        for (sub, object) in [(Sub::Main, live.clone()), (Sub::Main, json!({})), (Sub::Scale, live.clone())] {
+            match patch.apply(kind, sub, object) {
+                Ok(patched) => {
+                    assert_eq!(serde_json::from_str::<Value>(&patched.to_string()).unwrap(), patched)
+                }
+                Err(status) => assert!(status.code < 500, "{status}"),
+            }
+        }
+    });
 }

@@ -376,3 +376,23 @@ proptest! {
         }
     }
 }
+
+/// `{"spec": of a Service, "endpoints": of a slice}`, as if nobody had checked them: what is compiled changes nothing the second time.
+#[test]
+fn fuzz_services() {
+    oarlock_fuzz::Target::new("services").run(|input| {
+        let Ok(made) = serde_json::from_slice::<Value>(input) else { return };
+        let service = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": made["spec"], "status": made["status"]});
+        let slice = json!({"metadata": {"labels": {SERVICE_LABEL: "web"}}, "addressType": "IPv4", "ports": made["ports"], "endpoints": made["endpoints"]});
+        let (Ok(service), Ok(slice)) = (serde_json::from_value(service), serde_json::from_value(slice)) else { return };
+        let mut snapshot = Snapshot::default();
+        let key = ("d".to_owned(), "web".to_owned());
+        snapshot.services.insert(key.clone(), std::sync::Arc::new(service));
+        snapshot.endpoint_slices.insert(key, std::sync::Arc::new(slice));
+        for own in [NODE.into(), DUAL] {
+            let mut compiler = Compiler::new("node1", own);
+            compiler.update(&snapshot, &PodAddresses::new());
+            assert!(compiler.update(&snapshot, &PodAddresses::new()).is_empty());
+        }
+    });
+}

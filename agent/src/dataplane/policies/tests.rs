@@ -347,3 +347,24 @@ proptest! {
         }
     }
 }
+
+/// The spec of a NetworkPolicy, as if nobody had checked it.
+#[test]
+fn fuzz_policies() {
+    oarlock_fuzz::Target::new("policies").run(|input| {
+        let Ok(spec) = serde_json::from_slice::<Value>(input) else { return };
+        let policy = json!({"metadata": {"name": "p", "namespace": "d"}, "spec": spec});
+        let Ok(policy) = serde_json::from_value(policy) else { return };
+        let mut snapshot = snapshot(&[]);
+        snapshot.network_policies.insert(("d".to_owned(), "p".to_owned()), Arc::new(policy));
+        join(
+            &mut snapshot,
+            &json!({"podSelector": {"matchLabels": {"app": "web"}}}),
+            "d/web",
+            FRIEND,
+            Some(80),
+        );
+        let kernel = Kernel::compiled(&snapshot);
+        let _ = (kernel.allows(true, FRIEND, 6, 80), kernel.allows(false, STRANGER, 17, 53));
+    });
+}

@@ -1,5 +1,6 @@
 //! The codec against itself, against recorded bytes and against anything.
 
+use oarlock_fuzz::Target;
 use proptest::prelude::*;
 
 use super::dictionary::DICTIONARY;
@@ -133,31 +134,55 @@ async fn streams_are_accepted_and_carry_data_both_ways() {
     written.unwrap();
 }
 
-proptest! {
-    #[test]
-    fn no_bytes_panic_and_little_is_kept(bytes in proptest::collection::vec(any::<u8>(), 0..4096), cut in 1_usize..512) {
-        let (mut decoder, mut buffer) = (Decoder::default(), BytesMut::new());
-        'all: for part in bytes.chunks(cut) {
-            buffer.extend_from_slice(part);
-            loop {
-                match decoder.next(&mut buffer) {
-                    Ok(Some(Frame::Open { block, .. } | Frame::Headers(block))) => {
-                        let _ = Inflate::default().read(&block);
-                    }
-                    Ok(Some(_)) => {}
-                    Ok(None) => break,
-                    Err(_) => break 'all,
+/// What a client sends over a connection: streams are opened, data, a ping.
+fn connection() -> Vec<u8> {
+    let mut deflate = Deflate::default();
+    let mut bytes = Vec::new();
+    for id in [1, 3] {
+        bytes.extend(frame::open(id, &deflate.pack(&headers::block(&STREAM)).unwrap()));
+    }
+    bytes.extend(frame::data(1, b"hello", false));
+    bytes.extend(frame::ping(1));
+    bytes.extend(frame::data(1, b"", true));
+    bytes.extend(frame::reset(3));
+    bytes
+}
+
+/// However the bytes are cut, they are the same frames, and what is read of blocks of headers is bounded.
+#[test]
+fn fuzz_spdy() {
+    Target::new("spdy").with([connection()]).run(|input| {
+        let (whole, cut) = (frames(input, usize::MAX), frames(input, 1 + input.len() / 3));
+        assert_eq!(whole.is_ok(), cut.is_ok());
+        let (mut inflate, mut data) = (Inflate::default(), 0);
+        for frame in whole.iter().flatten() {
+            match frame {
+                Frame::Open { block, .. } | Frame::Headers(block) => {
+                    let Ok(headers) = inflate.read(block) else { return };
+                    assert!(
+                        headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() < 1 << 20
+                    );
                 }
+                Frame::Data { bytes, .. } => data += bytes.len(),
+                _ => {}
             }
         }
-    }
+        assert!(data <= input.len());
+    });
+}
 
-    #[test]
-    fn no_block_panics(bytes in proptest::collection::vec(any::<u8>(), 0..512), packed: bool) {
-        let block = if packed { Deflate::default().pack(&bytes).unwrap() } else { bytes };
-        let _ = Inflate::default().read(&block);
-    }
+/// Blocks of headers, as they are and as somebody has packed them.
+#[test]
+fn fuzz_spdy_headers() {
+    let blocks = [headers::block(&STREAM), Deflate::default().pack(&headers::block(&STREAM)).unwrap()];
+    Target::new("spdy_headers").with(blocks).run(|input| {
+        let _ = Inflate::default().read(input);
+        let packed = Deflate::default().pack(input).unwrap();
+        let _ = Inflate::default().read(&packed);
+    });
+}
 
+proptest! {
     #[test]
     fn data_arrives_as_it_was_sent(pieces in proptest::collection::vec((1_u32..9, proptest::collection::vec(any::<u8>(), 0..200)), 0..20), cut in 1_usize..64) {
         let bytes: Vec<u8> = pieces.iter().flat_map(|(id, piece)| frame::data(*id, piece, false)).collect();

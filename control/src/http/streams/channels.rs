@@ -230,6 +230,7 @@ impl Client for Socket {
 
 #[cfg(test)]
 mod tests {
+    use oarlock_fuzz::Target;
     use proptest::prelude::*;
 
     use super::*;
@@ -260,12 +261,20 @@ mod tests {
             let wanted = Said::Data(u8::try_from(channel).unwrap(), bytes.clone().into());
             prop_assert_eq!(decode(&encode(channel, &bytes, coding), coding), Some(wanted));
         }
+    }
 
-        #[test]
-        fn no_message_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100), base64: bool) {
-            let coding = Coding { base64, status: true };
-            let _ = decode(&Message::text(String::from_utf8_lossy(&bytes).into_owned()), coding);
-            let _ = decode(&Message::binary(bytes), coding);
-        }
+    #[test]
+    fn fuzz_channels() {
+        Target::new("channels").run(|input| {
+            for coding in [BINARY, TEXT] {
+                let text = Message::text(String::from_utf8_lossy(input).into_owned());
+                for message in [text, Message::binary(input.to_vec())] {
+                    let Some(Said::Data(channel, bytes)) = decode(&message, coding) else { continue };
+                    let again = decode(&encode(channel.into(), &bytes, coding), coding);
+                    // In text a channel is a digit.
+                    assert!(again == Some(Said::Data(channel, bytes)) || coding.base64 && channel > 9);
+                }
+            }
+        });
     }
 }
