@@ -69,7 +69,9 @@ fn entries(secret: &Secret) -> Vec<(String, Credentials)> {
         serde_json::from_slice::<Value>(bytes).ok()
     };
     let all = match secret.type_.as_deref() {
-        Some("kubernetes.io/dockerconfigjson") => data(".dockerconfigjson").map(|mut d| d["auths"].take()),
+        Some("kubernetes.io/dockerconfigjson") => {
+            data(".dockerconfigjson").and_then(|mut d| Some(d.get_mut("auths")?.take()))
+        }
         Some("kubernetes.io/dockercfg") => data(".dockercfg"),
         _ => None,
     };
