@@ -49,6 +49,16 @@ impl PodNetwork for Pretended {
     }
 }
 
+/// The folder of an agent, and of those after it.
+struct Folder(TempDir);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Parts of volumes are mounted there as long as their pods are.
+        let _ = crate::volumes::unmount_below(self.0.path());
+    }
+}
+
 pub(super) struct Node {
     pub(super) pods: Arc<Pods>,
     name: String,
@@ -56,7 +66,7 @@ pub(super) struct Node {
     docker: Arc<dyn Runtime>,
     network: Arc<dyn PodNetwork>,
     pretended: Arc<Pretended>,
-    dir: Arc<TempDir>,
+    dir: Arc<Folder>,
     host: Host,
     snapshot: Mutex<Snapshot>,
     heard: Arc<Mutex<Heard>>,
@@ -75,7 +85,13 @@ impl Node {
         let docker = Docker::new(&host(), &name);
         docker.version().await.expect("these tests need a dockerd at DOCKER_HOST or /var/run/docker.sock");
         import_image(&docker).await;
-        Self::with(name, Arc::new(tempfile::tempdir().unwrap()), Arc::new(docker), None, Host::default())
+        Self::with(
+            name,
+            Arc::new(Folder(tempfile::tempdir().unwrap())),
+            Arc::new(docker),
+            None,
+            Host::default(),
+        )
     }
 
     /// A node whose containers are only pretended.
@@ -85,12 +101,12 @@ impl Node {
 
     /// The same, with helpers of that host.
     pub(super) fn on_host(runtime: Arc<dyn Runtime>, name: &str, host: Host) -> Self {
-        Self::with(name.to_owned(), Arc::new(tempfile::tempdir().unwrap()), runtime, None, host)
+        Self::with(name.to_owned(), Arc::new(Folder(tempfile::tempdir().unwrap())), runtime, None, host)
     }
 
     fn with(
         name: String,
-        dir: Arc<TempDir>,
+        dir: Arc<Folder>,
         docker: Arc<dyn Runtime>,
         network: Option<Arc<dyn PodNetwork>>,
         host: Host,
@@ -103,8 +119,8 @@ impl Node {
             ip: Ipv4Addr::LOCALHOST.into(),
             cgroup_parent: format!("/oarlock/{name}"),
             pause_image: IMAGE.to_owned(),
-            data_dir: dir.path().to_path_buf(),
-            volumes_dir: dir.path().join("volumes"),
+            data_dir: dir.0.path().to_path_buf(),
+            volumes_dir: dir.0.path().join("volumes"),
             cpu_millis: 2000,
             memory: 1 << 30,
             host: host.clone(),
@@ -141,7 +157,7 @@ impl Node {
             assert!(done.expect("these tests need ip (package iproute2)").success(), "ip {words}");
         }
         let underlay = crate::net::Underlay::by("eth0", std::net::Ipv4Addr::LOCALHOST);
-        let network = crate::net::Network::open(&self.tasks, self.dir.path(), underlay).await.unwrap();
+        let network = crate::net::Network::open(&self.tasks, self.dir.0.path(), underlay).await.unwrap();
         network.set_pod_cidr("10.77.0.0/24".parse().unwrap()).await.unwrap();
         Self::with(self.name, self.dir, self.docker, Some(Arc::new(network)), self.host)
     }
@@ -163,14 +179,14 @@ impl Node {
 
     /// A folder of the host for this test.
     pub(super) fn scratch(&self) -> String {
-        let dir = self.dir.path().join("scratch");
+        let dir = self.dir.0.path().join("scratch");
         std::fs::create_dir_all(&dir).unwrap();
         dir.to_string_lossy().into_owned()
     }
 
     /// A file in the agent's own folder.
     pub(super) fn data_file(&self, name: &str) -> std::path::PathBuf {
-        let path = self.dir.path().join(name);
+        let path = self.dir.0.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         path
     }
@@ -204,7 +220,7 @@ impl Node {
 
     /// What is in a file of a volume.
     pub(super) fn volume(&self, pod: &Pod, path: &str) -> String {
-        let dir = self.dir.path().join("pods").join(uid(pod)).join("volumes");
+        let dir = self.dir.0.path().join("pods").join(uid(pod)).join("volumes");
         std::fs::read_to_string(dir.join(format!("kubernetes.io~{path}"))).unwrap()
     }
 
@@ -258,7 +274,7 @@ impl Node {
             assert!(tokio::time::Instant::now() < deadline, "{uid} never went: {events:#?}");
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
-        assert!(!self.dir.path().join("pods").join(&uid).exists(), "its files went with it");
+        assert!(!self.dir.0.path().join("pods").join(&uid).exists(), "its files went with it");
     }
 
     pub(super) fn events(&self) -> Vec<(String, String)> {
