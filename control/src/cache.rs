@@ -25,7 +25,7 @@ use packed::Samples;
 /// Changes kept for watchers.
 const RING: usize = 20_000;
 /// Pods that have changed last, of which the value is held: the leader, the node's session and whoever knows of policies ask for it at the
-/// same time, and a pod takes longer to parse than for anything else that is done about it.
+/// same time, each of whom would parse it.
 const PARSED: usize = 256;
 /// And at most this many bytes of encoded objects held only by the ring.
 const RING_BYTES: usize = 32 << 20;

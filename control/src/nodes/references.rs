@@ -9,6 +9,8 @@ use oarlock_api::service::ENDPOINTS_MANAGED_BY;
 use oarlock_api::{meta, storage};
 use serde_json::Value;
 
+use crate::cache::Object;
+
 /// A kind of object that pods name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Named {
@@ -42,8 +44,8 @@ pub(super) type Reference = (Named, String, String);
 
 /// Whether an Endpoints object is kept by the control plane. Nodes have the same as slices, and every change of a Service's pods would
 /// be told to all of them once more.
-pub(super) fn is_kept(endpoints: &Value) -> bool {
-    endpoints["metadata"]["labels"].get(ENDPOINTS_MANAGED_BY).is_some()
+pub(super) fn is_kept(endpoints: &Object) -> bool {
+    endpoints.label(ENDPOINTS_MANAGED_BY).is_some()
 }
 
 /// What the source of a PersistentVolume names: in the namespace of its claim, unless it says another.

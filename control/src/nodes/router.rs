@@ -187,7 +187,7 @@ impl Inner {
         } else if *kind == NODES {
             self.node(change);
         } else if *kind == ENDPOINTS {
-            if !references::is_kept(&change.object().value()) {
+            if !references::is_kept(change.object()) {
                 self.tell_all(&News::Change(Arc::clone(change)));
             }
         } else if [

@@ -380,9 +380,7 @@ impl View {
         let (named, namespace, name) = reference;
         match cache.get(named.kind(), namespace, name) {
             Some(claim) if *named == Named::Claim => self.put_claim(cache, &claim).await,
-            Some(endpoints) if *named == Named::Endpoints && references::is_kept(&endpoints.value()) => {
-                Ok(())
-            }
+            Some(endpoints) if *named == Named::Endpoints && references::is_kept(&endpoints) => Ok(()),
             Some(object) => self.update(&object).await,
             None => Ok(()),
         }
@@ -421,7 +419,7 @@ impl View {
         for (named, namespace, name) in named.difference(&known) {
             // None of them is a claim.
             if let Some(object) = cache.get(named.kind(), namespace, name)
-                && !(*named == Named::Endpoints && references::is_kept(&object.value()))
+                && !(*named == Named::Endpoints && references::is_kept(&object))
             {
                 self.update(&object).await?;
             }
