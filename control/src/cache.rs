@@ -86,7 +86,15 @@ pub struct Cache {
     state: RwLock<State>,
     samples: Mutex<Samples>,
     parsed: Mutex<VecDeque<Arc<Value>>>,
-    revision: watch::Sender<Revision>,
+    shown: watch::Sender<Shown>,
+}
+
+/// How far the cache is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Shown {
+    /// How often the store was listed. What came before a list is not known one by one: no watch goes on over it.
+    lists: u64,
+    revision: Revision,
 }
 
 type Table = BTreeMap<(String, String), Arc<Object>>;
@@ -100,7 +108,7 @@ struct State {
     ring_bytes: usize,
     /// Changes after this revision are in the ring.
     oldest: Revision,
-    revision: Revision,
+    shown: Shown,
 }
 
 impl Cache {
@@ -112,7 +120,7 @@ impl Cache {
             state: RwLock::default(),
             samples: Mutex::default(),
             parsed: Mutex::default(),
-            revision: watch::Sender::new(Revision(0)),
+            shown: watch::Sender::default(),
         })
     }
 
@@ -125,7 +133,7 @@ impl Cache {
     /// The store's revision that it shows; 0 before the first list.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        *self.revision.borrow()
+        self.shown.borrow().revision
     }
 
     /// Waits until the cache shows `revision` or later. False when that took longer than `bound`.
@@ -133,8 +141,8 @@ impl Cache {
         if self.revision() >= revision {
             return true;
         }
-        let mut seen = self.revision.subscribe();
-        let reached = seen.wait_for(|present| *present >= revision);
+        let mut seen = self.shown.subscribe();
+        let reached = seen.wait_for(|present| present.revision >= revision);
         tokio::time::timeout(bound, reached).await.is_ok_and(|r| r.is_ok())
     }
 
@@ -149,7 +157,7 @@ impl Cache {
     #[must_use]
     pub fn list(&self, kind: &'static Kind, namespace: Option<&str>) -> (Vec<Arc<Object>>, Revision) {
         let state = self.state.read();
-        let Some(table) = state.tables.get(kind) else { return (Vec::new(), state.revision) };
+        let Some(table) = state.tables.get(kind) else { return (Vec::new(), state.shown.revision) };
         let objects = match namespace {
             None => table.values().cloned().collect(),
             Some(namespace) => {
@@ -161,7 +169,7 @@ impl Cache {
                     .collect()
             }
         };
-        (objects, state.revision)
+        (objects, state.shown.revision)
     }
 
     /// The pods that a node has.
@@ -190,26 +198,43 @@ impl Cache {
         kind: Option<&'static Kind>,
         after: Revision,
     ) -> Result<CacheWatch, Expired> {
-        let revision = self.revision.subscribe();
+        let shown = self.shown.subscribe();
         let state = self.state.read();
         if after < state.oldest {
             return Err(Expired { asked: after, oldest: state.oldest });
         }
+        let seen = Shown { lists: state.shown.lists, revision: after };
         drop(state);
-        Ok(CacheWatch { cache: Arc::clone(self), kind, seen: after, revision })
+        Ok(CacheWatch { cache: Arc::clone(self), kind, seen, shown })
     }
 
     /// Applies records and removals of one revision, in order.
     fn apply(&self, changes: Vec<Applied>, revision: Revision) {
-        let (pods, past) = {
+        self.change(changes, |state| {
+            state.shown.revision = revision;
+            state.trim()
+        });
+    }
+
+    /// Applies what a list at a revision shows to be different. When and in which order that happened nobody knows: watchers list again.
+    fn replace(&self, changes: Vec<Applied>, revision: Revision) {
+        self.change(changes, |state| {
+            state.shown = Shown { lists: state.shown.lists + 1, revision };
+            state.oldest = revision;
+            state.ring_bytes = 0;
+            state.ring.drain(..).collect()
+        });
+    }
+
+    fn change(&self, changes: Vec<Applied>, finish: impl FnOnce(&mut State) -> Vec<Arc<Change>>) {
+        let (pods, past, shown) = {
             let mut state = self.state.write();
             let changed = changes.into_iter().filter_map(|change| state.apply(&self.catalogue, change));
             let pods: Vec<_> = changed.filter(|object| *object.key.kind == PODS).collect();
-            state.revision = revision;
-            (pods, state.trim())
+            (pods, finish(&mut state), state.shown)
         };
         self.hold(&pods);
-        self.revision.send_replace(revision);
+        self.shown.send_replace(shown);
         let mut samples = self.samples.lock();
         for change in past {
             // It is as it was then, or gone.
@@ -229,6 +254,12 @@ impl Cache {
         parsed.extend(values);
         let over = parsed.len().saturating_sub(PARSED);
         parsed.drain(..over);
+    }
+}
+
+impl Shown {
+    fn is_news_after(self, seen: Self) -> bool {
+        self.lists != seen.lists || self.revision > seen.revision
     }
 }
 
@@ -331,29 +362,29 @@ impl State {
 pub struct CacheWatch {
     cache: Arc<Cache>,
     kind: Option<&'static Kind>,
-    seen: Revision,
-    revision: watch::Receiver<Revision>,
+    seen: Shown,
+    shown: watch::Receiver<Shown>,
 }
 
 impl CacheWatch {
     /// Everything up to here was returned or does not concern the watch: the revision for bookmarks.
     #[must_use]
     pub fn seen(&self) -> Revision {
-        self.seen
+        self.seen.revision
     }
 
     /// The next changes, at least one. Cancel-safe.
     ///
     /// # Errors
-    /// When the reader was so slow that the ring moved past it.
+    /// When the reader was so slow that the ring moved past it, or the store had to be listed again.
     pub async fn next(&mut self) -> Result<Vec<Arc<Change>>, Expired> {
         loop {
             let (changes, revision) = self.ready(|_| true)?;
-            self.seen = revision;
+            self.seen.revision = revision;
             if !changes.is_empty() {
                 return Ok(changes);
             }
-            if self.revision.wait_for(|r| *r > self.seen).await.is_err() {
+            if self.shown.wait_for(|shown| shown.is_news_after(self.seen)).await.is_err() {
                 // The cache is gone: the process is ending.
                 std::future::pending::<()>().await;
             }
@@ -363,24 +394,25 @@ impl CacheWatch {
     /// What has happened since, without waiting: changes of the kinds that are wanted.
     ///
     /// # Errors
-    /// When the reader was so slow that the ring moved past it.
+    /// As [`Self::next`].
     pub fn poll(&mut self, wanted: impl Fn(&Kind) -> bool) -> Result<Vec<Arc<Change>>, Expired> {
         let (changes, revision) = self.ready(wanted)?;
-        self.seen = revision;
+        self.seen.revision = revision;
         Ok(changes)
     }
 
     fn ready(&self, wanted: impl Fn(&Kind) -> bool) -> Result<(Vec<Arc<Change>>, Revision), Expired> {
         let state = self.cache.state.read();
-        if self.seen < state.oldest {
-            return Err(Expired { asked: self.seen, oldest: state.oldest });
+        let asked = self.seen.revision;
+        if self.seen.lists != state.shown.lists || asked < state.oldest {
+            return Err(Expired { asked, oldest: state.oldest });
         }
-        let from = state.ring.partition_point(|change| change.revision() <= self.seen);
+        let from = state.ring.partition_point(|change| change.revision() <= asked);
         let ours = |change: &&Arc<Change>| {
             let changed = change.object().key.kind;
             self.kind.is_none_or(|kind| changed == kind) && wanted(changed)
         };
         let changes = state.ring.range(from..).filter(ours).cloned().collect();
-        Ok((changes, state.revision.max(self.seen)))
+        Ok((changes, state.shown.revision.max(asked)))
     }
 }

@@ -1,4 +1,5 @@
-//! Keeping the cache equal to the store: list once, then follow; on any doubt list again and apply the differences.
+//! Keeping the cache equal to the store: list once, then follow; go on from there when the watch breaks, and list again when the store
+//! has forgotten what came since.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +32,18 @@ impl Cache {
     }
 
     async fn follow_for_ever(&self, store: &dyn Store, health: &Health) {
+        let mut is_listed = false;
         loop {
-            let Err(error) = self.follow(store, health).await;
-            tracing::warn!(%error, "the watch over the store broke; listing again");
+            let Err(error) = self.follow(store, health, &mut is_listed).await;
+            match &error {
+                oarlock_store::Error::Unavailable(_) => {
+                    tracing::warn!(%error, "the watch over the store broke; going on from where it was");
+                }
+                _ => {
+                    tracing::warn!(%error, "the watch over the store broke; listing again");
+                    is_listed = false;
+                }
+            }
             health.set("store", Err(error.to_string()));
             tokio::time::sleep(RETRY).await;
         }
@@ -43,9 +53,13 @@ impl Cache {
         &self,
         store: &dyn Store,
         health: &Health,
+        is_listed: &mut bool,
     ) -> Result<std::convert::Infallible, oarlock_store::Error> {
-        let revision = self.relist(store).await?;
-        let mut watch = store.watch(WATCHED, revision).await?;
+        if !*is_listed {
+            self.relist(store).await?;
+            *is_listed = true;
+        }
+        let mut watch = store.watch(WATCHED, self.revision()).await?;
         health.set("store", Ok(()));
         while let Some(batch) = watch.next().await {
             let batch = batch?;
@@ -55,9 +69,10 @@ impl Cache {
         Err(oarlock_store::Error::Unavailable("the watch ended".to_owned()))
     }
 
-    /// Lists everything at one revision and applies what differs, oldest change first.
-    async fn relist(&self, store: &dyn Store) -> Result<Revision, oarlock_store::Error> {
-        let is_first = self.revision() == Revision(0);
+    /// Lists everything at one revision and applies what differs.
+    async fn relist(&self, store: &dyn Store) -> Result<(), oarlock_store::Error> {
+        let was = self.revision();
+        let is_first = was == Revision(0);
         if is_first {
             // What an attempt that broke off has left.
             let mut state = self.state.write();
@@ -80,24 +95,13 @@ impl Cache {
                 break page.revision;
             }
         };
-        if is_first {
-            {
-                let mut state = self.state.write();
-                // What was there at start is no history.
-                (state.oldest, state.revision) = (revision, revision);
-            }
-            self.revision.send_replace(revision);
-            return Ok(revision);
+        if revision < was {
+            // A backup was restored.
+            tracing::error!(was = was.0, is = revision.0, "the store's revision went back");
         }
-        if revision <= self.revision() {
-            // A store that went back in time (a backup was restored) must not be hidden from watchers.
-            if revision < self.revision() {
-                tracing::error!(was = self.revision().0, is = revision.0, "the store's revision went back");
-            }
-        }
-        let changes = self.differences(records, revision);
-        self.apply(changes, revision);
-        Ok(revision)
+        let changes = if is_first { Vec::new() } else { self.differences(records, revision) };
+        self.replace(changes, revision);
+        Ok(())
     }
 
     fn differences(&self, records: Vec<Record>, revision: Revision) -> Vec<Applied> {
@@ -267,15 +271,78 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_list_yields_only_what_differs() {
+    async fn what_happened_while_the_store_could_not_be_followed_is_told_as_it_happened() {
         let f = fixture().await;
         let mut watch = f.cache.watch(None, f.cache.revision()).unwrap();
         f.tasks.shut_down();
         f.tasks.finish(Duration::from_secs(5)).await.unwrap();
         put(&*f.store, "a", "1").await;
+        let gone = write(&*f.store, Op::Delete(CONFIG_MAPS.key("d", "first"))).await;
+        let last = put(&*f.store, "a", "2").await;
+        let (health, mut is_listed) = (Health::default(), true);
+        let following = f.cache.follow(&*f.store, &health, &mut is_listed);
+        let seeing = async {
+            let mut changes = Vec::new();
+            while changes.len() < 3 {
+                changes.extend(watch.next().await.unwrap());
+            }
+            changes
+        };
+        let changes = tokio::select! {
+            changes = seeing => changes,
+            ended = following => panic!("{ended:?}"),
+        };
+        assert_eq!(said(&changes), ["+a=1", "-first", "a: 1 -> 2"]);
+        assert_eq!((changes[1].revision(), f.cache.revision()), (gone, last));
+    }
+
+    #[tokio::test]
+    async fn after_a_list_watchers_list_again_and_see_what_is_there() {
+        let f = fixture().await;
+        let before = f.cache.revision();
+        let (mut behind, mut waiting) =
+            (f.cache.watch(None, before).unwrap(), f.cache.watch(None, before).unwrap());
+        f.tasks.shut_down();
+        f.tasks.finish(Duration::from_secs(5)).await.unwrap();
+        put(&*f.store, "a", "1").await;
         write(&*f.store, Op::Delete(CONFIG_MAPS.key("d", "first"))).await;
-        put(&*f.store, "a", "2").await;
-        f.cache.relist(&*f.store).await.unwrap();
-        assert_eq!(said(&watch.next().await.unwrap()), ["+a=2", "-first"]);
+        let last = put(&*f.store, "a", "2").await;
+        let (told, listed) = tokio::join!(waiting.next(), f.cache.relist(&*f.store));
+        listed.unwrap();
+        let expired = crate::cache::Expired { asked: before, oldest: last };
+        assert_eq!(behind.next().await.unwrap_err(), expired);
+        assert_eq!(told.unwrap_err(), expired, "while it waited");
+        assert_eq!(f.cache.watch(None, before).unwrap_err(), expired);
+        let (objects, revision) = f.cache.list(&CONFIG_MAPS, None);
+        let names: Vec<_> = objects.iter().map(|o| o.key.name.as_str()).collect();
+        assert_eq!((names, revision), (vec!["a"], last));
+        assert_eq!(objects[0].value()["data"]["v"], "2");
+        let mut again = f.cache.watch(None, last).unwrap();
+        assert!(again.poll(|_| true).unwrap().is_empty(), "differences are no history");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_went_back_in_time_is_listed_again_and_watchers_are_told() {
+        let f = fixture().await;
+        for _ in 0..5 {
+            put(&*f.store, "a", "1").await;
+        }
+        let far = put(&*f.store, "a", "1").await;
+        assert!(f.cache.wait_for(far, Duration::from_secs(5)).await);
+        let mut watch = f.cache.watch(None, far).unwrap();
+        f.tasks.shut_down();
+        f.tasks.finish(Duration::from_secs(5)).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let backup: Arc<dyn Store> =
+            Arc::new(Embedded::open(&folder.path().join("s"), Retention::default()).unwrap());
+        let back = put(&*backup, "b", "1").await;
+        let ended = f.cache.follow(&*backup, &Health::default(), &mut true).await;
+        assert!(matches!(ended, Err(oarlock_store::Error::FutureRevision { .. })), "{ended:?}");
+        f.cache.relist(&*backup).await.unwrap();
+        assert_eq!(f.cache.revision(), back);
+        let expired = tokio::time::timeout(Duration::from_secs(5), watch.next()).await.unwrap();
+        assert_eq!(expired.unwrap_err().asked, far);
+        assert!(f.cache.get(&CONFIG_MAPS, "d", "a").is_none());
+        assert!(f.cache.get(&CONFIG_MAPS, "d", "b").is_some());
     }
 }
