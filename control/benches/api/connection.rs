@@ -33,11 +33,24 @@ pub(crate) struct Answer {
     pub(crate) bytes: usize,
 }
 
+/// The media types of answers.
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// A request without or with a body.
 pub(crate) fn request(method: &str, path: &str, kind: &str, body: &str) -> Vec<u8> {
+    whole(method, path, JSON, kind, body)
+}
+
+/// A request whose answer is wanted in some coding.
+pub(crate) fn asking(method: &str, path: &str, accept: &str) -> Vec<u8> {
+    whole(method, path, accept, "", "")
+}
+
+fn whole(method: &str, path: &str, accept: &str, kind: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\ncontent-type: {kind}\r\ncontent-length: \
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\ncontent-type: {kind}\r\ncontent-length: \
          {length}\r\n\r\n{body}"
     )
     .into_bytes()

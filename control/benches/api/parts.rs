@@ -11,7 +11,7 @@ use oarlock_store::{Compare, Embedded, Op, Retention, Store as Kept};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::connection::{Address, Connection, request};
+use super::connection::{Address, Connection, JSON, PROTOBUF, asking, request};
 use super::load::{CONNECTIONS, Load, connections, hammer};
 use super::process::{Control, EtcdServer, Store};
 use super::{Measured, bare, pods};
@@ -186,7 +186,9 @@ async fn reads(store: &str) -> Vec<Measured> {
         ),
     ];
     all.extend(gets(store, &plane).await);
-    all.extend(lists(store, &plane).await);
+    for (coding, accept) in [("", JSON), (" in protobuf", PROTOBUF)] {
+        all.extend(lists(store, &plane, coding, accept).await);
+    }
     all.extend(watchers(store, &plane).await);
     all
 }
@@ -220,8 +222,8 @@ async fn gets(store: &str, plane: &Plane) -> Vec<Measured> {
     ]
 }
 
-async fn lists(store: &str, plane: &Plane) -> Vec<Measured> {
-    let list = request("GET", "/api/v1/pods", "", "");
+async fn lists(store: &str, plane: &Plane, coding: &str, accept: &str) -> Vec<Measured> {
+    let list = asking("GET", "/api/v1/pods", accept);
     let mut open = Connection::open(&plane.address()).await;
     let size = open.ask(&list).await.bytes;
     let megabytes = size as f64 / 1e6;
@@ -248,13 +250,14 @@ async fn lists(store: &str, plane: &Plane) -> Vec<Measured> {
         tokio::time::sleep(Duration::from_millis(500)).await;
         added.push((plane.resident() - before) / megabytes / IN_FLIGHT as f64 * 100.0);
     }
-    let limit = format!("{store}: as many bytes from a server that does nothing else");
+    let limit = format!("{store}: as many bytes from a server that does nothing else{coding}");
+    let called = format!("{store}: list of {PODS_HELD} pods{coding}");
     vec![
-        Measured::new(format!("{store}: size of a list of {PODS_HELD} pods"), "MB", vec![megabytes]),
+        Measured::new(format!("{store}: size of a list of {PODS_HELD} pods{coding}"), "MB", vec![megabytes]),
         Measured::new(&limit, "s", limits),
-        Measured::new(format!("{store}: list of {PODS_HELD} pods"), "s", times).compared(limit),
-        Measured::new(format!("{store}: list of {PODS_HELD} pods, rate"), "MB/s", rates),
-        Measured::new(format!("{store}: memory added by a list in flight"), "% of its size", added),
+        Measured::new(&called, "s", times).compared(limit),
+        Measured::new(format!("{called}, rate"), "MB/s", rates),
+        Measured::new(format!("{store}: memory added by a list in flight{coding}"), "% of its size", added),
     ]
 }
 

@@ -1,5 +1,7 @@
 //! Objects in the form that the client asked for. Encoded bytes from the cache are written as they are.
 
+use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -77,32 +79,45 @@ pub(super) fn list(
         Form::Objects => {
             let (list, version) = (kind.list_kind(), kind.api_version());
             let head = format!(r#"{{"kind":"{list}","apiVersion":"{version}","metadata":{meta},"items":["#);
-            let write = |object: &Object, to: &mut BytesMut| to.put_slice(&bytes(kind, object));
-            let is_verbatim = kind.stored_as.is_none();
-            Listing { head, objects, write, tail: "]}\n", is_verbatim }.body()
+            let encoded = || objects.iter().map(|object| object.encoded_len() as u64).sum();
+            let length = kind.stored_as.is_none().then(encoded);
+            let write = |object: &Object, to: &mut BytesMut| {
+                to.put_slice(&bytes(kind, object));
+                Ok(())
+            };
+            items(head, objects, write, length)
         }
         Form::Metadata(version) => {
             let head = format!(
                 r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/{version}","metadata":{meta},"items":["#
             );
             let write = move |object: &Object, to: &mut BytesMut| put(&partial(version, &object.value()), to);
-            Listing { head, objects, write, tail: "]}", is_verbatim: false }.body()
+            items(head, objects, write, None)
         }
         Form::Table(version) => {
             let mut head = rows_table(kind, version, meta, Vec::new(), true).to_string();
             // The rows come last, and there are none yet.
             head.truncate(head.len() - "]}".len());
             let write = move |object: &Object, to: &mut BytesMut| {
-                put(&row(kind, version, include, &object.value()), to);
+                put(&row(kind, version, include, &object.value()), to)
             };
-            Listing { head, objects, write, tail: "]}", is_verbatim: false }.body()
+            items(head, objects, write, None)
         }
     }
 }
 
-fn put(value: &Value, to: &mut BytesMut) {
-    // A value always serializes, and memory takes all of it.
-    let _ = serde_json::to_writer(to.writer(), value);
+/// What follows a head in JSON.
+fn items(
+    head: String,
+    objects: Vec<Arc<Object>>,
+    write: impl FnMut(&Object, &mut BytesMut) -> io::Result<()> + Send + Unpin + 'static,
+    length: Option<u64>,
+) -> Body {
+    Listing { head: head.into_bytes(), objects, write, between: b",", tail: b"]}\n", length }.body()
+}
+
+fn put(value: &Value, to: &mut BytesMut) -> io::Result<()> {
+    Ok(serde_json::to_writer(to.writer(), value)?)
 }
 
 /// A list of objects that are in no cache.
@@ -147,10 +162,11 @@ pub(super) fn event(
 }
 
 /// An object as a list of this form has it, which is no Table.
-pub(super) fn shown(kind: &Kind, form: Form, value: &Value) -> Value {
+pub(super) fn shown<'v>(kind: &Kind, form: Form, value: &'v Value) -> Cow<'v, Value> {
     match form {
-        Form::Metadata(version) => partial(version, value),
-        Form::Objects | Form::Table(_) => converted(kind, value),
+        Form::Metadata(version) => Cow::Owned(partial(version, value)),
+        Form::Objects | Form::Table(_) if kind.stored_as.is_none() => Cow::Borrowed(value),
+        Form::Objects | Form::Table(_) => Cow::Owned(converted(kind, value)),
     }
 }
 

@@ -1,13 +1,12 @@
 //! Answers in protobuf, for clients that ask for it first, as client-go does for the kinds that it has types of. What has no such
 //! form stays JSON, which those clients take as well.
 
+use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::stream;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, header};
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::Frame;
+use http_body_util::BodyExt as _;
 use oarlock_api::catalogue::Kind;
 use oarlock_api::schema::{EncodeError, List, Schema, watch_event};
 use oarlock_api::status::Status;
@@ -15,6 +14,7 @@ use serde_json::Value;
 
 use super::encode::{self, ListMeta};
 use super::gzip::Packable;
+use super::listing::Listing;
 use super::negotiate::{self, Form};
 use super::respond::{self, Body, Object};
 use crate::cache;
@@ -23,8 +23,8 @@ use crate::cache;
 const TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// Of watches.
 pub(super) const WATCH: &str = "application/vnd.kubernetes.protobuf;stream=watch";
-/// How much of a list is handed on at once.
-const PIECE: usize = 256 << 10;
+/// Shorter lists are kept as they were written to learn their length; longer ones are written once more while they are read.
+const KEPT: usize = 256 << 10;
 
 /// The answer, in protobuf if it is an object that has such a form and the client prefers that.
 pub(super) async fn answered(accept: Option<&str>, mut response: Response<Body>) -> Response<Body> {
@@ -89,28 +89,77 @@ pub(super) async fn list(
     meta: &ListMeta,
 ) -> Option<Response<Body>> {
     let names = names(kind, form)?;
-    let mut list = begun(&names, &meta.json())?;
+    let writer = Writer { list: begun(&names, &meta.json())?, kind, form };
     let objects = objects.to_vec();
     // Not on the threads that answer others.
-    let written = tokio::task::spawn_blocking(move || {
-        for object in objects {
-            list.push(&encode::shown(kind, form, &object.value())).inspect_err(|error| {
-                let name = &object.key.name;
-                tracing::warn!(%error, ?kind, %name, "a list is answered as JSON: an object does not go into its protobuf form");
-            }).ok()?;
-        }
-        Some(list.finish(&names[2], &names[3]))
+    let measured = tokio::task::spawn_blocking(move || {
+        let measured = writer.measure(&objects);
+        (writer, objects, measured)
     });
-    let [head, list] = written.await.ok()??;
-    let mut list = Bytes::from(list);
-    let pieces = std::iter::once(Bytes::from(head)).chain(std::iter::from_fn(move || {
-        let piece = list.split_to(list.len().min(PIECE));
-        (!piece.is_empty()).then_some(piece)
-    }));
-    let body = StreamBody::new(stream::iter(pieces.map(|piece| Ok(Frame::data(piece))))).boxed_unsync();
+    let (writer, objects, measured) = measured.await.ok()?;
+    let Measured { length, kept } = measured?;
+    let mut head = writer.list.head(&names[2], &names[3], length);
+    let body = match kept {
+        Some(kept) => {
+            head.extend_from_slice(&kept);
+            respond::whole(head.into())
+        }
+        None => writer.body(head, objects, length),
+    };
     let mut response = respond::made(TYPE, body);
     response.extensions_mut().insert(Packable);
     Some(response)
+}
+
+/// Writes the items of a list.
+struct Writer {
+    list: List<'static>,
+    kind: &'static Kind,
+    form: Form,
+}
+
+/// The items of a list.
+struct Measured {
+    length: usize,
+    /// All of them, if they are few.
+    kept: Option<Vec<u8>>,
+}
+
+impl Writer {
+    fn item(&self, object: &cache::Object, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let written = self.list.item(&encode::shown(self.kind, self.form, &object.value()), out);
+        written.inspect_err(|error| {
+            let (kind, name) = (self.kind, &object.key.name);
+            tracing::warn!(%error, ?kind, %name, "a list is answered as JSON: an object does not go into its protobuf form");
+        })
+    }
+
+    /// Writes all items, to learn how long they are.
+    fn measure(&self, objects: &[Arc<cache::Object>]) -> Option<Measured> {
+        let (mut before, mut written) = (0, Vec::new());
+        for object in objects {
+            self.item(object, &mut written).ok()?;
+            if before + written.len() > KEPT {
+                before += written.len();
+                written.clear();
+            }
+        }
+        let length = before + written.len();
+        Some(Measured { length, kept: (before == 0).then_some(written) })
+    }
+
+    fn body(self, head: Vec<u8>, objects: Vec<Arc<cache::Object>>, length: usize) -> Body {
+        let mut item = Vec::new();
+        let write = move |object: &cache::Object, to: &mut BytesMut| {
+            item.clear();
+            // What it was when its length was taken, it is now.
+            self.item(object, &mut item).map_err(io::Error::other)?;
+            to.extend_from_slice(&item);
+            Ok(())
+        };
+        let length = Some(length as u64);
+        Listing { head, objects, write, between: b"", tail: b"", length }.body()
+    }
 }
 
 /// One event of a watch; of an object that has not this form, one that ends the watch.

@@ -84,13 +84,13 @@ impl Schema {
     }
 }
 
-/// The body of a list, of objects one by one: the whole is never there as JSON.
+/// How the body of a list is written, of objects one by one: the whole need never be there in any form. As the length of all items comes
+/// before them, they are written twice where they are not kept.
 #[derive(Debug)]
 pub struct List<'s> {
     schema: &'s Schema,
     item: MessageRef,
-    /// What was written so far.
-    raw: Vec<u8>,
+    metadata: Vec<u8>,
 }
 
 impl<'s> List<'s> {
@@ -106,32 +106,30 @@ impl<'s> List<'s> {
         let unknown = || EncodeError::UnknownKind(api_version.to_owned(), kind.to_owned());
         let item = schema.kind_of(api_version, kind).ok_or_else(unknown)?;
         let meta = schema.kind("", "v1", "List").ok_or_else(unknown)?;
-        let mut raw = Vec::new();
+        let mut encoded = Vec::new();
         // Every list has its metadata under the same tag.
-        schema.encode_protobuf(meta, &serde_json::json!({"metadata": metadata}), &mut raw)?;
+        schema.encode_protobuf(meta, &serde_json::json!({"metadata": metadata}), &mut encoded)?;
         // Kinds without a wire form are found out before anything is sent.
         schema.encode_protobuf(item, &serde_json::json!({}), &mut Vec::new())?;
-        Ok(Self { schema, item, raw })
+        Ok(Self { schema, item, metadata: encoded })
     }
 
-    /// Adds an object.
+    /// What comes before items of this length in all.
+    #[must_use]
+    pub fn head(&self, api_version: &str, list_kind: &str, items: usize) -> Vec<u8> {
+        let mut head = MAGIC.to_vec();
+        protobuf::envelope(api_version, list_kind, self.metadata.len() + items, &mut head);
+        head.extend_from_slice(&self.metadata);
+        head
+    }
+
+    /// Appends an object.
     ///
     /// # Errors
     /// An object that is none of its kind.
-    pub fn push(&mut self, object: &Value) -> Result<(), EncodeError> {
-        let mut item = Vec::new();
-        self.schema.encode_protobuf(self.item, object, &mut item)?;
+    pub fn item(&self, object: &Value, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         // Every list has its items under this tag.
-        protobuf::bytes(2, &item, &mut self.raw);
-        Ok(())
-    }
-
-    /// The body: what comes before the list, and the list.
-    #[must_use]
-    pub fn finish(self, api_version: &str, list_kind: &str) -> [Vec<u8>; 2] {
-        let mut head = MAGIC.to_vec();
-        protobuf::envelope(api_version, list_kind, self.raw.len(), &mut head);
-        [head, self.raw]
+        protobuf::delimited(2, out, |out| self.schema.encode_protobuf(self.item, object, out))
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{Field, MessageRef, Schema, Shape, Type};
 pub use encode::EncodeError;
-pub(super) use encode::{bytes, envelope, head, type_of};
+pub(super) use encode::{bytes, delimited, envelope, head, type_of};
 pub(super) use reader::Reader;
 use reader::Wire;
 

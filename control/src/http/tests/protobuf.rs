@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use oarlock_api::catalogue::Catalogue;
 use oarlock_api::schema::Schema;
 use serde_json::{Value, json};
@@ -82,6 +83,34 @@ async fn every_kind_of_list_and_its_objects_are_answered_in_both_codings() {
     assert_eq!(metadata["kind"], "PartialObjectMetadataList");
     assert_eq!(metadata["items"][0]["metadata"]["name"], "p");
     assert_eq!(metadata["items"][0].get("spec"), None);
+}
+
+#[tokio::test]
+async fn long_lists_are_written_while_they_are_read() {
+    let api = api().await;
+    for number in 0..40 {
+        let long = json!({"metadata": {"name": format!("m{number}"), "annotations": {"long": format!("{number}").repeat(8 << 10)}}});
+        assert_eq!(api.post(MAPS, long).await.code, 201);
+    }
+    let whole = meant(api.get(MAPS).await.json());
+    let partial = format!("{PROTOBUF};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+    for accept in [PROTOBUF, partial.as_str()] {
+        let mut answer = api.open("GET", MAPS, &[("accept", accept)], Bytes::new()).await;
+        let length = answer.body().size_hint().exact().unwrap();
+        let mut bytes = Vec::new();
+        while let Some(frame) = answer.body_mut().frame().await {
+            let piece = frame.unwrap().into_data().unwrap();
+            assert!(piece.len() < 96 << 10, "{} of {length} at once", piece.len());
+            bytes.extend_from_slice(&piece);
+        }
+        assert_eq!(bytes.len() as u64, length);
+        let list = Schema::builtin().decode_body(&bytes).unwrap().object;
+        assert_eq!(list["metadata"], whole["metadata"]);
+        let metadata = |list: &Value| -> Vec<Value> {
+            list["items"].as_array().unwrap().iter().map(|item| item["metadata"].clone()).collect()
+        };
+        assert!(metadata(&list) == metadata(&whole), "{accept}");
+    }
 }
 
 #[tokio::test]

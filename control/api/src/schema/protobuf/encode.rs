@@ -163,7 +163,11 @@ pub(in crate::schema) fn bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Something whose length is known when it is written: moved back by the bytes of the length.
-fn delimited(tag: u32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Result) -> Result {
+pub(in crate::schema) fn delimited(
+    tag: u32,
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result,
+) -> Result {
     varint(u64::from(tag << 3 | 2), out);
     let start = out.len();
     write(out)?;

@@ -219,11 +219,13 @@ fn bodies_lists_and_events_are_written_as_upstream_reads_them() {
     let wanted = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
         "spec": {"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "5"}}]}, "status": {"startTime": "1969-12-31T23:59:59Z"}});
     assert_eq!(back, wanted);
-    let mut list = super::super::List::new(schema, ("v1", "Pod"), &json!({"resourceVersion": "7"})).unwrap();
+    let list = super::super::List::new(schema, ("v1", "Pod"), &json!({"resourceVersion": "7"})).unwrap();
+    let mut items = Vec::new();
     for name in ["a", "b"] {
-        list.push(&pod(name)).unwrap();
+        list.item(&pod(name), &mut items).unwrap();
     }
-    let decoded = schema.decode_body(&list.finish("v1", "PodList").concat()).unwrap().object;
+    let whole = [list.head("v1", "PodList", items.len()), items].concat();
+    let decoded = schema.decode_body(&whole).unwrap().object;
     assert_eq!(
         (&decoded["kind"], &decoded["metadata"]),
         (&json!("PodList"), &json!({"resourceVersion": "7"}))
