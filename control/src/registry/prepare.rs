@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use oarlock_api::aggregation::{self, Availability};
 use oarlock_api::catalogue::{
-    API_SERVICES, CERTIFICATE_SIGNING_REQUESTS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
-    PERSISTENT_VOLUMES, PODS, SERVICES,
+    API_SERVICES, CERTIFICATE_SIGNING_REQUESTS, DEPLOYMENTS, Kind, NAMESPACES, NODES,
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES,
 };
 use oarlock_api::meta;
 use oarlock_api::schema::Schema;
@@ -135,17 +135,7 @@ pub(super) fn update(kind: &Kind, present: &Value, wanted: Value) -> Value {
         Value::Object(map) => map,
         _ => Map::new(),
     };
-    let mut metadata = match wanted.shift_remove("metadata") {
-        Some(Value::Object(metadata)) => metadata,
-        _ => Map::new(),
-    };
-    for field in OWNED {
-        match present["metadata"].get(field) {
-            Some(value) => drop(metadata.insert((*field).to_owned(), value.clone())),
-            None => drop(metadata.shift_remove(*field)),
-        }
-    }
-    metadata.shift_remove("selfLink");
+    let metadata = metadata(present, wanted.shift_remove("metadata"), &[]);
     if kind.has_subresource("status") {
         match present.get("status") {
             Some(status) => drop(wanted.insert("status".to_owned(), status.clone())),
@@ -164,26 +154,67 @@ pub(super) fn update(kind: &Kind, present: &Value, wanted: Value) -> Value {
     assemble(kind, metadata, wanted)
 }
 
-/// The present object with another status.
-pub(super) fn update_status(kind: &Kind, present: &Value, mut wanted: Value) -> Value {
+/// Other metadata, but for what the server owns and what is kept besides.
+fn metadata(present: &Value, wanted: Option<Value>, kept: &[&str]) -> Map<String, Value> {
+    let mut metadata = match wanted {
+        Some(Value::Object(metadata)) => metadata,
+        _ => Map::new(),
+    };
+    for field in OWNED.iter().chain(kept) {
+        match present["metadata"].get(field) {
+            Some(value) => drop(metadata.insert((*field).to_owned(), value.clone())),
+            None => drop(metadata.shift_remove(*field)),
+        }
+    }
+    metadata.shift_remove("selfLink");
+    metadata
+}
+
+/// What of metadata cannot be changed with the status, kind by kind as upstream has it.
+fn kept_with_status(kind: &Kind) -> &'static [&'static str] {
+    if *kind == DEPLOYMENTS {
+        &["labels"]
+    } else if *kind == PODS {
+        &["ownerReferences"]
+    } else if *kind == API_SERVICES {
+        &["labels", "annotations", "finalizers", "ownerReferences"]
+    } else {
+        &[]
+    }
+}
+
+/// The present object with other metadata.
+fn with_metadata(present: &Value, wanted: Option<Value>, kept: &[&str]) -> Value {
     let mut next = present.clone();
-    let mut status = wanted.get_mut("status").map_or_else(|| json!({}), Value::take);
+    let metadata = metadata(present, wanted, kept);
+    meta::map_of(&mut next).insert("metadata".to_owned(), Value::Object(metadata));
+    next
+}
+
+/// The present object with another status, and with other labels and annotations as upstream has it.
+pub(super) fn update_status(kind: &Kind, present: &Value, mut wanted: Value) -> Value {
+    let mut next = with_metadata(present, taken(&mut wanted, "metadata"), kept_with_status(kind));
+    let mut status = taken(&mut wanted, "status").unwrap_or_else(|| json!({}));
     fill_status(kind, &mut status);
     meta::map_of(&mut next).insert("status".to_owned(), status);
     next
 }
 
-/// The present namespace with other `spec.finalizers`.
-pub(super) fn finalize(present: &Value, wanted: &Value) -> Value {
-    let mut next = present.clone();
+fn taken(object: &mut Value, field: &str) -> Option<Value> {
+    object.get_mut(field).map(Value::take)
+}
+
+/// The present namespace with other `spec.finalizers` and metadata.
+pub(super) fn finalize(present: &Value, mut wanted: Value) -> Value {
+    let mut next = with_metadata(present, taken(&mut wanted, "metadata"), &[]);
     let finalizers = wanted["spec"].get("finalizers").cloned().unwrap_or_else(|| json!([]));
     meta::map_at(meta::map_of(&mut next), "spec").insert("finalizers".to_owned(), finalizers);
     next
 }
 
-/// The present request for a certificate with other conditions.
-pub(super) fn approve(present: &Value, wanted: &Value) -> Value {
-    let mut next = present.clone();
+/// The present request for a certificate with other conditions and metadata.
+pub(super) fn approve(present: &Value, mut wanted: Value) -> Value {
+    let mut next = with_metadata(present, taken(&mut wanted, "metadata"), &[]);
     let status = meta::map_at(meta::map_of(&mut next), "status");
     match wanted["status"].get("conditions") {
         Some(conditions) => drop(status.insert("conditions".to_owned(), conditions.clone())),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use oarlock_api::catalogue::{
     CONFIG_MAPS, Catalogue, DEPLOYMENTS, Kind, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PODS,
-    SERVICE_ACCOUNTS, SERVICES, STORAGE_CLASSES,
+    REPLICA_SETS, SERVICE_ACCOUNTS, SERVICES, STORAGE_CLASSES,
 };
 use oarlock_api::status::Status;
 use oarlock_daemon::Tasks;
@@ -149,6 +149,39 @@ async fn status_and_spec_are_written_apart() {
         (&written["status"]["phase"], &written["metadata"]["generation"]),
         (&json!("Running"), &json!(2))
     );
+}
+
+#[tokio::test]
+async fn labels_and_annotations_come_with_a_status_unless_the_kind_keeps_its_own() {
+    let f = fixture().await;
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 0, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u"}]);
+    let patch = Patch::Merge(
+        json!({"metadata": {"uid": null, "generation": 9, "labels": {"l": "1"}, "annotations": {"n": "1"},
+        "ownerReferences": owner}}),
+    );
+    let service = json!({"metadata": {"name": "x"}, "spec": {"ports": [{"port": 80}]}});
+    for (kind, object, [label, annotation, owned]) in [
+        (&SERVICES, service, [true; 3]),
+        (&REPLICA_SETS, json!({"metadata": {"name": "x"}, "spec": spec}), [true; 3]),
+        (&DEPLOYMENTS, json!({"metadata": {"name": "x"}, "spec": spec}), [false, true, true]),
+        (&PODS, pod("x"), [true, true, false]),
+    ] {
+        let made = f.create(kind, "d", object).await.unwrap();
+        let options = WriteOptions::default();
+        let written = f.registry.patch(kind, "d", "x", Sub::Status, &patch, &options).await.unwrap();
+        let (made, written) = (&made["metadata"], &written["metadata"]);
+        assert_eq!(
+            (&written["uid"], &written["generation"]),
+            (&made["uid"], &made["generation"]),
+            "{kind:?}"
+        );
+        let seen =
+            [&written["labels"]["l"], &written["annotations"]["n"], &written["ownerReferences"][0]["name"]];
+        assert_eq!(seen.map(|value| !value.is_null()), [label, annotation, owned], "{kind:?}");
+    }
 }
 
 #[tokio::test]

@@ -122,9 +122,9 @@ impl Registry {
             Sub::Main => prepare::update(kind, &present.value, wanted),
             Sub::Status => prepare::update_status(kind, &present.value, wanted),
             Sub::Scale => scale::apply(kind, &present.value, &wanted)?,
-            Sub::Finalize => prepare::finalize(&present.value, &wanted),
+            Sub::Finalize => prepare::finalize(&present.value, wanted),
             Sub::Ephemeral => prepare::debug(&present.value, &wanted),
-            Sub::Approval => prepare::approve(&present.value, &wanted),
+            Sub::Approval => prepare::approve(&present.value, wanted),
         };
         if *kind == CERTIFICATE_SIGNING_REQUESTS {
             certificates::date(&present.value, &mut next, Timestamp::now());

@@ -1,4 +1,4 @@
-//! Events are kept for an hour after they were last seen.
+//! Events are kept for an hour after they were last seen or written.
 
 use std::time::Duration;
 

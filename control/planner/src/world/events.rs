@@ -23,12 +23,15 @@ struct Known {
     last: Option<i64>,
 }
 
+/// When it happened or was written, whatever is later: somebody may tell of the past.
 fn last(event: &Value) -> Option<i64> {
     if meta::is_terminating(event) {
         return None;
     }
-    let times = [event["lastTimestamp"].as_str(), event["metadata"]["creationTimestamp"].as_str()];
-    times.into_iter().flatten().find_map(meta::parse_time).map(jiff::Timestamp::as_second)
+    let metadata = &event["metadata"];
+    let written = metadata["managedFields"].as_array().into_iter().flatten().map(|entry| &entry["time"]);
+    let times = [&event["lastTimestamp"], &metadata["creationTimestamp"]].into_iter().chain(written);
+    times.filter_map(|time| meta::parse_time(time.as_str()?)).max().map(jiff::Timestamp::as_second)
 }
 
 impl Events {
@@ -98,6 +101,15 @@ mod tests {
             order(&events),
             [("c", "3"), ("b", "2")],
             "it is on its way, and not to be in the way of others"
+        );
+        let mut told = event("2", "2017-09-19T13:49:16Z");
+        told["metadata"]["managedFields"] =
+            json!([{"time": "2026-01-01T00:00:01Z"}, {"time": "2026-01-01T00:00:03Z"}]);
+        events.put(&key("d", "b"), &told);
+        assert_eq!(
+            events.by_age().map(|(last, ..)| last % 60).collect::<Vec<_>>(),
+            [0, 3],
+            "told now of long ago"
         );
         events.remove(&key("d", "a"));
         events.remove(&key("d", "timeless"));
