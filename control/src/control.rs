@@ -28,7 +28,7 @@ use crate::http::{Documents, NodeStreams, Server};
 use crate::leader;
 use crate::metrics::{Queues, Requests};
 use crate::nodes::{Event, Events, Nodes};
-use crate::reconcile::{self, Measures};
+use crate::reconcile::{self, Measures, Standby};
 use crate::registry::{self, Ranges, Registry, Repaired, Suspects};
 use crate::usage::{self, Board};
 
@@ -227,6 +227,7 @@ fn spawn_controllers(
         aggregator: Arc::clone(aggregator),
         front_ca,
         queues,
+        standby: Standby::default(),
         tasks: tasks.clone(),
     };
     let (registry, stop) = (Arc::clone(registry), tasks.token());
@@ -238,12 +239,15 @@ fn spawn_controllers(
         let (usage, store, ca) = (Arc::clone(usage), Arc::clone(&store), Arc::clone(ca));
         let sharing = usage::share::follow(usage, store, identity.clone(), ca, tasks.token());
         tasks.spawn("usage/share", sharing);
+        let standby = controllers.standby.clone();
+        tasks.spawn("standby", standby.keep(Arc::clone(registry.cache()), tasks.token()));
     }
+    let jobs = tasks.clone();
     tasks.spawn("controllers", async move {
         if !elected {
             return controllers.run(registry, stop).await;
         }
-        leader::run(store, &identity, stop, |fenced, over| {
+        leader::run(store, &identity, &jobs, stop, |fenced, over| {
             controllers.run(Arc::new(registry.on(fenced)), over)
         })
         .await;
@@ -264,6 +268,8 @@ struct Controllers {
     /// Who vouches for us with those who answer for APIs.
     front_ca: String,
     queues: Queues,
+    /// What they go on from when they begin to lead.
+    standby: Standby,
     tasks: Tasks,
 }
 
@@ -298,8 +304,8 @@ impl Controllers {
             Arc::clone(&events),
             settings,
             measures,
-            queues,
-            tasks,
+            (queues, tasks),
+            &self.standby,
             stop.clone(),
         );
         let quotas = crate::quotas::run(&registry, &stop);

@@ -10,9 +10,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use oarlock_daemon::Tasks;
 use oarlock_store::{
     Compare, Error, LeaseId, ListOptions, Op, Outcome, Page, Record, Revision, Store, Watch,
 };
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,10 +33,12 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long giving the lease back may hold up the end of the process.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Stands for election until `stop`; runs `lead` with a fenced store whenever elected, and drops it when that ends.
+/// Stands for election until `stop`; runs `lead` with a fenced store whenever elected, and drops it when that ends. The lease is kept by a
+/// task of its own: however long `lead` is busy, it has not lost it.
 pub async fn run<F>(
     store: Arc<dyn Store>,
     identity: &str,
+    tasks: &Tasks,
     stop: CancellationToken,
     mut lead: impl FnMut(Arc<dyn Store>, CancellationToken) -> F,
 ) where
@@ -50,10 +54,15 @@ pub async fn run<F>(
                 tracing::info!(identity, revision = revision.0, "leading: the controllers run here");
                 let fenced = Arc::new(Fenced { store: Arc::clone(&store), revision });
                 let over = stop.child_token();
+                let lost = keep(tasks, &store, lease, revision, &over);
+                // Its first turn is before anything can be busy.
+                tokio::task::yield_now().await;
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = lead(fenced, over.clone()) => {}
-                    why = hold(&*store, lease, revision) => tracing::warn!(identity, why, "not leading any more"),
+                    why = lost => {
+                        tracing::warn!(identity, why = why.unwrap_or("nobody keeps the lease"), "not leading any more");
+                    }
                 }
                 over.cancel();
                 // The key goes with the lease, and another control plane takes over at once.
@@ -65,6 +74,28 @@ pub async fn run<F>(
             }
         }
     }
+}
+
+/// Keeps the lease until `over`; tells why that cannot go on.
+fn keep(
+    tasks: &Tasks,
+    store: &Arc<dyn Store>,
+    lease: LeaseId,
+    revision: Revision,
+    over: &CancellationToken,
+) -> oneshot::Receiver<&'static str> {
+    let (lost, told) = oneshot::channel();
+    let (store, over) = (Arc::clone(store), over.clone());
+    tasks.job("leader/lease", async move {
+        tokio::select! {
+            () = over.cancelled() => {}
+            why = hold(&*store, lease, revision) => {
+                // Nobody waits for it: the term has just ended.
+                let _ = lost.send(why);
+            }
+        }
+    });
+    told
 }
 
 /// Waits until the key is ours.
@@ -179,7 +210,6 @@ impl Store for Fenced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oarlock_daemon::Tasks;
     use oarlock_store::{Embedded, Retention};
     use tokio::sync::mpsc;
 
@@ -192,10 +222,10 @@ mod tests {
         terms: &mpsc::Sender<Term>,
     ) -> CancellationToken {
         let (stop, store, terms) = (tasks.token().child_token(), Arc::clone(store), terms.clone());
-        let of_run = stop.clone();
+        let (of_run, jobs) = (stop.clone(), tasks.clone());
         // A job: it may end before the others.
         tasks.job(name, async move {
-            run(store, name, of_run, |fenced, over| {
+            run(store, name, &jobs, of_run, |fenced, over| {
                 let terms = terms.clone();
                 async move {
                     terms.send((name, fenced)).await.unwrap();
@@ -232,6 +262,32 @@ mod tests {
         assert_eq!(name, "two");
         assert!(matches!(write(&*old, vec![]).await, Err(Error::Unavailable(_))));
         assert!(matches!(write(&*new, vec![]).await, Ok(Outcome::Committed(_))));
+        tasks.shut_down();
+        tasks.finish(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[expect(clippy::disallowed_methods, reason = "a thread is kept from its other work")]
+    async fn who_leads_does_so_still_though_it_was_too_busy_to_look_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> =
+            Arc::new(Embedded::open(&folder.path().join("s"), Retention::default()).unwrap());
+        let (tasks, (sender, mut terms)) = (Tasks::new(), mpsc::channel(4));
+        let (jobs, stop) = (tasks.clone(), tasks.token());
+        tasks.spawn("busy", async move {
+            run(store, "busy", &jobs, stop, |fenced, over| {
+                let sender = sender.clone();
+                async move {
+                    std::thread::sleep(LEASE + Duration::from_secs(2));
+                    sender.send(("busy", fenced)).await.unwrap();
+                    over.cancelled().await;
+                }
+            })
+            .await;
+        });
+        let (_, fenced) = tokio::time::timeout(LEASE * 4, terms.recv()).await.unwrap().unwrap();
+        assert!(matches!(write(&*fenced, vec![]).await, Ok(Outcome::Committed(_))), "the same term");
+        assert!(tokio::time::timeout(LEASE, terms.recv()).await.is_err(), "and no second one");
         tasks.shut_down();
         tasks.finish(Duration::from_secs(5)).await.unwrap();
     }

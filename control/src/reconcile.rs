@@ -5,29 +5,36 @@
 
 mod execute;
 mod queue;
+mod view;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oarlock_api::catalogue::NODES;
+use oarlock_api::catalogue::{NODES, PODS};
 use oarlock_planner::{Answers, CONTROLLERS, Change as Wanted, Key, Memory, Query, Settings, World};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::aggregate::{Aggregator, unregistered};
-use crate::cache::{Cache, CacheWatch, Change, Expired};
+use crate::cache::{Cache, CacheWatch, Change, Expired, Object};
 use crate::metrics::Queues;
 use crate::nodes::Events;
 use crate::registry::Registry;
 use crate::usage::Board;
 use queue::{Item, Queue};
+use view::View;
 
 pub use execute::bootstrap;
+pub use view::Standby;
 
 /// Plans carried out at the same time.
 const PARALLEL: usize = 64;
+/// How long plans are made before others have their turn: changes, outcomes, and whatever else runs on this thread.
+const TURN: Duration = Duration::from_millis(10);
+/// Of everything there is, so many objects are looked at at a time.
+const PART: usize = 500;
 /// Everything is looked at again this often, in case a change was misjudged.
 const RESYNC: Duration = Duration::from_secs(600);
 
@@ -40,22 +47,37 @@ pub struct Measures {
     pub others: Option<Arc<Aggregator>>,
 }
 
-/// Runs the controllers until `stop` is cancelled.
+/// Runs the controllers until `stop` is cancelled, from the view that was kept meanwhile, if one was.
 pub async fn run(
     registry: Arc<Registry>,
     events: Arc<Events>,
     settings: Settings,
     measures: Arc<Measures>,
-    queues: Queues,
-    tasks: oarlock_daemon::Tasks,
+    (queues, tasks): (Queues, oarlock_daemon::Tasks),
+    standby: &Standby,
     stop: tokio_util::sync::CancellationToken,
 ) {
-    loop {
-        let ended = tokio::select! {
-            () = stop.cancelled() => return,
-            ended = Driver::start(&registry, &events, &settings, &measures, &queues, &tasks).drive() => ended,
-        };
-        tracing::warn!(?ended, "the controllers fell behind the cache; starting over with a fresh view");
+    let leading = async {
+        let mut kept = standby.take().await;
+        loop {
+            let view = match kept.take() {
+                Some(view) => Ok(view),
+                None => View::load(registry.cache()).await,
+            };
+            let ended = match view {
+                Ok(view) => {
+                    Driver::start(&registry, &events, &settings, &measures, &queues, &tasks, view)
+                        .drive()
+                        .await
+                }
+                Err(expired) => expired,
+            };
+            tracing::warn!(?ended, "the controllers fell behind the cache; starting over with a fresh view");
+        }
+    };
+    tokio::select! {
+        () = leading => {}
+        () = stop.cancelled() => {}
     }
 }
 
@@ -78,8 +100,10 @@ struct Driver {
     measures: Arc<Measures>,
     tasks: oarlock_daemon::Tasks,
     world: World,
-    watch: Option<CacheWatch>,
+    watch: CacheWatch,
     queue: Queue,
+    /// What is still to be looked at because everything is.
+    unseen: Vec<Arc<Object>>,
     running: usize,
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
     /// Who waits for answers. They do not count as running: whoever serves metrics may be slow.
@@ -95,6 +119,7 @@ impl Driver {
         measures: &Arc<Measures>,
         queues: &Queues,
         tasks: &oarlock_daemon::Tasks,
+        View { world, watch }: View,
     ) -> Self {
         let queue = Queue::new(CONTROLLERS.iter().map(|controller| queues.of(controller.name)).collect());
         Self {
@@ -103,9 +128,10 @@ impl Driver {
             settings: settings.clone(),
             measures: Arc::clone(measures),
             tasks: tasks.clone(),
-            world: World::default(),
-            watch: None,
+            world,
+            watch,
             queue,
+            unseen: Vec::new(),
             running: 0,
             done: mpsc::channel(PARALLEL),
             measuring: HashSet::new(),
@@ -118,18 +144,13 @@ impl Driver {
     }
 
     async fn drive(mut self) -> Expired {
-        if let Err(expired) = self.load().await {
-            return expired;
-        }
+        self.look_at_everything();
         let mut resync = Instant::now() + RESYNC;
         loop {
-            self.work();
-            let Some(watch) = self.watch.as_mut() else {
-                return Expired { asked: Default::default(), oldest: Default::default() };
-            };
+            let is_done = self.work();
             let timer = self.queue.next_timer().unwrap_or(resync).min(resync);
             tokio::select! {
-                changes = watch.next() => match changes {
+                changes = self.watch.next() => match changes {
                     Ok(changes) => {
                         for change in changes {
                             self.apply(&change);
@@ -144,47 +165,37 @@ impl Driver {
                     self.world.tell(item.key.clone(), answers);
                     self.queue.push(item);
                 }
+                () = tokio::task::yield_now(), if !is_done => {}
                 () = tokio::time::sleep_until(timer) => {
                     if Instant::now() >= resync {
                         resync = Instant::now() + RESYNC;
-                        self.enqueue_everything();
+                        self.look_at_everything();
                     }
                 }
             }
         }
     }
 
-    /// The world as it is, and a watch from there.
-    async fn load(&mut self) -> Result<(), Expired> {
+    /// All there is will be looked at, the pods that wait for a node first: of those, the most urgent has to be found.
+    fn look_at_everything(&mut self) {
+        let pending: Vec<Key> = self.world.pending().cloned().collect();
+        for key in &pending {
+            self.touch(&PODS, key);
+        }
         let cache = self.cache();
-        while cache.revision().0 == 0 {
-            cache.wait_for(oarlock_store::Revision(1), RESYNC).await;
+        self.unseen.clear();
+        for kind in cache.catalogue().kinds().iter().rev() {
+            self.unseen.extend(cache.list(kind, None).0.into_iter().rev());
         }
-        let revision = cache.revision();
-        self.watch = Some(cache.watch(None, revision)?);
-        for kind in cache.catalogue().kinds() {
-            for object in cache.list(kind, None).0 {
-                self.world.put(
-                    kind,
-                    &object.key.namespace,
-                    &object.key.name,
-                    &object.value(),
-                    object.revision.0,
-                );
-            }
-        }
-        self.enqueue_everything();
-        Ok(())
     }
 
-    fn enqueue_everything(&mut self) {
-        let cache = self.cache();
-        for kind in cache.catalogue().kinds() {
-            for object in cache.list(kind, None).0 {
-                let key = (object.key.namespace.clone(), object.key.name.clone());
-                self.touch(kind, &key);
-            }
+    /// Looks at some more of everything; false: there is no more.
+    fn look_further(&mut self) -> bool {
+        let part = self.unseen.split_off(self.unseen.len().saturating_sub(PART));
+        for object in part.iter().rev() {
+            self.touch(object.key.kind, &(object.key.namespace.clone(), object.key.name.clone()));
         }
+        !part.is_empty()
     }
 
     fn touch(&mut self, kind: &'static oarlock_api::catalogue::Kind, key: &Key) {
@@ -201,17 +212,23 @@ impl Driver {
         let kind = object.key.kind;
         let key = (object.key.namespace.clone(), object.key.name.clone());
         self.touch(kind, &key);
-        match change {
-            Change::Put { new, .. } => self.world.put(kind, &key.0, &key.1, &new.value(), new.revision.0),
-            Change::Delete { revision, .. } => self.world.delete(kind, &key.0, &key.1, revision.0),
-        }
+        view::see(&mut self.world, change);
         self.touch(kind, &key);
     }
 
-    /// Plans and starts what is ready.
-    fn work(&mut self) {
+    /// Plans and starts what is ready, for a turn at most. False: there is more.
+    fn work(&mut self) -> bool {
+        let end = Instant::now() + TURN;
         while self.running < PARALLEL {
-            let Some(item) = self.queue.pop(self.world.revision()) else { return };
+            if Instant::now() >= end {
+                return false;
+            }
+            let Some(item) = self.queue.pop(self.world.revision()) else {
+                if self.look_further() {
+                    continue;
+                }
+                return true;
+            };
             let controller = &CONTROLLERS[item.controller];
             if controller.weighs_usage() {
                 self.world.set_usage(self.measures.usage.pods());
@@ -242,6 +259,7 @@ impl Driver {
                 let _ = sender.send(Done { item, outcome }).await;
             });
         }
+        true
     }
 
     /// Asks others for metrics; the key is planned again when they have answered, or not in time.

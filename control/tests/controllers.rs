@@ -14,7 +14,7 @@ use oarlock_control::cache::Cache;
 use oarlock_control::metrics::Queues;
 use oarlock_control::nodes::Events;
 use oarlock_control::patch::Patch;
-use oarlock_control::reconcile;
+use oarlock_control::reconcile::{self, Standby};
 use oarlock_control::registry::{DeleteOptions, Ranges, Registry, Sub, WriteOptions};
 use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::Health;
@@ -48,15 +48,11 @@ impl Cluster {
         reconcile::bootstrap(&registry, advertise, 6443, api, &[dns]).await.unwrap();
         let settings = Settings { cluster_cidr: "10.244.0.0/16".parse().unwrap(), ca_pem: "ca".to_owned() };
         let events = Arc::new(Events::new(Arc::clone(&registry)));
-        let driver = reconcile::run(
-            Arc::clone(&registry),
-            events,
-            settings,
-            Arc::default(),
-            Queues::default(),
-            tasks.clone(),
-            tasks.token(),
-        );
+        let (leading, jobs, stop) = (Arc::clone(&registry), tasks.clone(), tasks.token());
+        let driver = async move {
+            let (queues, standby) = (Queues::default(), Standby::default());
+            reconcile::run(leading, events, settings, Arc::default(), (queues, jobs), &standby, stop).await;
+        };
         tasks.spawn("controllers", driver);
         let cluster = Self { registry, tasks, _folder: folder };
         for name in ["n1", "n2"] {

@@ -31,6 +31,9 @@ use process::{Control, Etcd};
 use serde_json::json;
 use workloads::Workloads;
 
+/// How long a control plane has followed when the one that leads is killed.
+const FOLLOWED: Duration = Duration::from_secs(15);
+
 /// How large the cluster is.
 #[derive(Debug, Clone, Parser)]
 struct Options {
@@ -181,8 +184,9 @@ async fn taken_over(folder: &std::path::Path, etcd: &Etcd, leader: Control, meas
     let template = workloads::template("after", 1);
     let deployment = json!({"metadata": {"name": "after"}, "spec": {
         "replicas": 1, "selector": {"matchLabels": {"app": "after"}}, "template": template}});
-    // It has listed everything, and is asked as users ask.
+    // It is asked as users ask, and has been there for a while.
     api.get("/api/v1/namespaces/rolled").await;
+    tokio::time::sleep(FOLLOWED).await;
     leader.kill();
     let start = Instant::now();
     api.create("/apis/apps/v1/namespaces/rolled/deployments", &deployment).await;
