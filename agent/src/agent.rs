@@ -118,14 +118,14 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
         uplinks: config.uplinks.clone(),
         node_ip: of_dataplane.node_ip,
         routing: config.pod_routing,
+        north_south: config.north_south,
     };
     let network = Arc::new(Network::open(tasks, &config.data_dir, underlay).await?);
     let dataplane = Dataplane::open(of_dataplane)?;
     let facts = facts.with_modes(dataplane.modes()).keeping_free(&keep.eviction.hard);
-    for mode in dataplane.modes() {
-        tracing::info!(uplink = %mode.uplink, mode = mode.name(), why = mode.without_xdp, "uplink attached");
-    }
+    log_modes(&dataplane);
     registry.register_collector(Box::new(dataplane::Uplinks::of(dataplane.modes())));
+    registry.register_collector(Box::new(dataplane::NorthSouth::of(network.reached())));
     let (desired, board) = (Arc::<Desired>::default(), Board::default());
     registry.register_collector(Box::new(look::Counters::of(&board)));
     let dns_at: Vec<SocketAddr> =
@@ -197,6 +197,13 @@ async fn start(config: &RunConfig, tasks: &Tasks) -> anyhow::Result<()> {
     tasks.spawn("node-status", Arc::clone(&parts).report_node(object, tasks.clone()));
     tracing::info!(node = %config.node_name, ip = %config.node_ip, "the agent is up");
     Ok(())
+}
+
+/// Says how each uplink is served.
+fn log_modes(dataplane: &Dataplane) {
+    for mode in dataplane.modes() {
+        tracing::info!(uplink = %mode.uplink, mode = mode.name(), why = mode.without_xdp, "uplink attached");
+    }
 }
 
 /// What keeps the node from running full.
@@ -401,7 +408,10 @@ impl Parts {
                 match (pod_cidr, internal_ips(node)) {
                     (IpNet::V4(range), _) if is_own => self.network.set_pod_cidr(range).await?,
                     (IpNet::V6(range), _) if is_own => self.network.set_pod_cidr6(range).await?,
-                    (pod_cidr, Some(address)) => drop(peers.insert(Peer { pod_cidr, address })),
+                    (pod_cidr, Some(address)) => {
+                        let direct = node_object::answers_itself(node);
+                        peers.insert(Peer { pod_cidr, address, direct });
+                    }
                     (_, None) => {}
                 }
             }
@@ -423,9 +433,10 @@ impl Parts {
         let (mut images, mut pressures) = (self.images.subscribe(), self.pressures.clone());
         let token = tasks.token();
         loop {
-            let routing = reached.borrow_and_update().description.clone();
+            let Reached { description: routing, north_south, .. } = reached.borrow_and_update().clone();
             let mut state = NodeState {
                 routing,
+                north_south,
                 images: images.borrow_and_update().clone(),
                 pressures: pressures.borrow_and_update().clone(),
                 ..NodeState::default()

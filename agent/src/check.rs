@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::net::NorthSouth;
 use crate::runtime::{Docker, Runtime as _};
 use crate::volumes::Host;
 
@@ -21,7 +22,7 @@ pub struct Finding {
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 /// Looks at the host.
-pub async fn check(docker_host: &str, bpffs: &Path) -> Vec<Finding> {
+pub async fn check(docker_host: &str, bpffs: &Path, north_south: NorthSouth) -> Vec<Finding> {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let docker = Docker::new(docker_host, "");
     let (version, host_network) = (docker.version().await, docker.host_network().await);
@@ -38,6 +39,7 @@ pub async fn check(docker_host: &str, bpffs: &Path) -> Vec<Finding> {
             "hostNetwork",
             host_network.map(|()| "Docker is on this network".to_owned()).map_err(|e| e.to_string()),
         ),
+        needed("north-south", Ok(mode(north_south))),
     ];
     let volumes = Host::default().findings().into_iter();
     findings.extend(volumes.map(|(what, state)| Finding { what, state, needed: false }));
@@ -84,6 +86,17 @@ fn privileges(root: bool) -> Result<String, String> {
     } else {
         Err("not root: links, BPF programs and cgroups need it; run with sudo".to_owned())
     }
+}
+
+/// What is wanted: only the network knows whether it goes.
+fn mode(wanted: NorthSouth) -> String {
+    match wanted {
+        NorthSouth::Snat => "snat: pods of other nodes see this node instead of clients that have reached it",
+        NorthSouth::Direct => {
+            "direct, where the network lets nodes send with addresses of other nodes and of Services; over IPv6 snat"
+        }
+    }
+    .to_owned()
 }
 
 fn docker_state(version: crate::runtime::Version) -> Result<String, String> {

@@ -13,7 +13,7 @@ use oarlock_daemon::settings::environment_file;
 
 use crate::dataplane::Acceleration;
 use crate::dual_ip::DualIp;
-use crate::net::Routing;
+use crate::net::{NorthSouth, Routing};
 pub(crate) use keep::Keep;
 pub use keep::KeepArgs;
 pub use proxy::ProxyConfig;
@@ -102,6 +102,10 @@ pub struct RunConfig {
     /// of both to all.
     #[arg(long, env = "OARLOCK_POD_ROUTING", value_enum, default_value_t)]
     pub pod_routing: Routing,
+    /// Who answers clients outside that have reached another node than that of their pod. `direct` is for networks that let a node
+    /// send with addresses of other nodes and of Services; each node has to say it. Over IPv6 it is `snat`.
+    #[arg(long, env = "OARLOCK_NORTH_SOUTH", value_enum, default_value_t)]
+    pub north_south: NorthSouth,
     /// Where Docker listens.
     #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
     pub docker_host: String,
@@ -167,6 +171,9 @@ pub struct CheckConfig {
     /// Where the BPF file system is mounted.
     #[arg(long, env = "OARLOCK_BPFFS", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
+    /// Who is to answer clients outside.
+    #[arg(long, env = "OARLOCK_NORTH_SOUTH", value_enum, default_value_t)]
+    pub north_south: NorthSouth,
 }
 
 /// Commands about the dataplane.

@@ -4,6 +4,7 @@
 //! Programs and maps are pinned: traffic flows while the agent is dead, and a new agent goes on where the last one was.
 
 mod addresses;
+mod answering;
 mod attach;
 mod blocks;
 mod clsact;
@@ -36,7 +37,7 @@ use std::time::{Duration, Instant};
 use aya::util::KernelVersion;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use oarlock_api::k8s::api::core::v1::Node;
-use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, Settings};
+use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, Settings, TUNNEL};
 
 use crate::desired::{Objects, Snapshot};
 use crate::dual_ip::DualIp;
@@ -50,7 +51,7 @@ pub use door::Door;
 pub use dump::text;
 pub use events::Watcher;
 pub use fill::{Fill, fill};
-pub use metrics::{Events, Flows, Uplinks};
+pub use metrics::{Events, Flows, NorthSouth, Uplinks};
 pub use read::{Kernel, dump, kernel};
 pub use trace::{Question, Step, Trace, trace};
 pub use traffic::{Directory, ServiceTraffic, Traffic};
@@ -131,6 +132,18 @@ pub struct Overlay {
     /// Nodes on other networks than ours, where nobody knows pods' addresses: what pods send to these nodes themselves leaves with
     /// our node's address.
     pub nodes: Arc<BTreeSet<IpAddr>>,
+    /// Of a tunnel between Oarlock's own nodes, in which frames may say which pod was chosen: whose nodes answer clients outside
+    /// themselves.
+    pub tunnel: Option<Answering>,
+}
+
+/// Ranges of pods whose nodes answer clients outside themselves, and these nodes' addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answering {
+    /// Not known yet: as an earlier agent has said.
+    Unchanged,
+    /// Exactly these.
+    These(Arc<BTreeMap<Ipv4Net, Ipv4Addr>>),
 }
 
 impl Overlay {
@@ -268,6 +281,8 @@ pub struct Dataplane {
     /// The cookie of the network namespace that is the node's.
     namespace: u64,
     overlay: Option<Overlay>,
+    /// Whose nodes answer clients outside themselves, as the programs know it; what an earlier agent has said is not looked at.
+    answering: Option<Arc<BTreeMap<Ipv4Net, Ipv4Addr>>>,
     /// When flows were collected last.
     collected: Option<Instant>,
 }
@@ -304,6 +319,7 @@ impl Dataplane {
             nodes: None,
             namespace,
             overlay: None,
+            answering: None,
             collected: None,
         })
     }
@@ -339,11 +355,27 @@ impl Dataplane {
         }
         let cluster = self.cluster_cidr;
         self.links.set(settings(&self.config, cluster, self.overlay.as_ref(), self.namespace))?;
+        self.set_answering()?;
         self.links.set6(six::settings(&self.config, self.cluster_cidr6, self.overlay.as_ref()))?;
         // Of what does not fit, as little would with the tables of before.
         let taken_over = self.links.take_over().and_then(|()| self.links.isolate(self.policies.isolated()));
         self.abort_stale();
         synced.and_then(|changed| taken_over.map(|()| changed))
+    }
+
+    /// Makes the programs know whose nodes answer clients outside themselves, if that has changed.
+    fn set_answering(&mut self) -> Result<(), DataplaneError> {
+        let of_tunnel = self.overlay.as_ref().and_then(|overlay| overlay.tunnel.clone());
+        let ranges = match of_tunnel {
+            Some(Answering::Unchanged) => return Ok(()),
+            Some(Answering::These(ranges)) => ranges,
+            None => Arc::default(),
+        };
+        if self.answering.as_ref() != Some(&ranges) {
+            self.links.set_answering(&ranges)?;
+            self.answering = Some(ranges);
+        }
+        Ok(())
     }
 
     /// Ends the sockets that would go on sending datagrams to backends that are gone; their users ask the Service anew.
@@ -482,11 +514,13 @@ fn settings(
     overlay: Option<&Overlay>,
     namespace: u64,
 ) -> Settings {
+    let (external, tunnel) =
+        (config.accept_external_cluster_ip, overlay.is_some_and(|overlay| overlay.tunnel.is_some()));
     Settings {
         node: config.node_ip.octets(),
         cluster: cluster.map(|c| c.network().octets()).unwrap_or_default(),
         mask: cluster.map(|c| c.netmask().octets()).unwrap_or_default(),
-        flags: if config.accept_external_cluster_ip { EXTERNAL_CLUSTER_IP } else { 0 },
+        flags: if external { EXTERNAL_CLUSTER_IP } else { 0 } | if tunnel { TUNNEL } else { 0 },
         namespace,
         overlay: overlay.map_or(0, |overlay| overlay.link),
         overlay_address: overlay.and_then(|overlay| overlay.address).unwrap_or(config.node_ip).octets(),

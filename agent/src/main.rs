@@ -124,7 +124,7 @@ async fn verify(config: &VerifyConfig) -> anyhow::Result<ExitCode> {
 
 /// Prints what `check` found; fails when anything is missing.
 async fn report(config: &CheckConfig) -> anyhow::Result<ExitCode> {
-    let findings = check::check(&config.docker_host, &config.bpffs).await;
+    let findings = check::check(&config.docker_host, &config.bpffs, config.north_south).await;
     let mut out = std::io::stdout();
     for finding in &findings {
         match &finding.state {

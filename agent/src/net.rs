@@ -26,7 +26,7 @@ pub use bandwidth::Bandwidth;
 pub use leftovers::{Leftovers, leftovers, remove_leftovers};
 pub use netns::{dial_loopback, own_cookie};
 pub use pod_veth::{Network, Reached};
-pub use reach::{NodeRoute, Peer, Routing, Way};
+pub use reach::{NodeRoute, NorthSouth, Peer, Routing, Way};
 pub use sockets::{Connection, abort_udp, connections};
 pub use underlay::Underlay;
 pub use uplinks::{node_routes, of_default_routes, overlay, uplinks};

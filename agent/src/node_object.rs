@@ -14,6 +14,7 @@ use oarlock_api::storage::VOLUMES_DIR;
 use crate::dual_ip::DualIp;
 use crate::eviction::{Hard, Pressure, Pressures};
 use crate::kept_images::Listed;
+use crate::net::NorthSouth;
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]
@@ -46,10 +47,21 @@ pub(crate) struct NodeState {
     pub(crate) not_ready: Vec<String>,
     /// How other nodes' pods are reached: `direct,vxlan mtu=1450`. Shown as an annotation.
     pub(crate) routing: String,
+    /// Who answers clients outside. Shown as an annotation, which other nodes go by.
+    pub(crate) north_south: Option<NorthSouth>,
     /// Images present: names and size in bytes.
     pub(crate) images: Listed,
     /// What it is short of.
     pub(crate) pressures: Pressures,
+}
+
+/// The annotation that says who answers clients outside whose pods are on the node.
+const NORTH_SOUTH: &str = "dataplane.oarlock.io/north-south";
+
+/// Whether a node says that it answers clients outside itself that have reached another one.
+pub(crate) fn answers_itself(node: &Node) -> bool {
+    let said = node.metadata.annotations.as_ref().and_then(|all| all.get(NORTH_SOUTH));
+    said.and_then(|said| said.split(' ').next()) == Some(NorthSouth::Direct.name())
 }
 
 /// Where an agent keeps directories for claims: a full path, as volumes name it.
@@ -124,10 +136,19 @@ impl NodeFacts {
         let mut all = owned(&[
             ("dataplane.oarlock.io/modes", self.dataplane_modes.as_str()),
             ("dataplane.oarlock.io/routing", state.routing.as_str()),
+            (NORTH_SOUTH, self.north_south(state)),
             (VOLUMES_DIR, self.volumes_dir.as_str()),
         ]);
         all.retain(|_, value| !value.is_empty());
         all
+    }
+
+    /// Who answers clients outside that have reached another node, by family where they differ.
+    fn north_south(&self, state: &NodeState) -> &'static str {
+        match state.north_south {
+            Some(NorthSouth::Direct) if self.ip.v6.is_some() => "direct (IPv6: snat)",
+            mode => mode.map_or("", NorthSouth::name),
+        }
     }
 
     /// The status alone, for reports.
@@ -263,6 +284,24 @@ mod tests {
             ("False", Some("docker does not answer"))
         );
         assert!(facts.disk_bytes > 0 && facts.memory_bytes > 0);
+    }
+
+    #[test]
+    fn nodes_say_who_answers_clients_and_others_understand_it() {
+        for (ip, mode, expected) in [
+            ("10.0.0.1", None, None),
+            ("10.0.0.1", Some(NorthSouth::Snat), Some("snat")),
+            ("10.0.0.1", Some(NorthSouth::Direct), Some("direct")),
+            ("10.0.0.1,fd00::1", Some(NorthSouth::Direct), Some("direct (IPv6: snat)")),
+        ] {
+            let facts = NodeFacts::read("n1", ip.parse().unwrap(), 110, 10255, std::path::Path::new("/"));
+            let node =
+                facts.object(&NodeState { north_south: mode, ..NodeState::default() }, Timestamp::UNIX_EPOCH);
+            let said = node.metadata.annotations.as_ref().and_then(|all| all.get(NORTH_SOUTH));
+            assert_eq!(said.map(String::as_str), expected, "before it is known, what was said stays");
+            assert_eq!(answers_itself(&node), mode == Some(NorthSouth::Direct));
+        }
+        assert!(!answers_itself(&Node::default()), "an agent of an earlier version says nothing");
     }
 
     #[test]

@@ -10,9 +10,10 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use oarlock_agent::dataplane::Answering;
 use oarlock_agent::net::{
-    Bandwidth, Network, NodeRoute, Peer, PodNetRequest, PodNetResult, PodNetwork as _, Underlay, Way,
-    node_routes,
+    Bandwidth, Network, NodeRoute, NorthSouth, Peer, PodNetRequest, PodNetResult, PodNetwork as _, Underlay,
+    Way, node_routes,
 };
 use oarlock_daemon::Tasks;
 
@@ -174,6 +175,7 @@ fn a_pod_of_a_node_with_dual_stack_has_an_address_of_each_family() {
         let peer = |net: u8, address: &str| Peer {
             pod_cidr: format!("fd00:10:{net:x}::/64").parse().unwrap(),
             address: address.parse().unwrap(),
+            direct: false,
         };
         // As agents before this one left it of a node on another network.
         ip("route add unreachable fd00:10:7a::/64 proto 201");
@@ -274,7 +276,8 @@ async fn add_all(network: &Arc<Network>, pods: &[PodNetRequest]) -> Vec<PodNetRe
 }
 
 fn peer(net: u8, address: &str) -> Peer {
-    Peer { pod_cidr: format!("10.77.{net}.0/24").parse().unwrap(), address: address.parse().unwrap() }
+    let pod_cidr = format!("10.77.{net}.0/24").parse().unwrap();
+    Peer { pod_cidr, address: address.parse().unwrap(), direct: false }
 }
 
 /// What leads to a peer, in the words of `ip route`.
@@ -361,6 +364,66 @@ fn nodes_on_other_networks_are_reached_through_a_tunnel_that_pods_packets_fit_in
         assert!(route_to(3).contains("via 198.51.100.3 dev eth0"), "{}", route_to(3));
         assert!(!ip("link").contains("oarlock-vx"), "nobody is behind it any more");
         assert!(!sandbox.ip("route show default").contains("mtu"), "as much as the uplink takes");
+    });
+}
+
+/// Neighbours are routed to as ever, and are in the tunnel besides; an agent that starts goes on with it.
+#[test]
+fn nodes_that_answer_clients_themselves_have_tunnels_to_all_others() {
+    on_a_node(|tasks, folder| async move {
+        ip("addr add 192.0.2.1/24 dev eth0");
+        ip("link set eth0 up");
+        ip("link set far up");
+        let open = async |north_south| {
+            let underlay = Underlay { north_south, ..Underlay::by("eth0", Ipv4Addr::new(192, 0, 2, 1)) };
+            let network = Network::open(&tasks, &folder, underlay).await.unwrap();
+            network.set_pod_cidr("10.77.0.0/24".parse().unwrap()).await.unwrap();
+            network
+        };
+        let (sandbox, network) = (Sandbox::start(), open(NorthSouth::Direct).await);
+        network.add(&request("uid-1", &sandbox)).await.unwrap();
+        assert_eq!(network.reached().borrow().north_south, None, "not looked yet");
+        let answering = Peer { direct: true, ..peer(1, "192.0.2.2") };
+        let peers = BTreeSet::from([answering, peer(2, "192.0.2.3")]);
+        network.set_peers(&peers).await.unwrap();
+        let ways = network.reached().borrow().clone();
+        assert_eq!(
+            (ways.north_south, ways.description.as_str()),
+            (Some(NorthSouth::Direct), "direct mtu=1450")
+        );
+        let overlay = ways.overlay.unwrap();
+        let ranges = [("10.77.1.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 2))];
+        assert_eq!(overlay.tunnel, Some(Answering::These(Arc::new(ranges.into()))));
+        assert_eq!(
+            (overlay.address, overlay.nodes.len()),
+            (Some([10, 77, 0, 0].into()), 0),
+            "all are neighbours"
+        );
+        for net in [1, 2] {
+            assert!(route_to(net).contains("dev eth0"), "{}", route_to(net));
+        }
+        let knows = || run(Command::new("bridge").args(["fdb", "show", "dev", "oarlock-vx"]));
+        for place in ["0a:6f:c0:00:02:02 dst 192.0.2.2", "0a:6f:c0:00:02:03 dst 192.0.2.3"] {
+            assert!(knows().contains(place), "{}", knows());
+        }
+        assert!(sandbox.ip("route show default").contains("mtu 1450"), "pods send what fits");
+
+        drop(network);
+        let index = number("oarlock-vx");
+        let next = open(NorthSouth::Direct).await;
+        let found = next.reached().borrow().overlay.clone().unwrap();
+        assert_eq!(
+            (found.link, found.address, found.tunnel),
+            (index, overlay.address, Some(Answering::Unchanged))
+        );
+        next.set_peers(&BTreeSet::from([answering])).await.unwrap();
+        assert!(number("oarlock-vx") == index && !knows().contains("192.0.2.3"), "{}", knows());
+        drop(next);
+        let last = open(NorthSouth::Snat).await;
+        last.set_peers(&peers).await.unwrap();
+        let ways = last.reached().borrow().clone();
+        assert_eq!((ways.north_south, ways.overlay), (Some(NorthSouth::Snat), None));
+        assert!(!ip("link").contains("oarlock-vx"), "nobody is behind it any more");
     });
 }
 

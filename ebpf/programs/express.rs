@@ -50,7 +50,7 @@ pub fn uplink_express(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn may_turn(frame: &Frame, entry: &Translation, uplink: u32) -> bool {
-    entry.link == uplink && frame.packet.ttl > 1 && !frame.is_partial()
+    entry.link == uplink && entry.handed_to().is_none() && frame.packet.ttl > 1 && !frame.is_partial()
 }
 
 #[inline(always)]

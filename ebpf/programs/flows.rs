@@ -9,7 +9,7 @@ use oarlock_ebpf::affinity::AffinityKey;
 use oarlock_ebpf::count::{OUTSIDE, Whose};
 use oarlock_ebpf::flow::{
     ACK, CLOSING, EXTERNAL_CLUSTER_IP, Flow, LOCAL_POD, MASQUERADED, OPEN, PROBES, REPLY, RST, SYN, Settings,
-    TCP, Translation, candidate, has_closed, second_of, seen_at,
+    TCP, TUNNEL, Translation, candidate, has_closed, second_of, seen_at,
 };
 use oarlock_ebpf::fragment::Part;
 use oarlock_ebpf::layout::{EXTERNAL, FrontendKey, MAGLEV, SOURCE_RANGES};
@@ -30,7 +30,12 @@ pub fn present(packet: &Packet, now: u32) -> Option<Entry> {
     let found = &entry.translation;
     if may_begin(packet) {
         let gone = found.has_backend() && !is_current(found);
-        if packet.flow.protocol == TCP {
+        if found.handed_to().is_some() {
+            // Answers pass elsewhere: whoever has begun it ends it.
+            if gone || found.seen & CLOSING != 0 {
+                return None;
+            }
+        } else if packet.flow.protocol == TCP {
             let reply = found.to.reversed();
             // Another connection of the client's port may have taken the way back.
             let back = nat::peek(&reply).filter(|back| back.to == packet.flow.reversed())?;
@@ -137,12 +142,26 @@ fn reach(
     chosen: (u32, u32),
 ) -> Option<&'static Translation> {
     let local = leaves.destination == settings.node || nat::kind_of(leaves.destination) == LOCAL_POD;
+    if !local
+        && settings.has(TUNNEL)
+        && let Some(node) = nat::answers_itself(leaves.destination)
+    {
+        return hand_over(flow, leaves, node, chosen);
+    }
     if local && let Some(entry) = keep(flow, leaves, (0, uplink), chosen) {
         return Some(entry);
     }
     // Also where the same client port already talks to this backend by another frontend: another port tells them apart.
     let (address, link) = if local { (flow.source, 0) } else { way::to(ctx, settings, &leaves, uplink) };
     claim(flow, leaves, address, (link, uplink), chosen)
+}
+
+/// The way to a backend whose node answers itself: one entry, as the answers do not come here.
+#[inline(always)]
+fn hand_over(flow: &Flow, leaves: Flow, node: [u8; 4], chosen: (u32, u32)) -> Option<&'static Translation> {
+    let backend = (Whose::direct(chosen.0), chosen.1);
+    let search = prepare(flow, leaves, (u32::from_ne_bytes(node), 0), backend)?;
+    if nat::insert(&search.key, &search.there, Mode::Put) { Some(&search.there) } else { None }
 }
 
 /// A connection or datagram from outside to a pod's own address is translated only where its replies would be taken for

@@ -20,13 +20,13 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
 use crate::packet::{self, Packet};
-use crate::{count, flows, icmp, inside, maps, maps6, nat, policy, watch};
+use crate::{count, direct, flows, icmp, inside, maps, maps6, nat, policy, watch};
 
 /// On to the next program, then to the stack.
-const GO_ON: i32 = TC_ACT_UNSPEC;
+pub const GO_ON: i32 = TC_ACT_UNSPEC;
 
 /// Of flows: the packet is of none. No verdict of the kernel.
-const NO_FLOW: i32 = i32::MAX;
+pub const NO_FLOW: i32 = i32::MAX;
 /// Of errors: the packet is none about a translated one.
 const NO_ERROR: i32 = i32::MAX;
 
@@ -38,14 +38,40 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
         return GO_ON;
     }
     maps6::hand_on(&ctx, UPLINK_IN);
-    let verdict = uplink_ingress_flow(&ctx);
+    let handed = direct::said(&ctx);
+    let verdict = match handed {
+        Some(said) => arrive(&ctx, said),
+        None => uplink_ingress_flow(&ctx),
+    };
     if verdict != NO_FLOW {
         return verdict;
     }
     match report(&ctx, ANY) {
+        // A packet to an address that is not this node's: the stack would send it back.
+        NO_ERROR if handed.is_some() => direct::unknown(),
         NO_ERROR => deliver_other(&ctx),
         verdict => verdict,
     }
+}
+
+/// A packet that another node has handed over for a pod of this one: what is not for one goes nowhere.
+#[inline(always)]
+fn arrive(ctx: &TcContext, said: u32) -> i32 {
+    if !direct::is_known(ctx, said) {
+        match direct::begin(ctx, said) {
+            GO_ON => {}
+            verdict => return verdict,
+        }
+    }
+    arrived(ctx)
+}
+
+#[inline(never)]
+fn arrived(ctx: &TcContext) -> i32 {
+    let Some(header) = packet::header(ctx) else { return GO_ON };
+    let Some(packet) = packet::read(ctx, &header) else { return GO_ON };
+    let Some(search) = nat::search() else { return GO_ON };
+    translate(ctx, &packet, &search.there)
 }
 
 #[inline(never)]
@@ -53,17 +79,26 @@ fn uplink_ingress_flow(ctx: &TcContext) -> i32 {
     let Some(header) = packet::header(ctx) else { return GO_ON };
     let Some(packet) = packet::read(ctx, &header) else { return NO_FLOW };
     if let Some(entry) = flows::present(&packet, flows::now()) {
-        return translate(ctx, &packet, &entry.translation);
+        return onward(ctx, &packet, &entry.translation);
     }
     let begun = match nat::kind_of(packet.flow.destination) {
         LOCAL_POD => flows::begin_direct(&packet).map_or(Begun::Nothing, Begun::To),
         _ => flows::begin(ctx.as_ptr(), &packet, packet::link(ctx)),
     };
     match begun {
-        Begun::To(entry) => translate(ctx, &packet, entry),
+        Begun::To(entry) => onward(ctx, &packet, entry),
         Begun::Nothing => deliver(ctx, &packet.flow, &packet),
         Begun::Denied => TC_ACT_SHOT,
     }
+}
+
+/// To a backend, or as it is to its node.
+#[inline(always)]
+fn onward(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
+    let Some(node) = entry.handed_to() else { return translate(ctx, packet, entry) };
+    let (packets, bytes) = packet::size(ctx);
+    count::packet(entry, &packet.flow, packets, bytes);
+    direct::hand_over(ctx, node, &entry.to, packet.ttl)
 }
 
 #[classifier]
@@ -270,6 +305,14 @@ fn report(ctx: &TcContext, which: u32) -> i32 {
     if which == REPLY && error.entry.backend != REPLY {
         return NO_ERROR;
     }
+    if let Some(node) = error.entry.handed_to() {
+        // About an answer that another node has sent, whose pod is to hear of it.
+        return if which == ANY {
+            direct::hand_over(ctx, node, &error.entry.to, error.ttl())
+        } else {
+            NO_ERROR
+        };
+    }
     match write_error(ctx, &error) {
         GO_ON if which == STAYS => GO_ON,
         GO_ON if error.entry.link == 0 => {
@@ -333,7 +376,7 @@ fn enter(ctx: &TcContext, owner: &Owner, ttl: u8) -> i32 {
 }
 
 #[inline(always)]
-fn bad() -> i32 {
+pub fn bad() -> i32 {
     maps::count(Reason::BadPacket);
     TC_ACT_SHOT
 }

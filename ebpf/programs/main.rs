@@ -12,6 +12,7 @@
 
 mod choose;
 mod count;
+mod direct;
 mod express;
 mod express6;
 mod flows;

@@ -3,10 +3,11 @@
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use oarlock_ebpf::flow::{Flow, Owner, Settings, Translation, seconds};
 use oarlock_ebpf::fragment::Datagram;
-use oarlock_ebpf::maps::{FLOW_BUCKETS, MAX_ADDRESSES, MAX_FRAGMENTS};
+use oarlock_ebpf::maps::{FLOW_BUCKETS, MAX_ADDRESSES, MAX_DIRECT, MAX_FRAGMENTS};
 use oarlock_ebpf::reason::Reason;
 use oarlock_ebpf::table::{self, Bucket, Hop, Inserted, LINES, Line, Mode, Place, Snapshot};
 
@@ -16,6 +17,8 @@ use crate::maps;
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 static ADDRESSES: HashMap<[u8; 4], Owner> = HashMap::with_max_entries(MAX_ADDRESSES, 0);
+#[map]
+static DIRECT: LpmTrie<[u8; 4], [u8; 4]> = LpmTrie::with_max_entries(MAX_DIRECT, 0);
 /// Mappable (BPF_F_MMAPABLE, include/uapi/linux/bpf.h) for its alignment: such arrays begin with a page, and lines are lines of the cache.
 #[map]
 static FLOWS: Array<Bucket> = Array::with_max_entries(FLOW_BUCKETS, 1 << 10);
@@ -62,6 +65,12 @@ pub fn owner(address: [u8; 4]) -> Option<Owner> {
 pub fn kind_of(address: [u8; 4]) -> u32 {
     // SAFETY: one word is read.
     unsafe { ADDRESSES.get(address).map_or(0, |owner| owner.kind) }
+}
+
+/// The node that answers for a pod of its own itself; none where answers have to come back here.
+#[inline(always)]
+pub fn answers_itself(pod: [u8; 4]) -> Option<[u8; 4]> {
+    DIRECT.get(Key::new(32, pod)).copied()
 }
 
 /// A flow's line in the table, and what it says.

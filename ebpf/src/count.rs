@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::flow::{MASQUERADED, REPLY, Translation};
+use crate::flow::{ARRIVED, DIRECT, MASQUERADED, REPLY, Translation};
 use crate::reason::Reason;
 
 /// To a backend, and back: places in [`ServiceCounts::packets`] and [`ServiceCounts::bytes`].
@@ -69,8 +69,8 @@ pub const MAX_COUNTED: u32 = 1 << 14;
 /// How many bits the index of a backend has.
 const BACKEND_BITS: u32 = 17;
 const _: () = assert!(1 << BACKEND_BITS == crate::maps::MAX_BACKENDS);
-// Never REPLY or MASQUERADED.
-const _: () = assert!(MAX_COUNTED.trailing_zeros() + BACKEND_BITS < 32);
+// Below the bit that says how packets of the flow go on.
+const _: () = assert!(MAX_COUNTED.trailing_zeros() + BACKEND_BITS <= DIRECT.trailing_zeros());
 
 /// Whose a flow is, in one word: bits 0..17 the backend's index, 17..31 the number under which the Service's port is counted.
 ///
@@ -93,13 +93,22 @@ impl Whose {
         self.0
     }
 
-    /// The word that an entry carries; nothing where it is of no Service.
+    /// The word of a flow that goes straight to a backend of another node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn direct(word: u32) -> u32 {
+        let direct = word | DIRECT;
+        // A few of the last number would be other marks: they are counted as nobody's.
+        if direct < ARRIVED { direct } else { Self(word).backend() | DIRECT }
+    }
+
+    /// The word that an entry carries; nothing where it is of no Service, or its packets are counted by another node.
     #[must_use]
     pub const fn of(entry: &Translation) -> Option<Self> {
         match entry.backend {
-            MASQUERADED => None,
+            MASQUERADED | ARRIVED => None,
             REPLY => Some(Self(entry.generation)),
-            word => Some(Self(word)),
+            word => Some(Self(word & !DIRECT)),
         }
     }
 
@@ -146,6 +155,36 @@ mod tests {
             prop_assert!(there.has_backend() && !back.has_backend());
             prop_assert_eq!((Whose::of(&there), Whose::of(&back)), (Some(whose), Some(whose)));
             prop_assert_eq!((there.generation, back.backend), (generation, REPLY));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whose_a_flow_is_does_not_depend_on_how_its_packets_go_on(
+            backend in 0..crate::maps::MAX_BACKENDS, service in 0..MAX_COUNTED, node: [u8; 4],
+        ) {
+            let whose = Whose::new(backend, service);
+            let flow = Flow::new(([1, 2, 3, 4], 5), ([6, 7, 8, 9], 10), TCP);
+            let link = u32::from_ne_bytes(node);
+            let entry = Translation { to: flow, link, backend: Whose::direct(whose.word()), generation: 3, seen: 1 };
+            prop_assert_eq!((entry.has_backend(), entry.handed_to()), (true, Some(node)));
+            let told = Whose::of(&entry).unwrap();
+            prop_assert_eq!(told.backend(), backend);
+            prop_assert!(told == whose || service == MAX_COUNTED - 1 && told.service() == 0);
+            let near = Translation { backend: whose.word(), ..entry };
+            prop_assert_eq!(near.handed_to(), None);
+            // At its own node: only answers are counted, as this Service's.
+            let [(_, there), (_, back)] = pair(flow, flow, (0, 2), (ARRIVED, whose.word()), 1);
+            prop_assert_eq!((there.has_backend(), there.handed_to(), Whose::of(&there)), (false, None, None));
+            prop_assert_eq!(Whose::of(&back), Some(whose));
+        }
+    }
+
+    #[test]
+    fn the_last_words_of_all_are_no_marks() {
+        for backend in crate::maps::MAX_BACKENDS - 4..crate::maps::MAX_BACKENDS {
+            let word = Whose::direct(Whose::new(backend, MAX_COUNTED - 1).word());
+            assert!(word < ARRIVED && word & DIRECT != 0, "{word:x}");
         }
     }
 

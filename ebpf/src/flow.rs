@@ -175,11 +175,11 @@ impl Flow {
 pub struct Translation {
     /// The packet as it leaves.
     pub to: Flow,
-    /// The link by which it leaves; 0 leaves that to the routes.
+    /// The link by which it leaves; 0 leaves that to the routes. With [`DIRECT`] the node that it is handed over to.
     pub link: u32,
-    /// Whose it is ([`crate::count::Whose`]), [`REPLY`] or [`MASQUERADED`].
+    /// Whose it is ([`crate::count::Whose`]), perhaps [`DIRECT`]; [`REPLY`], [`MASQUERADED`] or [`ARRIVED`].
     pub backend: u32,
-    /// The backend's generation when it was chosen; of a reply, whose it is.
+    /// The backend's generation when it was chosen; of a reply and of what has [`ARRIVED`], whose it is.
     pub generation: u32,
     /// When a packet was seen last, in seconds since boot, and what is known of the connection: [`CLOSING`], [`OPEN`].
     pub seen: u32,
@@ -189,19 +189,38 @@ pub struct Translation {
 pub const REPLY: u32 = u32::MAX;
 /// In [`Translation::backend`]: a pod's packet that leaves the cluster with the node's address.
 pub const MASQUERADED: u32 = u32::MAX - 1;
+/// In [`Translation::backend`]: a packet that another node has handed over, for a pod of this one that it has chosen.
+pub const ARRIVED: u32 = u32::MAX - 2;
+/// A bit of [`Translation::backend`]: the packet goes as it came to the backend's node ([`crate::direct`]), which answers itself. There
+/// is no entry of answers.
+pub const DIRECT: u32 = 1 << 31;
+
 impl Translation {
     /// The answer to a flow that is translated like this: what it was, as it comes and goes by this link.
     #[inline(always)]
     #[must_use]
     pub const fn answer(&self, original: &Flow, link: u32) -> Self {
-        let whose = if self.has_backend() { self.backend } else { 0 };
+        let whose = if self.has_backend() {
+            self.backend
+        } else if self.backend == ARRIVED {
+            self.generation
+        } else {
+            0
+        };
         Self { to: original.reversed(), link, backend: REPLY, generation: whose, seen: self.seen }
     }
 
     /// Whether the flow goes to a backend of a Service.
     #[must_use]
     pub const fn has_backend(&self) -> bool {
-        self.backend < MASQUERADED
+        self.backend < ARRIVED
+    }
+
+    /// The node that the flow's packets are handed over to; none of others.
+    #[inline(always)]
+    #[must_use]
+    pub const fn handed_to(&self) -> Option<[u8; 4]> {
+        if self.has_backend() && self.backend & DIRECT != 0 { Some(self.link.to_ne_bytes()) } else { None }
     }
 }
 
@@ -312,7 +331,7 @@ pub struct Settings {
     pub cluster: [u8; 4],
     /// The mask of that range, network order.
     pub mask: [u8; 4],
-    /// [`EXTERNAL_CLUSTER_IP`], [`PER_PACKET`].
+    /// [`EXTERNAL_CLUSTER_IP`], [`PER_PACKET`], [`TUNNEL`].
     pub flags: u32,
     /// The cookie of the node's own network namespace (SO_NETNS_COOKIE).
     pub namespace: u64,
@@ -326,6 +345,8 @@ pub struct Settings {
 pub const EXTERNAL_CLUSTER_IP: u32 = 1;
 /// In [`Settings::flags`]: there are pods that are served packet by packet ([`crate::opted_out`]).
 pub const PER_PACKET: u32 = 2;
+/// In [`Settings::flags`]: the overlay is our own tunnel, whose frames may say which pod was chosen ([`crate::direct`]).
+pub const TUNNEL: u32 = 4;
 
 impl Settings {
     /// Whether one of the flags is set.

@@ -43,6 +43,8 @@ pub const OPTED_OUT: &str = "OPTED_OUT";
 pub const SETTINGS: &str = "SETTINGS";
 /// IPv4 address to [`crate::flow::Owner`]. Hash.
 pub const ADDRESSES: &str = "ADDRESSES";
+/// Ranges of pods whose nodes answer clients outside themselves ([`crate::direct`]), to these nodes' addresses. Longest prefix match.
+pub const DIRECT: &str = "DIRECT";
 /// The table of flows: [`crate::table::Bucket`]s. Array that may be mapped.
 pub const FLOWS: &str = "FLOWS";
 /// What the places of flows are told by, at index 0: random, and the same for as long as there is a [`FLOWS`]. Array of u64.
@@ -97,6 +99,8 @@ pub const MAX_MEMBERS: u32 = 65_536;
 pub const MAX_SOURCE_RANGES: u32 = 16_384;
 /// Pods of this node and nodes of the cluster.
 pub const MAX_ADDRESSES: u32 = 65_536;
+/// Nodes that answer clients outside themselves.
+pub const MAX_DIRECT: u32 = 16_384;
 /// Pods of this node that are served packet by packet, each twice.
 pub const MAX_OPTED_OUT: u32 = 8192;
 /// Buckets of the table of flows: a power of two.

@@ -30,11 +30,15 @@ pub enum Reason {
     FlowEvicted = 11,
     /// The table of flows had no room for a new one: all that it might take the place of are open.
     FlowTableFull = 12,
+    /// A connection or datagram that another node has handed over, for a pod of this one that it has chosen; the pod's answers leave from here.
+    Direct = 13,
+    /// A packet that another node has handed over for a pod that is not here, or that is none of TCP or UDP; it was dropped.
+    DirectUnknown = 14,
 }
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Translated,
         Self::NoEndpoints,
         Self::BadTable,
@@ -48,10 +52,12 @@ impl Reason {
         Self::PolicyDenied,
         Self::FlowEvicted,
         Self::FlowTableFull,
+        Self::Direct,
+        Self::DirectUnknown,
     ];
 
     /// How many there are: the size of the counters' map.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 15;
 
     /// The name in metrics.
     #[must_use]
@@ -70,6 +76,8 @@ impl Reason {
             Self::PolicyDenied => "policy_denied",
             Self::FlowEvicted => "flow_evicted",
             Self::FlowTableFull => "flow_table_full",
+            Self::Direct => "direct",
+            Self::DirectUnknown => "direct_unknown",
         }
     }
 }

@@ -157,6 +157,11 @@ impl Cluster {
         self.start(&["--keep", "--agent-config", &agent_config.display().to_string()]);
     }
 
+    /// The same, with agents whose `--north-south` is this.
+    pub fn up_again_answering(&self, north_south: &str) {
+        self.start(&["--keep", "--north-south", north_south]);
+    }
+
     fn start(&self, more: &[&str]) {
         // Both families: what holds for them holds for IPv4 alone, which is what a user's `up` has.
         let up = ["up", "--profile", "dev", "--ip-family", "dual", "--store", self.store];

@@ -44,6 +44,22 @@ impl Xdp {
     }
 }
 
+/// Who answers clients outside that have reached another node than that of their pod, in the agent's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NorthSouth {
+    /// The node that they have reached.
+    Snat,
+    /// The pod's own node.
+    Direct,
+}
+
+impl NorthSouth {
+    fn flag(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| format!("--north-south={}", value.get_name()))
+    }
+}
+
 /// Which addresses nodes, pods and Services have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum IpFamily {
@@ -90,6 +106,9 @@ pub(crate) struct UpOptions {
     /// Whether the nodes' uplinks answer Services by XDP. They are veths, for which it is a way to try it, not to be faster.
     #[arg(long, value_enum, default_value = "best-effort")]
     xdp: Xdp,
+    /// Who answers clients outside that have reached another node than that of their pod.
+    #[arg(long, value_enum, default_value = "snat")]
+    north_south: NorthSouth,
     /// Which addresses nodes, pods and Services have.
     #[arg(long, value_enum, default_value = "ipv4")]
     ip_family: IpFamily,
@@ -280,6 +299,7 @@ fn start_node(options: &UpOptions, number: u8) -> Result<()> {
         node_ip = format!("{node_ip},{}", fabric::beside(&node_ip));
     }
     command.args(["--node-ip", &node_ip, "--uplink", "eth0", &options.xdp.flag()]);
+    command.arg(options.north_south.flag());
     command.args(["--docker-host", &format!("unix://{}", docker.socket)]);
     // The machine, which is no node, reaches ClusterIPs by a route to a node.
     command.arg("--accept-external-cluster-ip");

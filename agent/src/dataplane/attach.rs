@@ -11,11 +11,13 @@ use aya::maps::{Array, MapData};
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SchedClassifier, TcAttachType};
+use ipnet::Ipv4Net;
 use oarlock_ebpf::flow::{self, Owner, Settings};
 use oarlock_ebpf::flow6::Settings6;
 use oarlock_ebpf::maps;
 
 use super::addresses::Addresses;
+use super::answering::Ranges;
 use super::load::chain;
 use super::opted_out::OptedOut;
 use super::verified::verified;
@@ -56,6 +58,7 @@ pub(super) struct Links {
     in_place: bool,
     settings: Array<MapData, Settings>,
     addresses: Addresses,
+    answering: Ranges,
     opted_out: OptedOut,
     six: six::Maps,
     /// The pods' links, by address.
@@ -95,6 +98,7 @@ impl Hooks {
 pub(super) struct LinkMaps {
     pub(super) settings: Array<MapData, Settings>,
     pub(super) addresses: Addresses,
+    pub(super) answering: Ranges,
     pub(super) opted_out: OptedOut,
     pub(super) six: six::Maps,
 }
@@ -112,7 +116,7 @@ impl Links {
             verified(|| program.load())
                 .map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
         }
-        let LinkMaps { settings, addresses, opted_out, mut six } = maps;
+        let LinkMaps { settings, addresses, answering, opted_out, mut six } = maps;
         six.place(&mut ebpf)?;
         let (wanted, pods) = (BTreeMap::new(), BTreeMap::new());
         let (in_place, isolated, answered) = (false, BTreeMap::new(), BTreeSet::new());
@@ -122,6 +126,7 @@ impl Links {
             in_place,
             settings,
             addresses,
+            answering,
             opted_out,
             six,
             wanted,
@@ -191,6 +196,14 @@ impl Links {
         }
         self.hooks.overlay = overlay;
         Ok(())
+    }
+
+    /// Hands clients of exactly these ranges' pods over to these nodes, which answer them themselves.
+    pub(super) fn set_answering(
+        &mut self,
+        ranges: &BTreeMap<Ipv4Net, Ipv4Addr>,
+    ) -> Result<(), DataplaneError> {
+        self.answering.set(ranges)
     }
 
     /// Gives an uplink XDP where that is wanted and possible.

@@ -22,12 +22,16 @@ pub fn text(dump: &Dump) -> String {
     for route in tables.routes.iter().flatten() {
         let _ = writeln!(out, "pods {} via {} ({})", route.pod_cidr, route.via, route.way.name());
     }
+    for (range, node) in &tables.direct {
+        let _ = writeln!(out, "clients of pods {range} are answered by {node} itself");
+    }
     let _ = writeln!(out, "\ntranslated flows ({}):", dump.flows.len());
     for flow in &dump.flows {
         let closing = if flow.closing { ", closing" } else { "" };
+        let handed = flow.handed_to.map_or(String::new(), |node| format!(", handed over to {node}"));
         let _ = writeln!(
             out,
-            "  {} {} to {} as {} to {}, seen {} s after boot{closing}",
+            "  {} {} to {} as {} to {}, seen {} s after boot{handed}{closing}",
             flow.protocol,
             flow.source,
             flow.destination,

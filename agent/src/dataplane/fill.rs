@@ -61,7 +61,8 @@ pub fn fill(config: &DataplaneConfig, tables: &Picture) -> Result<Vec<Fill>, Dat
         array(maps::BACKENDS, backends.len())?,
         array(maps::SERVICE_COUNTS, services.len())?,
         hash::<Member, u32>(&pins, maps::MEMBERS, false)?,
-        ranges(&pins)?,
+        prefixes::<SourceRange, u32>(&pins, maps::SOURCE_RANGES)?,
+        prefixes::<[u8; 4], [u8; 4]>(&pins, maps::DIRECT)?,
         hash::<[u8; 4], Owner>(&pins, maps::ADDRESSES, false)?,
         hash::<[u8; 16], Owner>(&pins, maps::ADDRESSES6, false)?,
         hash::<u64, u32>(&pins, maps::OPTED_OUT, false)?,
@@ -98,12 +99,10 @@ fn flows(pins: &Path) -> Result<Fill, DataplaneError> {
     })
 }
 
-fn ranges(pins: &Path) -> Result<Fill, DataplaneError> {
-    let name = maps::SOURCE_RANGES;
+fn prefixes<K: Pod, V: Pod>(pins: &Path, name: &'static str) -> Result<Fill, DataplaneError> {
     let data = open(pins, name)?;
     let capacity = data.info().map_err(|e| failed(pins, name, &e))?.max_entries();
-    let table: LpmTrie<MapData, SourceRange, u32> =
-        Map::LpmTrie(data).try_into().map_err(|e| failed(pins, name, &e))?;
+    let table: LpmTrie<MapData, K, V> = Map::LpmTrie(data).try_into().map_err(|e| failed(pins, name, &e))?;
     let used = table.keys().filter(Result::is_ok).count();
     Ok(Fill {
         map: name.to_owned(),

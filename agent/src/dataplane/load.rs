@@ -18,13 +18,14 @@ use oarlock_ebpf::table::Bucket;
 use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
 use super::addresses::Addresses;
+use super::answering::Ranges;
 use super::attach::{Hooks, LinkMaps, Links};
 use super::door::Doors;
 use super::opted_out::OptedOut;
 use super::{DataplaneConfig, DataplaneError, policies, six};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("OARLOCK_BPF_EMBEDDED"));
-const MAPS: [&str; 36] = [
+const MAPS: [&str; 37] = [
     maps::FRONTENDS,
     maps::FRONTENDS6,
     maps::SERVICE_TABLE,
@@ -44,6 +45,7 @@ const MAPS: [&str; 36] = [
     maps::OPTED_OUT,
     maps::SETTINGS,
     maps::ADDRESSES,
+    maps::DIRECT,
     maps::FLOWS,
     maps::FLOW_SEED,
     maps::FRAGMENTS,
@@ -144,6 +146,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<(Handles, policies::Handl
             four: handle(&mut ebpf, maps::ADDRESSES)?,
             six: handle(&mut ebpf, maps::ADDRESSES6)?,
         },
+        answering: Ranges(handle(&mut ebpf, maps::DIRECT)?),
         opted_out: OptedOut(handle(&mut ebpf, maps::OPTED_OUT)?),
         six: six::Maps {
             settings: handle(&mut ebpf, maps::SETTINGS6)?,

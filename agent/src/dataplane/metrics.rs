@@ -13,8 +13,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use tokio::sync::watch;
+
 use super::load::pins;
 use super::{DataplaneConfig, Mode, read};
+use crate::net::Reached;
 
 /// `oarlock_dataplane_events_total{reason}`.
 #[derive(Debug)]
@@ -115,5 +118,30 @@ impl Collector for Uplinks {
             ConstGauge::new(1i64).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+}
+
+/// `oarlock_dataplane_north_south_info{mode}`: 1 for who answers clients outside.
+#[derive(Debug)]
+pub struct NorthSouth(watch::Receiver<Reached>);
+
+impl NorthSouth {
+    /// As it is whenever somebody asks.
+    #[must_use]
+    pub fn of(reached: watch::Receiver<Reached>) -> Self {
+        Self(reached)
+    }
+}
+
+impl Collector for NorthSouth {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut family = encoder.encode_descriptor(
+            "oarlock_dataplane_north_south_info",
+            "Who answers clients outside that have reached another node than their pod's: that node (snat), or the pod's (direct)",
+            None,
+            MetricType::Gauge,
+        )?;
+        let Some(mode) = self.0.borrow().north_south else { return Ok(()) };
+        ConstGauge::new(1i64).encode(family.encode_family(&[("mode", mode.name())])?)
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
-use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, Owner, Settings, TCP, UDP};
+use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, Owner, Settings, TCP, TUNNEL, UDP};
 use oarlock_ebpf::flow6::Settings6;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,9 @@ pub struct Picture {
     /// the link and the cookie.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub per_packet: BTreeSet<String>,
+    /// Ranges of pods whose nodes answer clients outside themselves, and these nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub direct: BTreeMap<Ipv4Net, Ipv4Addr>,
     /// How other nodes' pods are reached; nothing where somebody else sees to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<BTreeSet<NodeRoute>>,
@@ -81,12 +84,23 @@ pub struct OverlayPicture {
     /// The same of IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address6: Option<Ipv6Addr>,
+    /// Whether it is our own tunnel, whose frames may say which pod was chosen.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tunnel: bool,
 }
 
 impl OverlayPicture {
     /// The node's addresses there, for people.
     pub(super) fn addresses(&self) -> String {
         self.address6.map_or_else(|| self.address.to_string(), |six| format!("{} {six}", self.address))
+    }
+}
+
+impl Picture {
+    /// The node that answers clients outside of this pod itself; none where the pod's answers come back here.
+    pub(super) fn answers_itself(&self, pod: IpAddr) -> Option<Ipv4Addr> {
+        let IpAddr::V4(pod) = pod else { return None };
+        self.direct.iter().find(|(range, _)| range.contains(&pod)).map(|(_, node)| *node)
     }
 }
 
@@ -120,8 +134,8 @@ pub struct FrontendPicture {
     pub outside: Vec<SocketAddr>,
 }
 
-fn is_default(algorithm: &Algorithm) -> bool {
-    *algorithm == Algorithm::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Each once, in the order in which they come.
@@ -149,6 +163,7 @@ impl NodePicture {
             link: settings.overlay,
             address: settings.overlay_address.into(),
             address6: Some(Ipv6Addr::from(settings6.overlay_address)).filter(|ip| !ip.is_unspecified()),
+            tunnel: settings.has(TUNNEL),
         };
         let known = settings.mask != [0; 4];
         let cidr = Ipv4Net::with_netmask(settings.cluster.into(), settings.mask.into()).ok();
@@ -241,6 +256,9 @@ pub struct FlowPicture {
     pub translated_destination: SocketAddr,
     /// Whether it leaves the cluster with the node's address, instead of going to a backend.
     pub masqueraded: bool,
+    /// The node that it is handed over to as it came: that of its pod, which answers itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed_to: Option<Ipv4Addr>,
     /// Whether either side has ended it.
     pub closing: bool,
     /// When a packet was seen last, in seconds since boot.
@@ -253,7 +271,7 @@ pub struct FlowPicture {
 pub struct EventPicture {
     /// When.
     pub at: Timestamp,
-    /// A reason of the metrics: `translated`, `masqueraded`, or why it went nowhere.
+    /// A reason of the metrics: `translated`, `masqueraded`, `direct`, or why it went nowhere.
     pub what: String,
     /// `socket`, `xdp` or `tc`.
     pub hook: String,

@@ -2,7 +2,7 @@
 //! as a difference, whatever is wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::LpmTrie;
@@ -18,6 +18,7 @@ use oarlock_ebpf::{LAYOUT_VERSION, maps};
 
 use super::DataplaneError;
 use super::addresses::Addresses;
+use super::answering::Ranges;
 use super::compile::Algorithm;
 use super::door::{self, Door, Doors};
 use super::load::{chain, pins};
@@ -63,8 +64,19 @@ pub fn kernel(bpffs: &Path, node_name: &str) -> Result<Kernel, DataplaneError> {
             problem,
         ));
     }
-    let tables =
-        Picture { layout_version, node, frontends, pods, nodes, per_packet, routes, policies, leaving };
+    let direct = Ranges(open(&pins, maps::DIRECT, Map::LpmTrie)?).all();
+    let tables = Picture {
+        layout_version,
+        node,
+        frontends,
+        pods,
+        nodes,
+        per_packet,
+        direct,
+        routes,
+        policies,
+        leaving,
+    };
     Ok(Kernel { tables, flaws: services.flaws })
 }
 
@@ -294,6 +306,7 @@ fn flows(pins: &Path) -> Result<Vec<FlowPicture>, DataplaneError> {
         translated_source: source(&entry.to),
         translated_destination: destination(&entry.to),
         masqueraded: entry.backend == MASQUERADED,
+        handed_to: entry.handed_to().map(Ipv4Addr::from),
         closing: entry.seen & flow::CLOSING != 0,
         seen_seconds_after_boot: flow::seconds(entry.seen),
     };
@@ -317,6 +330,7 @@ fn flows6(pins: &Path) -> Result<Vec<FlowPicture>, DataplaneError> {
         translated_source: source(&entry.to),
         translated_destination: destination(&entry.to),
         masqueraded: entry.backend == MASQUERADED,
+        handed_to: None,
         closing: entry.seen & flow::CLOSING != 0,
         seen_seconds_after_boot: flow::seconds(entry.seen),
     };

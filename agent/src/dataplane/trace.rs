@@ -168,6 +168,13 @@ impl<'t> Path<'t> {
                 );
                 return "delivered";
             }
+            if let Some(own) = path.tables.answers_itself(ip) {
+                let what = format!(
+                    "{ip} is elsewhere: goes as it came to its node {own}, where it sees the client; its answers leave there"
+                );
+                path.step(UPLINK, what);
+                return "forwarded";
+            }
             let what =
                 format!("{ip} is elsewhere: leaves as {node} with a port of ours, by the link it came by");
             path.step(UPLINK, what);

@@ -11,13 +11,13 @@ use oarlock_ebpf::{LAYOUT_VERSION, flow, maps};
 
 use super::compile::{self, Compiler};
 use super::opted_out;
-use super::picture::{self, FrontendPicture, NodePicture, Picture, PodPicture};
+use super::picture::{self, FrontendPicture, NodePicture, OverlayPicture, Picture, PodPicture};
 use super::policies;
 use super::read::Kernel;
-use super::{DataplaneConfig, Overlay, PodLink, addresses};
+use super::{Answering, DataplaneConfig, Overlay, PodLink, addresses};
 use crate::desired::Snapshot;
 use crate::net::NodeRoute;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Something that the kernel has otherwise than it should.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +117,10 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
         frontends: frontends.collect(),
         nodes: nodes.into_iter().filter(|ip| !pods.contains_key(ip)).collect(),
         per_packet,
+        direct: match around.overlay.and_then(|overlay| overlay.tunnel.as_ref()) {
+            Some(Answering::These(ranges)) => BTreeMap::clone(ranges),
+            Some(Answering::Unchanged) | None => BTreeMap::new(),
+        },
         routes: None,
         pods: pods.into_values().collect(),
         policies: policies::wanted(snapshot, linked_pods),
@@ -143,6 +147,7 @@ pub fn compare(kernel: &Kernel, wanted: &Picture) -> BTreeSet<Difference> {
     let (is, should) = (&tables.per_packet, &wanted.per_packet);
     all.extend(should.difference(is).map(|name| problem(name, "is missing")));
     all.extend(is.difference(should).map(|name| problem(name, "is not wanted")));
+    all.extend(of_direct(&tables.direct, &wanted.direct));
     all.extend(of_routes(tables.routes.as_ref(), wanted.routes.as_ref()));
     all.extend(tables.policies.compare(&wanted.policies));
     // What the kernel knows by number has a name for people.
@@ -177,7 +182,8 @@ fn of_node(present: &NodePicture, wanted: &NodePicture) -> Vec<Difference> {
     check("the cookie of the node's network namespace", cookie(present), cookie(wanted));
     let overlay = |node: &NodePicture| {
         let overlay = node.overlay.as_ref();
-        overlay.map_or("none".to_owned(), |o| format!("link {} as {}", o.link, o.addresses()))
+        let kind = |o: &OverlayPicture| if o.tunnel { ", our own" } else { "" };
+        overlay.map_or("none".to_owned(), |o| format!("link {} as {}{}", o.link, o.addresses(), kind(o)))
     };
     check("the overlay", overlay(present), overlay(wanted));
     all
@@ -256,6 +262,19 @@ fn of_addresses(present: &Picture, wanted: &Picture) -> Vec<Difference> {
         Difference::plain(addresses::map(*address), address, format!("is not wanted: it is {is}"))
     }));
     all
+}
+
+fn of_direct(is: &BTreeMap<Ipv4Net, Ipv4Addr>, should: &BTreeMap<Ipv4Net, Ipv4Addr>) -> Vec<Difference> {
+    let ranges: BTreeSet<&Ipv4Net> = is.keys().chain(should.keys()).collect();
+    let named = |node: Option<&Ipv4Addr>| {
+        node.map_or("answered here".to_owned(), |node| format!("answered by {node} itself"))
+    };
+    let differs = ranges.into_iter().filter(|range| is.get(range) != should.get(range));
+    let told = differs.map(|range| {
+        let problem = format!("is {}, should be {}", named(is.get(range)), named(should.get(range)));
+        Difference::plain(maps::DIRECT, range, problem)
+    });
+    told.collect()
 }
 
 /// Of one who does not know the kernel's routes, or does not want any, nothing is told.

@@ -19,16 +19,16 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
 
 use super::links::{self, Link, check};
-use super::reach::{self, LEAST6, Mtu, NodeRoute, Peer};
+use super::reach::{self, LEAST6, Mtu, NodeRoute, NorthSouth, Peer};
 use super::routes::Tunnel;
 use super::state::{PodNet, State};
 use super::tunnel::End;
 use super::underlay::{self, Underlay};
 use super::{
     Bandwidth, NetError, PodNetRequest, PodNetResult, PodNetwork, bandwidth, ipam, netns, routes, sysctl,
-    tunnel,
+    tunnel, uplinks,
 };
-use crate::dataplane::Overlay;
+use crate::dataplane::{Answering, Overlay};
 use crate::dual_ip::DualIp;
 
 /// The gateway of every pod: link-local, never seen outside the pair.
@@ -69,6 +69,8 @@ pub struct Reached {
     pub overlay: Option<Overlay>,
     /// For people: `direct,vxlan mtu=1450`.
     pub description: String,
+    /// Who answers clients outside whose pods are here, and who have reached another node. Not known before it was first looked.
+    pub north_south: Option<NorthSouth>,
 }
 
 impl Network {
@@ -84,10 +86,16 @@ impl Network {
         let state = State::open(&data_dir.join("network.json"))?;
         let uplinks = underlay::look(&handle, &underlay.uplinks).await?;
         // Pods that run go on sending what fits through the tunnel that an earlier agent has made.
-        let tunnels = links::find(&handle, tunnel::LINK).await?.is_some();
-        let mtu = Mtu::of(uplinks.mtu, tunnels);
+        let mut overlay = uplinks::overlay(tunnel::LINK).await?;
+        if let Some(overlay) = &mut overlay {
+            // Frames by it go on to be understood, and to be sent.
+            overlay.tunnel = Some(Answering::Unchanged);
+        }
+        let has_tunnel = links::find(&handle, tunnel::LINK).await?.is_some();
+        let mtu = Mtu::of(uplinks.mtu, has_tunnel || underlay.north_south == NorthSouth::Direct);
         let description = reach::describe(&BTreeSet::new(), mtu);
-        let reached = Reached { routes: BTreeSet::new(), overlay: None, description };
+        let (routes, north_south) = (BTreeSet::new(), None);
+        let reached = Reached { routes, overlay, description, north_south };
         let moved = watch::Sender::new(0);
         underlay::watch(tasks, &underlay.uplinks, moved.clone())?;
         let inner = Inner {
@@ -116,6 +124,9 @@ impl Network {
     pub async fn set_pod_cidr(&self, pod_cidr: Ipv4Net) -> Result<(), NetError> {
         let mut inner = self.inner.lock().await;
         if inner.pod_cidr != Some(pod_cidr) {
+            if self.underlay.north_south == NorthSouth::Direct && !reach::can_be_said(pod_cidr) {
+                tracing::warn!(%pod_cidr, "the range is too large for --north-south direct: at most a /16; it stays snat");
+            }
             routes::refuse_unused(&self.handle, pod_cidr).await?;
             inner.pod_cidr = Some(pod_cidr);
         }
@@ -165,7 +176,9 @@ impl Network {
         let is_spoken = |peer: &&Peer| peer.pod_cidr.network().is_ipv4() || pod_cidr6.is_some();
         let peers = peers.iter().filter(is_spoken).copied().collect();
         let (wanted, far) = reach::routes(self.underlay.routing, &uplinks.networks, &peers);
-        let tunnels = wanted.iter().any(|route| route.end().is_some());
+        let answers =
+            self.underlay.north_south == NorthSouth::Direct && pod_cidr.is_some_and(reach::can_be_said);
+        let tunnels = answers || wanted.iter().any(|route| route.end().is_some());
         let mtu = Mtu::of(uplinks.mtu, tunnels);
         // Smaller packets before the way that takes no larger ones, larger ones after it has gone.
         let fitted = self.set_mtu(mtu).await;
@@ -173,7 +186,8 @@ impl Network {
             _ if !tunnels => (None, None),
             Some(pod_cidr) => {
                 let end = End { node: self.underlay.node_ip, pod_cidr, pod_cidr6, mtu: mtu.pods };
-                Some(self.tunnel(end, &wanted).await?).unzip()
+                let nodes = peers.iter().filter(|_| answers).map(|peer| peer.address.v4).collect();
+                Some(self.tunnel(end, (&wanted, &nodes)).await?).unzip()
             }
             // A node without a range of its own has no pods that would ask for the way.
             None => return Err(NetError::NoPodCidr),
@@ -183,15 +197,18 @@ impl Network {
             Some(stale) => tunnel::forget(&self.handle, stale).await?,
             None => tunnel::remove(&self.handle).await?,
         }
+        let answering = Arc::new(if answers { reach::answering(&peers) } else { BTreeMap::new() });
         let overlay = tunnel.map(|Tunnel { link, address, address6 }| Overlay {
             name: tunnel::LINK.to_owned(),
             link,
             address: Some(address),
             address6,
             nodes: Arc::new(far),
+            tunnel: Some(Answering::These(answering)),
         });
         let description = reach::describe(&wanted, mtu);
-        let reached = Reached { routes: wanted, overlay, description };
+        let north_south = Some(if answers { NorthSouth::Direct } else { NorthSouth::Snat });
+        let reached = Reached { routes: wanted, overlay, description, north_south };
         self.reached.send_if_modified(|present| {
             let changes = *present != reached;
             if changes {
@@ -204,14 +221,14 @@ impl Network {
         routed.and(fitted)
     }
 
-    /// Our end of the tunnels, which knows what these routes lead to.
+    /// Our end of the tunnels, which knows what these routes lead to and where these nodes are.
     async fn tunnel(
         &self,
         end: End,
-        routes: &BTreeSet<NodeRoute>,
+        to: (&BTreeSet<NodeRoute>, &BTreeSet<Ipv4Addr>),
     ) -> Result<(Tunnel, tunnel::Stale), NetError> {
         let link = tunnel::ensure(&self.handle, end).await?;
-        let stale = tunnel::tell(&self.handle, link, routes).await?;
+        let stale = tunnel::tell(&self.handle, link, to).await?;
         Ok((Tunnel { link, address: end.address(), address6: end.address6() }, stale))
     }
 

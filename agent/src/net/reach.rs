@@ -4,10 +4,11 @@
 //! Routers between networks know nothing of pods: across them packets of pods travel inside packets of nodes (VXLAN). Each family
 //! is decided by itself; packets of both travel inside packets of IPv4, which all nodes have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
+use oarlock_ebpf::direct;
 use serde::{Deserialize, Serialize};
 
 use crate::dual_ip::DualIp;
@@ -22,6 +23,29 @@ pub enum Routing {
     Direct,
     /// VXLAN to all: also between neighbours, for networks that filter by address.
     Vxlan,
+}
+
+/// Who answers clients outside that have reached another node than that of their pod. Of IPv4: over IPv6 it is always the one that
+/// they have reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum NorthSouth {
+    /// The node that they have reached, which the pod sees instead of them.
+    #[default]
+    Snat,
+    /// The pod's own node. The pod sees the client, and answers do not come by the node that it has reached. The network has to let a
+    /// node send with the addresses of other nodes and of Services.
+    Direct,
+}
+
+impl NorthSouth {
+    /// The name in annotations and for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Snat => "snat",
+            Self::Direct => "direct",
+        }
+    }
 }
 
 /// How packets get to another node's pods.
@@ -52,6 +76,8 @@ pub struct Peer {
     pub pod_cidr: IpNet,
     /// The node's addresses.
     pub address: DualIp,
+    /// Whether it says that it answers clients outside itself that have reached another node.
+    pub direct: bool,
 }
 
 impl Peer {
@@ -126,6 +152,20 @@ impl NodeRoute {
     }
 }
 
+/// Whether pods of a range can be told apart by what a frame says of them.
+pub(super) const fn can_be_said(range: Ipv4Net) -> bool {
+    range.prefix_len() >= direct::LEAST_PREFIX
+}
+
+/// The ranges of pods whose nodes answer clients outside themselves, and these nodes.
+pub(super) fn answering(peers: &BTreeSet<Peer>) -> BTreeMap<Ipv4Net, Ipv4Addr> {
+    let range = |peer: &Peer| match peer.pod_cidr {
+        IpNet::V4(range) if peer.direct && can_be_said(range) => Some((range.trunc(), peer.address.v4)),
+        _ => None,
+    };
+    peers.iter().filter_map(range).collect()
+}
+
 /// What the network adds to a packet of a pod on its way through a tunnel over IPv4, in bytes: Ethernet, VXLAN, UDP, IP.
 const OVERHEAD: u32 = 14 + 8 + 8 + 20;
 /// The least that IPv4 asks of a link for a path that fragments nothing (RFC 1122 3.3.3).
@@ -155,11 +195,9 @@ pub(super) fn inside(uplink: u32) -> u32 {
     uplink.saturating_sub(OVERHEAD).max(LEAST)
 }
 
-/// The hardware address of a node's end of the tunnel: known to all who know the node's address, so that nobody has to ask. The
-/// first byte says that it is administered locally, and no group's (IEEE 802).
+/// The hardware address of a node's end of the tunnel.
 pub(super) fn hardware_address(node: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = node.octets();
-    [0x0a, 0x6f, a, b, c, d]
+    direct::end(node.octets())
 }
 
 /// The address of a node's end of the tunnel on the link: the one that goes with its hardware address (RFC 4291 appendix A). Next hop of
@@ -200,7 +238,7 @@ mod tests {
     }
 
     fn peer(pod_cidr: &str, address: &str) -> Peer {
-        Peer { pod_cidr: net(pod_cidr), address: address.parse().unwrap() }
+        Peer { pod_cidr: net(pod_cidr), address: address.parse().unwrap(), direct: false }
     }
 
     #[test]
@@ -251,6 +289,21 @@ mod tests {
         );
         let (direct, _) = routes(Routing::Direct, &uplinks, &ranges("10.0.1.2"));
         assert_eq!(direct.len(), 1, "no direct way of IPv6 leads to a node without an address of it");
+    }
+
+    #[test]
+    fn nodes_answer_themselves_that_say_so_and_whose_pods_can_be_told_apart() {
+        let direct = |pod_cidr, address| Peer { direct: true, ..peer(pod_cidr, address) };
+        let peers = BTreeSet::from([
+            peer("10.244.1.0/24", "10.0.0.1"),
+            direct("10.244.2.0/24", "10.0.0.2"),
+            direct("fd00:10:244:2::/64", "10.0.0.2"),
+            direct("10.245.0.0/16", "10.0.0.3"),
+            direct("10.246.0.0/15", "10.0.0.4"),
+        ]);
+        let ranges = answering(&peers);
+        let told: Vec<String> = ranges.iter().map(|(range, node)| format!("{range} {node}")).collect();
+        assert_eq!(told, ["10.244.2.0/24 10.0.0.2", "10.245.0.0/16 10.0.0.3"]);
     }
 
     #[test]

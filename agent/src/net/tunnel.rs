@@ -1,4 +1,4 @@
-//! Our end of the tunnels to nodes on other networks: a VXLAN link that learns nothing and floods nowhere. Whom it knows, it was
+//! Our end of the tunnels to nodes on other networks, and where nodes answer clients outside themselves to all: a VXLAN link that learns nothing and floods nowhere. Whom it knows, it was
 //! told: a neighbour (who has the next hop's address) and an entry of the forwarding table (at which node that is) a peer.
 //!
 //! The next hop of a route into the tunnel is the other node's address, on this link, or for IPv6 the one that goes with its hardware
@@ -157,13 +157,15 @@ impl Known {
 /// What the link knows that it should not; see [`tell`].
 pub(super) struct Stale(Vec<NeighbourMessage>);
 
-/// Tells the link of the nodes that these routes lead to. Of whom else it knows is returned, to be forgotten when no route leads there.
+/// Tells the link of the nodes that these routes lead to, and where these nodes are. Of whom else it knows is returned, to be forgotten
+/// when no route leads there.
 pub(super) async fn tell(
     handle: &Handle,
     link: u32,
-    routes: &BTreeSet<NodeRoute>,
+    (routes, nodes): (&BTreeSet<NodeRoute>, &BTreeSet<Ipv4Addr>),
 ) -> Result<Stale, NetError> {
-    let wanted = Known(routes.iter().filter_map(entries).flatten().collect());
+    let places = nodes.iter().map(|node| Entry::Place(hardware_address(*node), *node));
+    let wanted = Known(routes.iter().filter_map(entries).flatten().chain(places).collect());
     let mut missing = wanted.0.clone();
     let mut stale = Vec::new();
     for (entry, message) in list(handle, link).await? {

@@ -15,7 +15,7 @@ use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
 
 use super::links::{self, check};
-use super::{NetError, Routing, tunnel};
+use super::{NetError, NorthSouth, Routing, tunnel};
 
 /// How this node is connected to the others.
 #[derive(Debug, Clone)]
@@ -26,13 +26,20 @@ pub struct Underlay {
     pub node_ip: Ipv4Addr,
     /// How pods of other nodes are reached.
     pub routing: Routing,
+    /// Who answers clients outside.
+    pub north_south: NorthSouth,
 }
 
 impl Underlay {
     /// By one uplink, with the ways that addresses suggest.
     #[must_use]
     pub fn by(uplink: &str, node_ip: Ipv4Addr) -> Self {
-        Self { uplinks: vec![uplink.to_owned()], node_ip, routing: Routing::Auto }
+        Self {
+            uplinks: vec![uplink.to_owned()],
+            node_ip,
+            routing: Routing::Auto,
+            north_south: NorthSouth::Snat,
+        }
     }
 }
 

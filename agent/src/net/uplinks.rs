@@ -60,8 +60,8 @@ pub async fn overlay(name: &str) -> Result<Option<Overlay>, NetError> {
                 IpAddr::V6(ip) => address6 = address6.or(Some(ip)),
             }
         }
-        let nodes = Arc::default();
-        Ok(Some(Overlay { name: name.to_owned(), link: number, address, address6, nodes }))
+        let (name, nodes) = (name.to_owned(), Arc::default());
+        Ok(Some(Overlay { name, link: number, address, address6, nodes, tunnel: None }))
     })
     .await
 }

@@ -162,6 +162,13 @@ fn members_ranges_addresses_and_settings_are_compared_too() {
     addresses.remove(&[127, 30, 78, 3]).unwrap();
     addresses.insert([127, 30, 78, 2], Owner::by_routes(NODE), 0).unwrap();
 
+    let mut direct: LpmTrie<_, [u8; 4], [u8; 4]> = open(&node, maps::DIRECT, Map::LpmTrie);
+    let range = Key::new(24, [127, 244, 9, 0]);
+    direct.insert(&range, [127, 30, 78, 2], 0).unwrap();
+    let expected = "DIRECT: 127.244.9.0/24 is answered by 127.30.78.2 itself, should be answered here";
+    assert_eq!(node.said(&snapshot), [expected]);
+    direct.remove(&range).unwrap();
+
     let mut settings: Array<_, Settings> = open(&node, maps::SETTINGS, Map::Array);
     let present = settings.get(&0, 0).unwrap();
     settings.set(0, Settings { flags: EXTERNAL_CLUSTER_IP, ..present }, 0).unwrap();

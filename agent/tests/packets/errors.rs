@@ -6,13 +6,13 @@ use oarlock_ebpf::reason::Reason;
 
 use super::frames::*;
 
-const ROUTER: [u8; 4] = [172, 30, 77, 254];
-const PORT_UNREACHABLE: (u8, u8) = (3, 3);
-const TOO_BIG: (u8, u8) = (3, 4);
+pub(super) const ROUTER: [u8; 4] = [172, 30, 77, 254];
+pub(super) const PORT_UNREACHABLE: (u8, u8) = (3, 3);
+pub(super) const TOO_BIG: (u8, u8) = (3, 4);
 const TIME_EXCEEDED: (u8, u8) = (11, 0);
 
 /// An ICMP error about the packet in a frame, of which so many bytes after its IP header are quoted.
-fn error(from: [u8; 4], to: [u8; 4], kind: (u8, u8), about: &[u8], quoted: usize) -> Vec<u8> {
+pub(super) fn error(from: [u8; 4], to: [u8; 4], kind: (u8, u8), about: &[u8], quoted: usize) -> Vec<u8> {
     let mut frame = Vec::new();
     let path_mtu = if kind == TOO_BIG { 1400_u32 } else { 0 };
     let builder = ip((from, 0), (to, 0)).icmpv4_raw(kind.0, kind.1, path_mtu.to_be_bytes());
@@ -21,7 +21,7 @@ fn error(from: [u8; 4], to: [u8; 4], kind: (u8, u8), about: &[u8], quoted: usize
 }
 
 /// From whom to whom an error goes and what it quotes, after its checksums have been computed anew and compared.
-fn read(frame: &[u8]) -> ([u8; 4], [u8; 4], Vec<u8>) {
+pub(super) fn read(frame: &[u8]) -> ([u8; 4], [u8; 4], Vec<u8>) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
     let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Icmpv4(icmp))) = (&packet.net, &packet.transport)
     else {
@@ -127,7 +127,7 @@ fn errors_about_anything_else_go_on_untouched() {
 }
 
 /// The fragments of a frame's packet, cut after so many bytes of its payload.
-fn cut(frame: &[u8], after: usize, identification: u16) -> [Vec<u8>; 2] {
+pub(super) fn cut(frame: &[u8], after: usize, identification: u16) -> [Vec<u8>; 2] {
     assert_eq!(after % 8, 0, "offsets count in eights");
     let part = |payload: &[u8], more: bool, offset: usize| {
         let mut header = Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
@@ -143,7 +143,7 @@ fn cut(frame: &[u8], after: usize, identification: u16) -> [Vec<u8>; 2] {
 }
 
 /// The frame whose packet was cut up.
-fn join([first, later]: [&[u8]; 2]) -> Vec<u8> {
+pub(super) fn join([first, later]: [&[u8]; 2]) -> Vec<u8> {
     let mut header = Ipv4HeaderSlice::from_slice(&first[14..]).unwrap().to_header();
     header.more_fragments = false;
     header.set_payload_len(first.len() + later.len() - 68).unwrap();

@@ -8,6 +8,7 @@
 )]
 
 mod counts;
+mod direct;
 mod errors;
 mod express;
 mod express6;

@@ -1,5 +1,6 @@
 //! Services' addresses and policies as clients outside and pods meet them, on real nodes. Needs root.
 
+mod direct;
 mod dual_stack;
 mod policies;
 
@@ -48,6 +49,7 @@ fn clients_meet_a_services_addresses_and_policies() {
     clients_keep_their_pod(&cluster);
     ports_of_a_node_are_a_pods(&cluster);
     the_plugin_shows_what_happens(&cluster);
+    direct::pods_answer_clients_of_other_nodes_themselves(&cluster);
     a_change_of_type_takes_what_it_had(&cluster);
     policies::policies_say_who_may_talk_to_whom(&cluster);
     cluster.down();
@@ -237,7 +239,10 @@ fn a_narrow_way_to_a_client_is_found_out() {
     struct Beyond;
     impl Drop for Beyond {
         fn drop(&mut self) {
-            let _ = shell("ip netns del oarlock-beyond");
+            let _ = shell(&format!(
+                "ip -n {CLIENT} link del beyond; ip netns del oarlock-beyond
+                 for node in 1 2; do ip -n oarlock-node$node route del {BEYOND_IP}; done"
+            ));
         }
     }
     let _end = Beyond;
@@ -262,27 +267,34 @@ fn a_narrow_way_to_a_client_is_found_out() {
 
 /// Of several from one port; a connected socket hears only whom it was connected to.
 fn datagrams_are_answered_by_whom_they_were_sent_to(cluster: &Cluster) {
-    let ask = |address: &str, port: u16, length: usize| {
-        format!(
-            "python3 -c \"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3); \
-             s.connect(('{address}', {port})); [(s.send(b'%d' % i * {length}), print(s.recv(65000).decode())) \
-             for i in range(5)]\""
-        )
-    };
     let ip = cluster.kubectl("get service datagrams -o jsonpath='{.spec.clusterIP}'");
     for (node, client) in [(NODES[0], CLIENT_IP), (NODES[1], NODES[1])] {
-        // The longer ones come in seven fragments, and are answered in as many.
-        for length in [1, 10_000] {
-            let said = run_in(CLIENT, &ask(node, 30086, length)).text;
-            assert_eq!(count(&said).values().collect::<Vec<_>>(), [&5], "{node}: {said}");
-            assert_eq!(said.matches(&format!("client: {client}:")).count(), 5, "{node}: {said}");
-            assert!(said.contains(&format!("request: {}\n", "4".repeat(length))), "{node}: {said}");
-        }
+        datagrams_show_the_client(node, client);
     }
-    let inside = xtask(&["node", "2", "--", "sh", "-c", &ask(&ip, 80, 10_000)]).text;
+    let inside = xtask(&["node", "2", "--", "sh", "-c", &send_datagrams(&ip, 80, 10_000)]).text;
     assert_eq!(count(&inside).values().collect::<Vec<_>>(), [&5], "{inside}");
-    let nobody = run_in(CLIENT, &ask(NODES[1], 30087, 1)).text;
+    let nobody = run_in(CLIENT, &send_datagrams(NODES[1], 30087, 1)).text;
     assert!(nobody.contains("Connection refused"), "ICMP says so: {nobody}");
+}
+
+/// The client sends five of a length, and prints what is answered.
+fn send_datagrams(address: &str, port: u16, length: usize) -> String {
+    format!(
+        "python3 -c \"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3); \
+         s.connect(('{address}', {port})); [(s.send(b'%d' % i * {length}), print(s.recv(65000).decode())) \
+         for i in range(5)]\""
+    )
+}
+
+/// Who knocks at a node is this one to the pod.
+fn datagrams_show_the_client(node: &str, client: &str) {
+    // The longer ones come in seven fragments, and are answered in as many.
+    for length in [1, 10_000] {
+        let said = run_in(CLIENT, &send_datagrams(node, 30086, length)).text;
+        assert_eq!(count(&said).values().collect::<Vec<_>>(), [&5], "{node}: {said}");
+        assert_eq!(said.matches(&format!("client: {client}:")).count(), 5, "{node}: {said}");
+        assert!(said.contains(&format!("request: {}\n", "4".repeat(length))), "{node}: {said}");
+    }
 }
 
 /// By its Service's own address, and by the NodePort of its node and of another one.
@@ -293,6 +305,14 @@ fn a_pod_reaches_itself(cluster: &Cluster) {
     let _ = inside("sh -c 'echo myself >/tmp/index.html; httpd -p 8080 -h /tmp'");
     cluster.kubectl("label pod toolbox app=self");
     cluster.kubectl("expose pod toolbox --name=self --port=80 --target-port=8080 --type=NodePort");
+    a_pod_reaches_itself_at_all_addresses(cluster);
+}
+
+/// That of its Service and those of the nodes.
+fn a_pod_reaches_itself_at_all_addresses(cluster: &Cluster) {
+    let inside = |command: &str| {
+        shell(&format!("docker exec $(docker ps -q --filter name=k8s_toolbox_toolbox) {command}")).text
+    };
     let ip = cluster.kubectl("get service self -o jsonpath='{.spec.clusterIP}'");
     let port = cluster.kubectl("get service self -o jsonpath='{.spec.ports[0].nodePort}'");
     for url in [ip, format!("{}:{port}", NODES[0]), format!("{}:{port}", NODES[1])] {
