@@ -14,7 +14,7 @@ use oarlock_daemon::files::{read_if_present, write_atomic};
 use oarlock_daemon::pki::{self, Ca, Identity, Signer};
 use oarlock_daemon::{Tasks, service_manager};
 use oarlock_planner::Settings;
-use oarlock_store::{Embedded, Etcd, EtcdOptions, Retention, Revision, Store};
+use oarlock_store::{Embedded, Etcd, EtcdOptions, Retention, Revision, Store, Together};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,8 @@ use crate::usage::{self, Board};
 
 /// How long the parts have to end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
+/// How long one renewal of a node's Lease may wait for others, which come every ten seconds from each node.
+const RENEWALS: Duration = Duration::from_millis(50);
 /// How often claims are compared with the objects that hold them, as upstream.
 const REPAIR: Duration = Duration::from_secs(180);
 
@@ -377,7 +379,10 @@ async fn open_store(config: &ServeConfig, tasks: &Tasks) -> anyhow::Result<Arc<d
                 cert: config.etcd_cert_file.clone(),
                 key: config.etcd_key_file.clone(),
                 // Most of what is written: that nodes live, and what was said for people.
-                together: vec![EVENTS.prefix(), LEASES.key("kube-node-lease", "")],
+                together: vec![
+                    Together { prefix: EVENTS.prefix(), patience: Duration::ZERO },
+                    Together { prefix: LEASES.key("kube-node-lease", ""), patience: RENEWALS },
+                ],
             };
             let etcd = Arc::new(Etcd::connect(options).await?);
             let (compacted, token) = (Arc::clone(&etcd), tasks.token());

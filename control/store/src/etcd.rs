@@ -19,6 +19,8 @@ use etcd_client::{
     PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp, WatchClient,
 };
 
+pub use together::Together;
+
 use crate::{
     Compare, Error, LeaseId, ListOptions, MAX_VALUE, Op, Outcome, Page, Record, Result, Revision, Store,
     Watch,
@@ -48,7 +50,7 @@ pub struct EtcdOptions {
     pub key: Option<PathBuf>,
     /// What begins like one of these may be written at one revision with others of them. A watch that breaks between two and goes on from
     /// the first misses the second: for what is written often and matters little by itself.
-    pub together: Vec<String>,
+    pub together: Vec<Together>,
 }
 
 /// A store in etcd. Keys outside of what is asked for are left alone.
@@ -58,7 +60,7 @@ pub struct Etcd {
     client: Client,
     name: String,
     together: together::Door,
-    prefixes: Vec<String>,
+    of_door: Vec<Together>,
 }
 
 impl std::fmt::Debug for Etcd {
@@ -94,7 +96,7 @@ impl Etcd {
             client,
             name,
             together: together::Door::default(),
-            prefixes: options.together,
+            of_door: options.together,
         })
     }
 

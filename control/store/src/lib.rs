@@ -15,7 +15,7 @@ mod etcd;
 pub use copy::Copy;
 pub use embedded::{Embedded, Retention};
 pub use error::{Error, Result};
-pub use etcd::{Etcd, EtcdOptions};
+pub use etcd::{Etcd, EtcdOptions, Together};
 
 use std::time::Duration;
 

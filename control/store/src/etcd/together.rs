@@ -4,16 +4,27 @@
 //! In: transactions that do not depend on each other. Out: what each would have been told alone; those of one request share its revision.
 //! A watch that breaks between two of them goes on after both: so go only keys of which whoever follows them can miss one.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use etcd_client::{Txn, TxnOp};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Etcd, errors, outcome, revision_of, transaction};
 use crate::{Compare, Error, LeaseId, Op, Outcome, Result, Revision};
+
+/// What may go together.
+#[derive(Debug, Clone)]
+pub struct Together {
+    /// How its keys begin.
+    pub prefix: String,
+    /// How long a write may wait for others to go with. None at all: it goes with what comes while earlier ones are under way.
+    pub patience: Duration,
+}
 
 /// Requests under way at a time. What comes meanwhile waits and goes with the next: the busier, the more go together.
 const REQUESTS: usize = 3;
@@ -29,6 +40,8 @@ pub(super) struct Waiting {
     compares: Vec<Compare>,
     ops: Vec<Op>,
     bytes: usize,
+    /// When it has to go.
+    until: Instant,
     answer: oneshot::Sender<Result<Outcome>>,
 }
 
@@ -51,19 +64,26 @@ impl Etcd {
         let (sender, mut waiting) = mpsc::unbounded_channel();
         *self.together.0.lock() = Some(sender);
         let _open = Open(&self.together);
-        let (mut under_way, mut held) = (FuturesUnordered::new(), None);
+        let (mut under_way, mut line) = (FuturesUnordered::new(), Line::default());
         loop {
-            if under_way.len() < REQUESTS
-                && let Some(first) = held.take().or_else(|| waiting.try_recv().ok())
-            {
-                let (batch, rest) = gather(first, &mut waiting);
-                held = rest;
-                under_way.push(self.send(batch));
+            while let Ok(next) = waiting.try_recv() {
+                line.push(next);
+            }
+            let is_free = under_way.len() < REQUESTS;
+            if is_free && line.is_due(Instant::now()) {
+                under_way.push(self.send(line.take()));
                 continue;
             }
+            let due = async {
+                match line.due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 Some(()) = under_way.next(), if !under_way.is_empty() => {}
-                next = waiting.recv(), if held.is_none() && under_way.len() < REQUESTS => held = next,
+                Some(next) = waiting.recv() => line.push(next),
+                () = due, if is_free => {}
             }
         }
     }
@@ -76,17 +96,21 @@ impl Etcd {
         bytes: usize,
     ) -> std::result::Result<Result<Outcome>, (Vec<Compare>, Vec<Op>)> {
         // One whose lease has ended is refused, and all that are with it.
-        let may = |op: &Op| {
-            !matches!(op, Op::Put(_, _, Some(_)))
-                && self.prefixes.iter().any(|prefix| op.key().starts_with(prefix))
+        let patience = |op: &Op| {
+            let is_bound = matches!(op, Op::Put(_, _, Some(_)));
+            let ours = self.of_door.iter().find(|ours| op.key().starts_with(&ours.prefix));
+            ours.filter(|_| !is_bound).map(|ours| ours.patience)
         };
+        // As patient as the least of them; none where one of them has to go alone.
+        let patience = ops.iter().map(patience).collect::<Option<Vec<_>>>().map(|all| all.into_iter().min());
         let small = compares.len() + ops.len() <= PARTS;
         let door = self.together.0.lock().clone();
-        let Some(door) = door.filter(|_| small && ops.iter().all(may)) else {
+        let (Some(door), Some(patience)) = (door.filter(|_| small), patience) else {
             return Err((compares, ops));
         };
+        let until = Instant::now() + patience.unwrap_or_default();
         let (answer, answered) = oneshot::channel();
-        if let Err(refused) = door.send(Waiting { compares, ops, bytes, answer }) {
+        if let Err(refused) = door.send(Waiting { compares, ops, bytes, until, answer }) {
             return Err((refused.0.compares, refused.0.ops));
         }
         let ended = || Error::Unavailable(format!("etcd at {}: write: this process is ending", self.name));
@@ -129,22 +153,40 @@ impl Etcd {
     }
 }
 
-/// What may go with the first, in the order in which it came, and the first that may not.
-fn gather(first: Waiting, waiting: &mut mpsc::UnboundedReceiver<Waiting>) -> (Vec<Waiting>, Option<Waiting>) {
-    let mut keys = Keys::default();
-    keys.take(&first);
-    let mut bytes = first.bytes;
-    let mut batch = vec![first];
-    while batch.len() < TRANSACTIONS
-        && let Ok(next) = waiting.try_recv()
-    {
-        bytes += next.bytes;
-        if bytes > BYTES || !keys.take(&next) {
-            return (batch, Some(next));
-        }
-        batch.push(next);
+/// Who waits, in the order in which they came.
+#[derive(Debug, Default)]
+struct Line {
+    waiting: VecDeque<Waiting>,
+    /// When the first of them has to go.
+    due: Option<Instant>,
+}
+
+impl Line {
+    fn push(&mut self, next: Waiting) {
+        self.due = Some(self.due.map_or(next.until, |due| due.min(next.until)));
+        self.waiting.push_back(next);
     }
-    (batch, None)
+
+    /// Whether somebody has to go, or a request is full.
+    fn is_due(&self, now: Instant) -> bool {
+        self.waiting.len() >= TRANSACTIONS || self.due.is_some_and(|due| due <= now)
+    }
+
+    /// Who may go with the first, up to the first who may not: at least one, unless the line is empty.
+    fn take(&mut self) -> Vec<Waiting> {
+        let (mut keys, mut bytes, mut batch) = (Keys::default(), 0, Vec::new());
+        while batch.len() < TRANSACTIONS
+            && let Some(next) = self.waiting.front()
+        {
+            bytes += next.bytes;
+            if !batch.is_empty() && bytes > BYTES || !keys.take(next) {
+                break;
+            }
+            batch.extend(self.waiting.pop_front());
+        }
+        self.due = self.waiting.iter().map(|waiting| waiting.until).min();
+        batch
+    }
 }
 
 /// What the transactions of a request look at and write.
@@ -196,7 +238,12 @@ mod tests {
     use super::*;
 
     fn waiting(compared: &[&str], written: &[&str]) -> Waiting {
+        patient(compared, written, Instant::now())
+    }
+
+    fn patient(compared: &[&str], written: &[&str], until: Instant) -> Waiting {
         Waiting {
+            until,
             compares: compared
                 .iter()
                 .map(|key| Compare::ModifiedAt((*key).to_owned(), Revision(1)))
@@ -205,6 +252,47 @@ mod tests {
             bytes: 0,
             answer: oneshot::channel().0,
         }
+    }
+
+    fn first_keys(batch: &[Waiting]) -> Vec<&str> {
+        batch.iter().map(|waiting| waiting.ops[0].key()).collect()
+    }
+
+    #[test]
+    fn who_is_patient_waits_for_others_and_goes_with_the_first_that_is_not() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut line = Line::default();
+        assert!(!line.is_due(now));
+        line.push(patient(&[], &["a"], now + second));
+        line.push(patient(&[], &["b"], now + second * 2));
+        assert!(!line.is_due(now));
+        assert!(line.is_due(now + second), "patience ends");
+        line.push(patient(&[], &["c"], now));
+        assert!(line.is_due(now));
+        assert_eq!(first_keys(&line.take()), ["a", "b", "c"]);
+        assert!(!line.is_due(now + second * 9), "nobody is left");
+        for number in 0..TRANSACTIONS {
+            assert!(!line.is_due(now));
+            line.push(patient(&[], &[&number.to_string()], now + second));
+        }
+        assert!(line.is_due(now), "a request is full");
+    }
+
+    #[test]
+    fn who_may_not_go_with_those_before_is_the_next_first() {
+        let now = Instant::now();
+        let mut line = Line::default();
+        for (key, bytes) in [("a", 1), ("b", 1), ("a", 1), ("c", BYTES), ("d", 1)] {
+            line.push(Waiting { bytes, ..waiting(&[], &[key]) });
+        }
+        let batches: Vec<Vec<String>> = std::iter::from_fn(|| {
+            let batch = line.take();
+            (!batch.is_empty()).then(|| first_keys(&batch).into_iter().map(str::to_owned).collect())
+        })
+        .collect();
+        assert_eq!(batches, [vec!["a", "b"], vec!["a"], vec!["c"], vec!["d"]]);
+        line.push(Waiting { bytes: BYTES * 2, ..patient(&[], &["large"], now) });
+        assert_eq!(first_keys(&line.take()), ["large"], "etcd says what it thinks of it");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use oarlock_store::{Etcd, EtcdOptions, Store as _};
+use oarlock_store::{Etcd, EtcdOptions, Store as _, Together};
 
 /// A running etcd; ends with its guard.
 pub(crate) struct Server {
@@ -33,9 +33,10 @@ impl Server {
     /// A client of it.
     pub(crate) async fn client(&self) -> Etcd {
         let endpoints = vec![format!("http://127.0.0.1:{}", self.ports.0)];
-        Etcd::connect(EtcdOptions { endpoints, together: vec!["/".to_owned()], ..EtcdOptions::default() })
-            .await
-            .unwrap()
+        // What begins with "/b" waits a little for others.
+        let may = |prefix: &str, patience| Together { prefix: prefix.to_owned(), patience };
+        let together = vec![may("/b", Duration::from_millis(3)), may("/", Duration::ZERO)];
+        Etcd::connect(EtcdOptions { endpoints, together, ..EtcdOptions::default() }).await.unwrap()
     }
 
     /// SIGKILL, at once.
