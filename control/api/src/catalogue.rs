@@ -9,7 +9,7 @@ use std::fmt;
 /// Verbs of a resource that can do everything.
 pub const ALL_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// Verbs of resources without deletecollection (namespaces, services), as upstream's discovery has them.
+/// Verbs of resources without deletecollection (namespaces), as upstream's discovery has them.
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
@@ -26,6 +26,20 @@ const ANSWERED_WHEN_DELETED: &[(&str, &str)] = &[
     ("storage.k8s.io", "csinodes"),
     ("storage.k8s.io", "storageclasses"),
     ("storage.k8s.io", "volumeattachments"),
+];
+
+/// The resources that a PUT creates where they are not there, as upstream's strategies have it.
+const CREATED_BY_UPDATES: &[(&str, &str)] = &[
+    ("", "endpoints"),
+    ("", "events"),
+    ("", "limitranges"),
+    ("", "services"),
+    ("coordination.k8s.io", "leases"),
+    ("node.k8s.io", "runtimeclasses"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("rbac.authorization.k8s.io", "clusterroles"),
+    ("rbac.authorization.k8s.io", "rolebindings"),
+    ("rbac.authorization.k8s.io", "roles"),
 ];
 
 /// A subresource as discovery shows it.
@@ -120,6 +134,12 @@ impl Kind {
     #[must_use]
     pub fn answers_deleted(&self) -> bool {
         ANSWERED_WHEN_DELETED.contains(&(self.group, self.plural))
+    }
+
+    /// Whether an update of an object that is not there creates it.
+    #[must_use]
+    pub fn is_created_by_updates(&self) -> bool {
+        CREATED_BY_UPDATES.contains(&(self.group, self.plural))
     }
 
     /// Whether objects have this subresource.
@@ -265,7 +285,6 @@ pub static REPLICATION_CONTROLLERS: Kind = Kind {
 /// core/v1 Service.
 pub static SERVICES: Kind = Kind {
     categories: &["all"],
-    verbs: NO_COLLECTION,
     subresources: &[
         Subresource { verbs: PROXY_VERBS, ..connect("proxy", "ServiceProxyOptions") },
         status("Service"),
@@ -505,9 +524,24 @@ pub static ROLE_BINDINGS: Kind = rbac("RoleBinding", "rolebindings");
 /// rbac.authorization.k8s.io/v1 Role.
 pub static ROLES: Kind = rbac("Role", "roles");
 
+const fn storage(kind: &'static str, plural: &'static str, short_names: &'static [&'static str]) -> Kind {
+    Kind { group: "storage.k8s.io", namespaced: false, ..core(kind, plural, short_names) }
+}
+
+/// storage.k8s.io/v1 CSIDriver: what a driver of volumes says of itself.
+pub static CSI_DRIVERS: Kind = storage("CSIDriver", "csidrivers", &[]);
+/// storage.k8s.io/v1 CSINode: which drivers a node has.
+pub static CSI_NODES: Kind = storage("CSINode", "csinodes", &[]);
+/// storage.k8s.io/v1 CSIStorageCapacity: how much a driver has left.
+pub static CSI_STORAGE_CAPACITIES: Kind =
+    Kind { namespaced: true, ..storage("CSIStorageCapacity", "csistoragecapacities", &[]) };
 /// storage.k8s.io/v1 StorageClass.
-pub static STORAGE_CLASSES: Kind =
-    Kind { group: "storage.k8s.io", namespaced: false, ..core("StorageClass", "storageclasses", &["sc"]) };
+pub static STORAGE_CLASSES: Kind = storage("StorageClass", "storageclasses", &["sc"]);
+/// storage.k8s.io/v1 VolumeAttachment: a volume that a driver is to bring to a node.
+pub static VOLUME_ATTACHMENTS: Kind = Kind {
+    subresources: &[status("VolumeAttachment")],
+    ..storage("VolumeAttachment", "volumeattachments", &[])
+};
 
 /// A question that is answered at once.
 const fn review(group: &'static str, kind: &'static str, plural: &'static str) -> Kind {
@@ -600,7 +634,11 @@ pub static KINDS: &[&Kind] = &[
     &ROLE_BINDINGS,
     &ROLES,
     &PRIORITY_CLASSES,
+    &CSI_DRIVERS,
+    &CSI_NODES,
+    &CSI_STORAGE_CAPACITIES,
     &STORAGE_CLASSES,
+    &VOLUME_ATTACHMENTS,
 ];
 
 /// Other versions of built-in kinds. What they show is converted from the stored form, and into it

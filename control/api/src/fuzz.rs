@@ -124,9 +124,9 @@ fn fuzz_protobuf() {
 #[test]
 fn fuzz_json_and_yaml() {
     Target::new("json_and_yaml").with(objects()).run(|input| {
-        let _ = schema::json_duplicates(input);
+        let _ = schema::json_findings(input, &[]);
         let Ok(text) = std::str::from_utf8(input) else { return };
-        let _ = schema::yaml_duplicates(text);
+        let _ = schema::yaml_findings(text, &[]);
         let _ = serde_yaml::from_str::<Value>(text);
     });
 }

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 
 pub use body::{Body, List, is_protobuf, watch_event};
 pub use check::{Report, WrongType, strict_error};
-pub use duplicates::{json_duplicates, yaml_duplicates};
+pub use duplicates::{json_findings, yaml_findings};
 pub use patch::PatchMeta;
 pub use protobuf::{DecodeError, EncodeError};
 

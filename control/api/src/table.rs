@@ -19,11 +19,12 @@ use serde_json::{Value, json};
 
 use crate::catalogue::{
     API_SERVICES, CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, COMPONENT_STATUSES, CONFIG_MAPS,
-    CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS,
-    HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, INGRESSES, JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES,
-    NODE_METRICS, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_METRICS,
-    POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS,
-    ROLE_BINDINGS, RUNTIME_CLASSES, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    CONTROLLER_REVISIONS, CRON_JOBS, CSI_DRIVERS, CSI_NODES, CSI_STORAGE_CAPACITIES, DAEMON_SETS,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, INGRESSES,
+    JOBS, Kind, LEASES, NAMESPACES, NETWORK_POLICIES, NODE_METRICS, NODES, PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_METRICS, POD_TEMPLATES, PODS, PRIORITY_CLASSES,
+    REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, ROLE_BINDINGS, RUNTIME_CLASSES, SECRETS,
+    SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES, VOLUME_ATTACHMENTS,
 };
 use crate::meta;
 
@@ -72,6 +73,10 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         (&PERSISTENT_VOLUMES, storage::VOLUME),
         (&PERSISTENT_VOLUME_CLAIMS, storage::CLAIM),
         (&STORAGE_CLASSES, storage::CLASS),
+        (&CSI_DRIVERS, storage::DRIVER),
+        (&CSI_NODES, const { &[NAME, Column { kind: "integer", ..text("Drivers") }, AGE] }),
+        (&CSI_STORAGE_CAPACITIES, const { &[NAME, text("StorageClassName"), text("Capacity")] }),
+        (&VOLUME_ATTACHMENTS, storage::ATTACHMENT),
         (&DEPLOYMENTS, workload::DEPLOYMENT),
         (&REPLICA_SETS, workload::REPLICA_SET),
         (&REPLICATION_CONTROLLERS, workload::REPLICA_SET),
@@ -136,6 +141,14 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         storage::claim(object, now)
     } else if *kind == STORAGE_CLASSES {
         storage::class(object, now)
+    } else if *kind == CSI_DRIVERS {
+        storage::driver(object, age)
+    } else if *kind == CSI_NODES {
+        vec![name, json!(object["spec"]["drivers"].as_array().map_or(0, Vec::len)), age]
+    } else if *kind == CSI_STORAGE_CAPACITIES {
+        storage::capacity(object)
+    } else if *kind == VOLUME_ATTACHMENTS {
+        storage::attachment(object, age)
     } else if *kind == DEPLOYMENTS {
         workload::deployment(object, now)
     } else if *kind == REPLICA_SETS || *kind == REPLICATION_CONTROLLERS {

@@ -9,6 +9,7 @@ mod bounds;
 mod certificates;
 mod classes;
 mod config;
+mod csi;
 mod discovery;
 mod ephemeral;
 mod handlers;
@@ -38,11 +39,12 @@ use serde_json::Value;
 
 use crate::catalogue::{
     API_SERVICES, CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS,
-    CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1,
-    HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES, INGRESSES, JOBS, Kind, LEASES, LIMIT_RANGES, NAMESPACES,
-    NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_TEMPLATES,
-    PODS, PRIORITY_CLASSES, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, ROLE_BINDINGS, ROLES,
-    RUNTIME_CLASSES, SECRETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    CONTROLLER_REVISIONS, CRON_JOBS, CSI_DRIVERS, CSI_NODES, CSI_STORAGE_CAPACITIES, DAEMON_SETS,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, EVENTS_V1, HORIZONTAL_POD_AUTOSCALERS, INGRESS_CLASSES,
+    INGRESSES, JOBS, Kind, LEASES, LIMIT_RANGES, NAMESPACES, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_TEMPLATES, PODS, PRIORITY_CLASSES, REPLICA_SETS,
+    REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, ROLE_BINDINGS, ROLES, RUNTIME_CLASSES, SECRETS, SERVICES,
+    STATEFUL_SETS, STORAGE_CLASSES, VOLUME_ATTACHMENTS,
 };
 use crate::pod_security;
 use crate::service::SOCKET_LB;
@@ -101,6 +103,14 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         storage::volume_update(&mut errors, old, new);
     } else if *kind == STORAGE_CLASSES {
         storage::class_update(&mut errors, old, new);
+    } else if *kind == CSI_DRIVERS {
+        csi::driver_update(&mut errors, &old["spec"], &new["spec"]);
+    } else if *kind == CSI_NODES {
+        csi::node_update(&mut errors, &old["spec"], &new["spec"]);
+    } else if *kind == CSI_STORAGE_CAPACITIES {
+        csi::capacity_update(&mut errors, old, new);
+    } else if *kind == VOLUME_ATTACHMENTS {
+        csi::attachment_update(&mut errors, old, new);
     } else if *kind == INGRESSES {
         ingress::status(&mut errors, &new["status"]);
     } else if *kind == INGRESS_CLASSES {
@@ -214,6 +224,14 @@ fn checks(errors: &mut Errors, kind: &Kind, object: &Value) {
         storage::volume(errors, &object["spec"]);
     } else if *kind == STORAGE_CLASSES {
         storage::class(errors, object);
+    } else if *kind == CSI_DRIVERS {
+        csi::driver(errors, &object["spec"]);
+    } else if *kind == CSI_NODES {
+        csi::node(errors, &object["spec"]);
+    } else if *kind == CSI_STORAGE_CAPACITIES {
+        csi::capacity(errors, object);
+    } else if *kind == VOLUME_ATTACHMENTS {
+        csi::attachment(errors, &object["spec"]);
     } else if *kind == CRON_JOBS {
         job::cron_job(errors, object);
     } else if *kind == JOBS {

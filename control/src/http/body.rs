@@ -4,7 +4,7 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use oarlock_api::catalogue::Kind;
 use oarlock_api::meta::map_of;
-use oarlock_api::schema::{self, Schema};
+use oarlock_api::schema::{self, Report, Schema};
 use oarlock_api::status::Status;
 use serde_json::{Value, json};
 
@@ -54,9 +54,9 @@ pub(super) fn decode(
     expected: Expected<'_>,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    let (mut object, duplicates) = parse(content_type, body)?;
+    let (mut object, text) = parse(content_type, body)?;
     check_type(&mut object, expected)?;
-    let warnings = check_fields(&mut object, expected, validation, duplicates)?;
+    let warnings = check_fields(&mut object, expected, validation, text)?;
     Ok(Decoded { object, warnings })
 }
 
@@ -66,7 +66,7 @@ pub(super) fn configuration(
     expected: Expected<'_>,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    let (mut object, duplicates) = parse("application/yaml", body)?;
+    let (mut object, text) = parse("application/yaml", body)?;
     check_type(&mut object, expected)?;
     if object["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
@@ -77,10 +77,31 @@ pub(super) fn configuration(
     if let Some(wrong) = report.bad_request(expected.version, expected.kind) {
         return Err(Status::bad_request(wrong));
     }
+    let duplicates = text.findings(&Report::default());
     match validation {
         FieldValidation::Strict if !duplicates.is_empty() => Err(strict(expected, &duplicates)),
         FieldValidation::Warn => Ok(Decoded { object, warnings: duplicates }),
         _ => Ok(Decoded { object, warnings: Vec::new() }),
+    }
+}
+
+/// What an object was read from.
+#[derive(Debug, Clone, Copy)]
+enum Text<'b> {
+    Json(&'b [u8]),
+    Yaml(&'b str),
+    /// What nobody can write twice.
+    None,
+}
+
+impl Text<'_> {
+    /// What is unknown in it, and what is there twice.
+    fn findings(self, report: &Report) -> Vec<String> {
+        match self {
+            Self::Json(text) => schema::json_findings(text, &report.unknown),
+            Self::Yaml(text) => schema::yaml_findings(text, &report.unknown),
+            Self::None => report.findings(),
+        }
     }
 }
 
@@ -92,7 +113,7 @@ pub(super) fn options(content_type: &str, body: &[u8]) -> Result<Option<Value>, 
     parse(content_type, body).map(|(value, _)| Some(value))
 }
 
-fn parse(content_type: &str, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+fn parse<'b>(content_type: &str, body: &'b [u8]) -> Result<(Value, Text<'b>), Status> {
     match content_type {
         "application/json" | "" => {
             let value = serde_json::from_slice(body).map_err(|e| {
@@ -100,19 +121,19 @@ fn parse(content_type: &str, body: &[u8]) -> Result<(Value, Vec<String>), Status
                     "the object provided is unrecognized (must be of type JSON): {e}"
                 ))
             })?;
-            Ok((value, schema::json_duplicates(body)))
+            Ok((value, Text::Json(body)))
         }
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
             let bad = |e: String| Status::bad_request(format!("error converting YAML to JSON: {e}"));
             let text = std::str::from_utf8(body).map_err(|e| bad(e.to_string()))?;
             let value = serde_yaml::from_str(text).map_err(|e| bad(e.to_string()))?;
-            Ok((value, schema::yaml_duplicates(text)))
+            Ok((value, Text::Yaml(text)))
         }
         "application/vnd.kubernetes.protobuf" => {
             let body = Schema::builtin().decode_body(body).map_err(|e| {
                 Status::bad_request(format!("the body of the request cannot be decoded: {e}"))
             })?;
-            Ok((body.object, Vec::new()))
+            Ok((body.object, Text::None))
         }
         _ => Err(Status::unsupported_media_type(ACCEPTED)),
     }
@@ -147,7 +168,7 @@ fn check_fields(
     object: &mut Value,
     expected: Expected<'_>,
     validation: FieldValidation,
-    duplicates: Vec<String>,
+    text: Text<'_>,
 ) -> Result<Vec<String>, Status> {
     let schema = Schema::builtin();
     let Some(message) = schema.kind(expected.group, expected.version, expected.kind) else {
@@ -157,13 +178,15 @@ fn check_fields(
     if let Some(wrong) = report.bad_request(expected.version, expected.kind) {
         return Err(Status::bad_request(wrong));
     }
-    let mut findings = report.findings();
-    findings.extend(duplicates);
+    let findings = match validation {
+        FieldValidation::Ignore => Vec::new(),
+        FieldValidation::Warn | FieldValidation::Strict => text.findings(&report),
+    };
     if validation == FieldValidation::Strict && !findings.is_empty() {
         return Err(strict(expected, &findings));
     }
     schema.prune(message, object);
-    Ok(if validation == FieldValidation::Warn { findings } else { Vec::new() })
+    Ok(findings)
 }
 
 /// The refusal of unknown fields.
@@ -181,8 +204,8 @@ pub(super) fn doubled(
 ) -> Result<Vec<String>, Status> {
     match validation {
         FieldValidation::Ignore => Ok(Vec::new()),
-        FieldValidation::Warn => Ok(schema::json_duplicates(body)),
-        FieldValidation::Strict => match schema::json_duplicates(body) {
+        FieldValidation::Warn => Ok(schema::json_findings(body, &[])),
+        FieldValidation::Strict => match schema::json_findings(body, &[]) {
             found if found.is_empty() => Ok(found),
             found => Err(strict(expected, &found)),
         },
@@ -195,7 +218,7 @@ pub(super) fn check_patched(
     expected: Expected<'_>,
     validation: FieldValidation,
 ) -> Result<Vec<String>, Status> {
-    check_fields(object, expected, validation, Vec::new())
+    check_fields(object, expected, validation, Text::None)
 }
 
 #[cfg(test)]

@@ -22,11 +22,14 @@ pub(super) struct Wanted {
 
 /// The first range of an Accept header that we can answer; JSON without one.
 pub(super) fn form(accept: Option<&str>) -> Result<Form, Status> {
-    wanted(accept).map(|wanted| wanted.form).ok_or_else(|| {
-        Status::not_acceptable(
-            "application/json, application/json;as=Table;v=v1;g=meta.k8s.io, application/vnd.kubernetes.protobuf",
-        )
-    })
+    wanted(accept).map(|wanted| wanted.form).ok_or_else(not_acceptable)
+}
+
+/// The refusal of a form in which something cannot be answered.
+pub(super) fn not_acceptable() -> Status {
+    Status::not_acceptable(
+        "application/json, application/json;as=Table;v=v1;g=meta.k8s.io, application/vnd.kubernetes.protobuf",
+    )
 }
 
 /// Whether that is one of protobuf.

@@ -18,7 +18,7 @@ use super::path::Resource;
 use super::query::{self, Query};
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
-use super::{apply, bind, components, list, logs, proxy, resource_metrics, reviews, watch};
+use super::{access, apply, bind, components, list, logs, proxy, resource_metrics, reviews, watch};
 use crate::auth::{Authenticator, Authorizer, Guard, User, asked_by, request};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions, may_warn};
@@ -74,6 +74,9 @@ impl Request<'_> {
             };
         }
         if kind.is_review() {
+            if let Form::Table(_) = self.form()? {
+                return Err(negotiate::not_acceptable());
+            }
             return reviews::answer(self).await;
         }
         if *kind == COMPONENT_STATUSES {
@@ -221,16 +224,27 @@ impl Request<'_> {
         let Decoded { mut object, mut warnings } =
             body::decode(self.content_type, &self.body, Expected::of(self.served), validation)?;
         convert::to_stored(self.served, &mut object);
+        let options = self.write_options("CreateOptions", false)?;
+        let created = self.created(kind, namespace, object, &options).await?;
+        warnings.extend(self.told(kind, Sub::Main, None, &created));
+        self.answer_object(StatusCode::CREATED, &created, &warnings)
+    }
+
+    /// Creates an object that was read.
+    async fn created(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Value, Status> {
         let causes = validate::version(self.served, &object);
         if !causes.is_empty() {
             return Err(Status::invalid(kind, meta::name(&object), causes));
         }
         asked_by(kind, self.user, &mut object);
         self.guard(kind, namespace).await?.check(kind, None, &object)?;
-        let options = self.write_options("CreateOptions", false)?;
-        let created = self.registry.create(kind, namespace, object, &options).await?;
-        warnings.extend(self.told(kind, Sub::Main, None, &created));
-        self.answer_object(StatusCode::CREATED, &created, &warnings)
+        self.registry.create(kind, namespace, object, options).await
     }
 
     async fn update(&self, kind: &'static Kind, name: &str, sub: Sub) -> Result<Response<Body>, Status> {
@@ -243,6 +257,10 @@ impl Request<'_> {
         }
         let (guard, options) =
             (self.guard(kind, namespace).await?, self.write_options("UpdateOptions", false)?);
+        // Of an object that the client has seen there is no other.
+        let unseen = meta::uid(&object).is_empty() && meta::text(&object, "resourceVersion").is_empty();
+        let makes = sub == Sub::Main && kind.is_created_by_updates() && unseen;
+        let new = makes.then(|| object.clone());
         let mut told = Vec::new();
         let written = self
             .registry
@@ -250,7 +268,15 @@ impl Request<'_> {
                 told = self.told(kind, sub, Some(old), new);
                 guard.check(kind, Some(old), new)
             })
-            .await?;
+            .await;
+        let written = match (written, new) {
+            (Err(status), Some(new)) if status.is("NotFound") => {
+                access::authorize_create(self.authorizer, self.user, &self.path)?;
+                let created = self.created(kind, namespace, new, &options).await?;
+                return self.answer_object(StatusCode::CREATED, &created, &warnings);
+            }
+            (written, _) => written?,
+        };
         warnings.extend(told);
         self.answer_written(sub, &written, &warnings)
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use oarlock_api::aggregation::{self, Availability};
 use oarlock_api::catalogue::{
     API_SERVICES, CERTIFICATE_SIGNING_REQUESTS, DEPLOYMENTS, Kind, NAMESPACES, NODES,
-    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES,
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES, VOLUME_ATTACHMENTS,
 };
 use oarlock_api::meta;
 use oarlock_api::schema::Schema;
@@ -176,7 +176,7 @@ fn kept_with_status(kind: &Kind) -> &'static [&'static str] {
         &["labels"]
     } else if *kind == PODS {
         &["ownerReferences"]
-    } else if *kind == API_SERVICES {
+    } else if *kind == API_SERVICES || *kind == VOLUME_ATTACHMENTS {
         &["labels", "annotations", "finalizers", "ownerReferences"]
     } else {
         &[]

@@ -42,3 +42,16 @@ pub(super) fn class(class: &mut Map<String, Value>) {
     set(class, "reclaimPolicy", json!("Delete"));
     set(class, "volumeBindingMode", json!("Immediate"));
 }
+
+/// What a driver of volumes says of itself.
+pub(super) fn driver(spec: &mut Map<String, Value>) {
+    set(spec, "attachRequired", json!(true));
+    for field in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
+        set(spec, field, json!(false));
+    }
+    set(spec, "fsGroupPolicy", json!("ReadWriteOnceWithFSType"));
+    let modes = spec.get("volumeLifecycleModes").and_then(Value::as_array);
+    if modes.is_none_or(Vec::is_empty) {
+        spec.insert("volumeLifecycleModes".to_owned(), json!(["Persistent"]));
+    }
+}

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use super::duplicates::unknown_field;
 use super::scalar::{bytes_error, cut, duration_error, quantity_error, time_error};
 use super::{Field, MessageRef, Schema, Shape, Type};
 
@@ -40,7 +41,7 @@ pub fn strict_error(findings: &[String]) -> String {
 impl Report {
     /// `unknown field "spec.foo"`, for [`strict_error`] and for warnings.
     pub fn findings(&self) -> Vec<String> {
-        self.unknown.iter().map(|path| format!("unknown field {path:?}")).collect()
+        self.unknown.iter().map(|path| unknown_field(path)).collect()
     }
 
     /// What a kube-apiserver answers (400) to a value of the wrong type.

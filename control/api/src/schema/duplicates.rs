@@ -1,9 +1,10 @@
 //! Finds keys that a JSON or YAML text gives twice, which a parsed value no longer shows.
 //!
-//! In: the text. Out: upstream's words, `duplicate field "spec.replicas"`, in the order of the text. A text that does not
-//! parse has no duplicates: the parser that follows reports what is wrong.
+//! In: the text, and which of its fields are known to be unknown. Out: upstream's words, `duplicate field "spec.replicas"`, those about
+//! unknown fields among them, in the order of the text. A text that does not parse has no duplicates: the parser that follows
+//! reports what is wrong. Fields that are unknown are not said to be there twice, nor is anything below them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -13,30 +14,39 @@ use super::scalar::cut;
 /// More findings than anybody reads; keeps hostile bodies from growing the answer.
 const MOST: usize = 100;
 
-/// The duplicate keys of a JSON text.
-pub fn json_duplicates(text: &[u8]) -> Vec<String> {
-    let mut found = Finder::default();
+/// What is unknown (by path) and what is there twice in a JSON text.
+pub fn json_findings(text: &[u8], unknown: &[String]) -> Vec<String> {
+    let mut finder = Finder::new(unknown);
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     // An error ends the search; see above.
-    let _ = found.deserialize(&mut deserializer);
-    found.duplicates
+    let _ = finder.deserialize(&mut deserializer);
+    finder.finish(unknown)
 }
 
-/// The duplicate keys of a YAML text.
-pub fn yaml_duplicates(text: &str) -> Vec<String> {
-    let mut found = Finder::default();
-    let _ = found.deserialize(serde_yaml::Deserializer::from_str(text));
-    found.duplicates
+/// The same of a YAML text.
+pub fn yaml_findings(text: &str, unknown: &[String]) -> Vec<String> {
+    let mut finder = Finder::new(unknown);
+    let _ = finder.deserialize(serde_yaml::Deserializer::from_str(text));
+    finder.finish(unknown)
+}
+
+/// That a field is unknown.
+pub(super) fn unknown_field(path: &str) -> String {
+    format!("unknown field {path:?}")
 }
 
 /// Walks a text and keeps the path to where it is.
-#[derive(Default)]
-struct Finder {
+struct Finder<'u> {
     path: String,
-    duplicates: Vec<String>,
+    /// Whether it was said of each unknown field.
+    unknown: HashMap<&'u str, bool>,
+    /// Below one of them.
+    muted: bool,
+    duplicates: usize,
+    findings: Vec<String>,
 }
 
-impl<'de> DeserializeSeed<'de> for &mut Finder {
+impl<'de> DeserializeSeed<'de> for &mut Finder<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -44,11 +54,36 @@ impl<'de> DeserializeSeed<'de> for &mut Finder {
     }
 }
 
-impl Finder {
-    /// Notes that the key at this path was there before.
-    fn found(&mut self) {
-        if self.duplicates.len() < MOST {
-            self.duplicates.push(format!("duplicate field {:?}", cut(&self.path)));
+impl<'u> Finder<'u> {
+    fn new(unknown: &'u [String]) -> Self {
+        let unknown = unknown.iter().map(|path| (path.as_str(), false)).collect();
+        Self { path: String::new(), unknown, muted: false, duplicates: 0, findings: Vec::new() }
+    }
+
+    fn finish(mut self, unknown: &[String]) -> Vec<String> {
+        // Paths that are written otherwise here.
+        let left = unknown.iter().filter(|path| self.unknown.get(path.as_str()) == Some(&false));
+        self.findings.extend(left.map(|path| unknown_field(path)));
+        self.findings
+    }
+
+    /// Notes what is to be said of the key at this path. True if that is unknown.
+    fn look(&mut self, is_new: bool) -> bool {
+        let path = cut(&self.path);
+        match self.unknown.get_mut(path) {
+            Some(told) => {
+                if !std::mem::replace(told, true) {
+                    self.findings.push(unknown_field(path));
+                }
+                true
+            }
+            None => {
+                if !is_new && !self.muted && self.duplicates < MOST {
+                    self.duplicates += 1;
+                    self.findings.push(format!("duplicate field {path:?}"));
+                }
+                false
+            }
         }
     }
 
@@ -63,7 +98,7 @@ impl Finder {
     }
 }
 
-impl<'de> Visitor<'de> for &mut Finder {
+impl<'de> Visitor<'de> for &mut Finder<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,10 +111,11 @@ impl<'de> Visitor<'de> for &mut Finder {
             let dot = if self.path.is_empty() { "" } else { "." };
             let is_new = !seen.contains(&key);
             self.below(format_args!("{dot}{key}"), |finder| {
-                if !is_new {
-                    finder.found();
-                }
-                map.next_value_seed(&mut *finder)
+                let muted = finder.muted;
+                finder.muted |= finder.look(is_new);
+                let walked = map.next_value_seed(&mut *finder);
+                finder.muted = muted;
+                walked
             })?;
             seen.insert(key);
         }
@@ -175,6 +211,29 @@ impl<'de> serde::Deserialize<'de> for Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn json_duplicates(text: &[u8]) -> Vec<String> {
+        json_findings(text, &[])
+    }
+
+    fn yaml_duplicates(text: &str) -> Vec<String> {
+        yaml_findings(text, &[])
+    }
+
+    #[test]
+    fn what_is_unknown_stands_where_the_text_has_it_and_is_not_said_to_be_double() {
+        let text = br#"{"metadata":{"name":"a","name":"b","odd":1},"spec":{"x":{"a":1,"a":2},"x":1,"paused":true,"paused":false,"y":1}}"#;
+        let unknown = ["spec.y", "spec.x", "metadata.odd", "elsewhere"].map(str::to_owned);
+        let expected = [
+            r#"duplicate field "metadata.name""#,
+            r#"unknown field "metadata.odd""#,
+            r#"unknown field "spec.x""#,
+            r#"duplicate field "spec.paused""#,
+            r#"unknown field "spec.y""#,
+            r#"unknown field "elsewhere""#,
+        ];
+        assert_eq!(json_findings(text, &unknown), expected);
+    }
 
     #[test]
     fn duplicates_are_named_by_their_path() {

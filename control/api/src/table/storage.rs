@@ -38,6 +38,29 @@ pub(super) const CLASS: &[Column] = &[
     AGE,
 ];
 
+const fn boolean(name: &'static str) -> Column {
+    Column { kind: "boolean", ..text(name) }
+}
+
+pub(super) const DRIVER: &[Column] = &[
+    NAME,
+    boolean("AttachRequired"),
+    boolean("PodInfoOnMount"),
+    boolean("StorageCapacity"),
+    text("TokenRequests"),
+    boolean("RequiresRepublish"),
+    text("Modes"),
+    AGE,
+];
+pub(super) const ATTACHMENT: &[Column] = &[
+    NAME,
+    Column { format: "name", ..text("Attacher") },
+    text("PV"),
+    text("Node"),
+    boolean("Attached"),
+    AGE,
+];
+
 fn plain(value: &Value) -> Value {
     json!(value.as_str().unwrap_or(""))
 }
@@ -103,6 +126,42 @@ pub(super) fn class(class: &Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
+pub(super) fn driver(driver: &Value, age: Value) -> Vec<Value> {
+    let spec = &driver["spec"];
+    let words = |list: &Value, word: fn(&Value) -> Option<&str>| {
+        list.as_array().map(|list| list.iter().filter_map(word).collect::<Vec<_>>().join(","))
+    };
+    let tokens = words(&spec["tokenRequests"], |request| request["audience"].as_str());
+    let modes = words(&spec["volumeLifecycleModes"], Value::as_str).filter(|modes| !modes.is_empty());
+    vec![
+        json!(meta::name(driver)),
+        json!(spec["attachRequired"] != false),
+        json!(spec["podInfoOnMount"] == true),
+        json!(spec["storageCapacity"] == true),
+        json!(tokens.as_deref().unwrap_or("<unset>")),
+        json!(spec["requiresRepublish"] == true),
+        json!(modes.as_deref().unwrap_or("<none>")),
+        age,
+    ]
+}
+
+pub(super) fn capacity(capacity: &Value) -> Vec<Value> {
+    let left = capacity["capacity"].as_str().unwrap_or("<unset>");
+    vec![json!(meta::name(capacity)), plain(&capacity["storageClassName"]), json!(left)]
+}
+
+pub(super) fn attachment(attachment: &Value, age: Value) -> Vec<Value> {
+    let spec = &attachment["spec"];
+    vec![
+        json!(meta::name(attachment)),
+        plain(&spec["attacher"]),
+        plain(&spec["source"]["persistentVolumeName"]),
+        plain(&spec["nodeName"]),
+        json!(attachment["status"]["attached"] == true),
+        age,
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +198,14 @@ mod tests {
             json!(claim(&pending, now())),
             json!(["v", "Terminating", "", "", "", "fast", "60s", "<unset>"])
         );
+        let told = json!({"metadata": {"name": "d"}, "spec": {"attachRequired": false, "requiresRepublish": true,
+            "tokenRequests": [{"audience": "a"}, {"audience": "b"}], "volumeLifecycleModes": ["Persistent", "Ephemeral"]}});
+        let row = json!(["d", false, false, false, "a,b", true, "Persistent,Ephemeral", "1s"]);
+        assert_eq!(json!(driver(&told, json!("1s"))), row);
+        let attached = json!({"metadata": {"name": "a"}, "status": {"attached": true},
+            "spec": {"attacher": "d", "nodeName": "n", "source": {"persistentVolumeName": "v"}}});
+        assert_eq!(json!(attachment(&attached, json!("1s"))), json!(["a", "d", "v", "n", true, "1s"]));
+        assert_eq!(json!(capacity(&json!({"metadata": {"name": "c"}}))), json!(["c", "", "<unset>"]));
         let local = json!({"metadata": {"name": "s", "annotations": {DEFAULT_CLASS: "true"}}, "provisioner": "p",
             "volumeBindingMode": "WaitForFirstConsumer"});
         let row = class(&local, now());

@@ -1,6 +1,7 @@
 //! A table of what is refused, with upstream's words.
 
 mod classes;
+mod csi;
 mod mirrors;
 mod remote;
 mod rights;
@@ -21,6 +22,13 @@ use crate::defaults;
 fn said(kind: &'static Kind, mut object: Value) -> Vec<String> {
     defaults::apply(kind, &mut object);
     create(kind, &object).into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
+}
+
+fn changed(kind: &'static Kind, old: &Value, new: &Value) -> Vec<String> {
+    let (mut old, mut new) = (old.clone(), new.clone());
+    defaults::apply(kind, &mut old);
+    defaults::apply(kind, &mut new);
+    update(kind, &old, &new).into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
 }
 
 fn pod(spec: Value) -> Value {

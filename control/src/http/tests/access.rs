@@ -222,3 +222,17 @@ async fn roles_and_bindings_are_checked_as_upstream_checks_them() {
     assert_eq!(table["rows"][0]["cells"][1], "Role/x");
     assert_eq!(table["rows"][0]["cells"][3], "jane");
 }
+
+#[tokio::test]
+async fn an_update_that_creates_needs_the_right_to_create() {
+    let mut api = api().await;
+    let leases = rule(&["coordination.k8s.io"], &["leases"], &["update"]);
+    made(&api, "namespaces/d/roles", json!({"metadata": {"name": "updater"}, "rules": [leases]})).await;
+    made(&api, "namespaces/d/rolebindings", binding("b", ("Role", "updater"), ("User", "jane"))).await;
+    as_user(&mut api, "jane", &[]).await;
+    let path = "/apis/coordination.k8s.io/v1/namespaces/d/leases/l";
+    let body = json!({"metadata": {"name": "l"}}).to_string();
+    let refused = api.send("PUT", path, &[("content-type", "application/json")], body).await;
+    assert_eq!(refused.code, 403);
+    assert!(refused.message().contains("cannot create resource \"leases\""), "{}", refused.message());
+}

@@ -248,3 +248,50 @@ async fn deletes_answer_what_typed_clients_expect() {
         assert_eq!((gone.code, gone.json()["kind"].as_str()), (200, Some(kind)), "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_review_is_no_table() {
+    let api = api().await;
+    let review = json!({"spec": {"nonResourceAttributes": {"verb": "get", "path": "/"}}}).to_string();
+    let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let json = ("content-type", "application/json");
+    let refused = api.send("POST", reviews, &[("accept", table), json], review.clone()).await;
+    assert_eq!((refused.code, &refused.json()["reason"]), (406, &json!("NotAcceptable")));
+    assert_eq!(api.send("POST", reviews, &[json], review).await.code, 201);
+}
+
+#[tokio::test]
+async fn an_update_creates_what_upstream_has_it_create() {
+    let api = api().await;
+    let put = async |path: &str, body: Value| {
+        api.send("PUT", path, &[("content-type", "application/json")], body.to_string()).await
+    };
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/d/leases";
+    let lease = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "a"}});
+    let made = put(&format!("{leases}/l"), lease.clone()).await;
+    assert_eq!((made.code, &made.json()["spec"]["holderIdentity"]), (201, &json!("a")));
+    assert_eq!(put(&format!("{leases}/l"), lease).await.code, 200);
+    let seen = json!({"metadata": {"name": "m", "resourceVersion": "7"}});
+    assert_eq!(put(&format!("{leases}/m"), seen).await.code, 404, "that one is gone");
+    assert_eq!(put(&format!("{MAPS}/m"), json!({"metadata": {"name": "m"}})).await.code, 404);
+    let bad = put("/api/v1/namespaces/d/services/s", json!({"metadata": {"name": "s"}, "spec": {}})).await;
+    assert_eq!(bad.code, 422, "it is checked as one that is posted");
+}
+
+#[tokio::test]
+async fn services_are_deleted_as_a_collection() {
+    let api = api().await;
+    let services = "/api/v1/namespaces/d/services";
+    for name in ["a", "b"] {
+        let service =
+            json!({"metadata": {"name": name, "labels": {"l": name}}, "spec": {"ports": [{"port": 80}]}});
+        assert_eq!(api.post(services, service).await.code, 201);
+    }
+    assert_eq!(api.send("DELETE", &format!("{services}?labelSelector=l%3Da"), &[], "").await.code, 200);
+    let left = api.get(services).await.json();
+    assert_eq!(
+        (left["items"].as_array().unwrap().len(), &left["items"][0]["metadata"]["name"]),
+        (1, &json!("b"))
+    );
+}

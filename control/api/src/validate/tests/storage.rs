@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{said, update};
-use crate::catalogue::{Kind, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES};
-use crate::defaults;
+use super::{changed, said};
+use crate::catalogue::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES};
 
 fn volume(patch: Value) -> Value {
     let mut spec =
@@ -23,13 +22,6 @@ fn merge(spec: &mut Value, patch: Value) {
     for (field, value) in patch.as_object().unwrap() {
         spec[field] = value.clone();
     }
-}
-
-fn changed(kind: &'static Kind, old: &Value, new: &Value) -> Vec<String> {
-    let (mut old, mut new) = (old.clone(), new.clone());
-    defaults::apply(kind, &mut old);
-    defaults::apply(kind, &mut new);
-    update(kind, &old, &new).into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
 }
 
 #[test]
