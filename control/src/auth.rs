@@ -9,6 +9,7 @@ pub(crate) mod bootstrap;
 mod certificates;
 mod escalation;
 mod index;
+pub(crate) mod node;
 pub(crate) mod request;
 mod rules;
 mod secrets;
@@ -105,6 +106,8 @@ pub(crate) struct ResourceAttributes<'a> {
     pub(crate) subresource: &'a str,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
+    /// Of pods that are listed or watched: whose they are to be (`spec.nodeName`), if that is asked for.
+    pub(crate) of_node: &'a str,
 }
 
 impl Attributes<'_> {

@@ -8,7 +8,7 @@ mod join;
 mod mirror;
 mod peers;
 mod policies;
-mod references;
+pub(crate) mod references;
 mod report;
 mod router;
 mod session;
@@ -37,20 +37,18 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use crate::auth::node;
 use crate::auth::tokens::Tokens;
 use crate::http::NodeStreams;
 use crate::registry::Registry;
 use crate::usage::Board;
 
 pub use events::{Event, Events};
+pub(crate) use mirror::may_mirror;
+pub(crate) use report::RESERVED as RESERVED_LABELS;
 
 /// Objects as large as the store accepts fit with their envelope.
 pub(crate) const MAX_MESSAGE: usize = 4 * 1024 * 1024;
-/// The user name of a node: this and its name.
-const NODE_USER: &str = "system:node:";
-/// The group of all nodes.
-const NODE_GROUP: &str = "system:nodes";
-
 /// Agents and what they need of the control plane. Shared by reference.
 pub struct Nodes {
     registry: Arc<Registry>,
@@ -154,8 +152,8 @@ fn caller<T>(request: &tonic::Request<T>) -> Result<String, tonic::Status> {
     let who = identity.as_ref().map_or("a client without a certificate", |i| i.user.as_str());
     identity
         .as_ref()
-        .filter(|i| i.groups.iter().any(|g| g == NODE_GROUP))
-        .and_then(|i| i.user.strip_prefix(NODE_USER))
+        .filter(|i| i.groups.iter().any(|g| g == node::GROUP))
+        .and_then(|i| i.user.strip_prefix(node::USER))
         .map(str::to_owned)
         .ok_or_else(|| {
             let from: Option<SocketAddr> = request.remote_addr();

@@ -10,7 +10,7 @@ use oarlock_store::Revision;
 use parking_lot::RwLock;
 
 use super::index::{Index, concerns};
-use super::{Attributes, Rule, User};
+use super::{Attributes, Rule, User, node};
 use crate::cache::{Cache, CacheWatch, Change};
 
 /// An answer.
@@ -51,10 +51,22 @@ impl Authorizer {
         if user.is_master() {
             return Decision::Allowed(String::new());
         }
+        let as_node = node::of(user).map(|node| node::decide(&self.cache, node, attributes));
+        let refused = match as_node {
+            Some(Ok(())) => return Decision::Allowed(String::new()),
+            Some(Err(why)) => why,
+            None => String::new(),
+        };
         match self.with(|index| index.decide(user, attributes)) {
             Ok(why) => Decision::Allowed(why),
-            Err(why) => Decision::NoOpinion(why),
+            Err(why) if why.is_empty() || refused.is_empty() => Decision::NoOpinion(refused + &why),
+            Err(why) => Decision::NoOpinion(format!("{refused}\n{why}")),
         }
+    }
+
+    /// What it decides by.
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// Whether there is anything to decide by.

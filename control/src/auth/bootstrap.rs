@@ -16,7 +16,7 @@ use super::rules::missing;
 use super::{RBAC_GROUP, Rule};
 use crate::registry::{Registry, Sub, WriteOptions};
 
-use roles::{BINDINGS, Binding, ROLES, Role};
+use roles::{BINDINGS, Binding, NODE, ROLES, Role, Row};
 
 const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
@@ -35,6 +35,11 @@ pub(crate) async fn bootstrap(registry: &Registry) -> Result<(), Status> {
         written?;
     }
     Ok(())
+}
+
+/// What a node may, as far as that does not depend on which node it is: the role `system:node`.
+pub(super) fn node_rules() -> Vec<Rule> {
+    NODE.iter().map(Row::rule).collect()
 }
 
 fn defaults() -> Vec<(&'static Kind, Value)> {

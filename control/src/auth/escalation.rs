@@ -1,5 +1,5 @@
 //! Nobody gives away what they do not have: checked when roles and bindings are written, and when certificates are approved or
-//! signed.
+//! signed. What nodes write is checked on the same way.
 //!
 //! Source: k8s.io/kubernetes/pkg/registry/rbac/{role,clusterrole,rolebinding,clusterrolebinding}/policybased.
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::certificates;
 use super::rules::{describe, missing, quoted};
-use super::{About, Attributes, Authorizer, RBAC_GROUP, ResourceAttributes, Rule, User};
+use super::{About, Attributes, Authorizer, RBAC_GROUP, ResourceAttributes, Rule, User, node};
 
 /// Who is writing, and where.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,10 @@ pub(crate) struct Guard<'g> {
 impl Guard<'_> {
     /// Lets a role or a binding pass (and every other kind), or says what its writer does not have.
     pub(crate) fn check(&self, kind: &Kind, old: Option<&Value>, new: &Value) -> Result<(), Status> {
-        if !self.concerns(kind) || old.is_some_and(|old| only_metadata_of_gc(old, new)) {
+        if let Some(node) = node::of(self.user) {
+            node::may_write(self.authorizer.cache(), node, (kind, self.part, self.namespace), old, new)?;
+        }
+        if !self.concerns_rights(kind) || old.is_some_and(|old| only_metadata_of_gc(old, new)) {
             return Ok(());
         }
         if *kind == CERTIFICATE_SIGNING_REQUESTS {
@@ -45,6 +48,11 @@ impl Guard<'_> {
 
     /// Whether there is anything to check.
     pub(crate) fn concerns(&self, kind: &Kind) -> bool {
+        self.concerns_rights(kind) || node::of(self.user).is_some()
+    }
+
+    /// Whether somebody may get rights by it.
+    fn concerns_rights(&self, kind: &Kind) -> bool {
         (super::index::concerns(kind) || *kind == CERTIFICATE_SIGNING_REQUESTS) && !self.user.is_master()
     }
 
@@ -82,9 +90,9 @@ impl Guard<'_> {
         let about = ResourceAttributes {
             group: RBAC_GROUP,
             resource,
-            subresource: "",
             namespace: self.namespace,
             name,
+            ..ResourceAttributes::default()
         };
         self.authorizer.decide(self.user, &Attributes { verb, about: About::Resource(about) }).is_allowed()
     }

@@ -68,8 +68,8 @@ pub(super) fn authorize(authorizer: &Authorizer, user: &User, attempt: Attempt<'
     if matches!(attempt.target, Target::Health(_)) {
         return Ok(());
     }
-    let (verb, name) = (attempt.verb(), attempt.name());
-    let attributes = Attributes { verb: &verb, about: attempt.about(&name) };
+    let (verb, name, of_node) = (attempt.verb(), attempt.name(), attempt.required("spec.nodeName"));
+    let attributes = Attributes { verb: &verb, about: attempt.about(&name, &of_node) };
     match authorizer.decide(user, &attributes) {
         Decision::Allowed(_) => Ok(()),
         Decision::NoOpinion(_) if !authorizer.is_filled() => {
@@ -103,6 +103,7 @@ pub(super) fn authorize_create(
         subresource: "",
         namespace: path.namespace.unwrap_or(""),
         name: path.name.unwrap_or(""),
+        of_node: "",
     });
     let attributes = Attributes { verb: "create", about };
     match authorizer.decide(user, &attributes) {
@@ -139,16 +140,18 @@ impl<'r> Attempt<'r> {
     /// The object's name. A list or watch of one name is about that one.
     fn name(&self) -> Cow<'r, str> {
         let Some(resource) = self.resource() else { return "".into() };
-        if let Some(name) = resource.name {
-            return name.into();
-        }
-        let fields = self.query.get("fieldSelector").filter(|_| matches!(*self.method, Method::GET));
-        let selector = fields.and_then(|text| FieldSelector::parse(text).ok());
-        let name = selector.as_ref().and_then(|selector| selector.required("metadata.name"));
-        name.map_or("".into(), |name| name.to_owned().into())
+        resource.name.map_or_else(|| self.required("metadata.name"), Cow::from)
     }
 
-    fn about(&self, name: &'r str) -> About<'r> {
+    /// What a field has to be of the objects that are asked for.
+    fn required(&self, field: &str) -> Cow<'static, str> {
+        let fields = self.query.get("fieldSelector").filter(|_| matches!(*self.method, Method::GET));
+        let selector = fields.and_then(|text| FieldSelector::parse(text).ok());
+        let wanted = selector.as_ref().and_then(|selector| selector.required(field));
+        wanted.map_or("".into(), |wanted| wanted.to_owned().into())
+    }
+
+    fn about(&self, name: &'r str, of_node: &'r str) -> About<'r> {
         let Some(resource) = self.resource() else { return About::Path(self.path) };
         // A namespace is an object of itself: who may everything in it may get it, too.
         let own = if resource.plural == "namespaces" { resource.name } else { None };
@@ -158,6 +161,7 @@ impl<'r> Attempt<'r> {
             subresource: resource.subresource.unwrap_or(""),
             namespace: resource.namespace.or(own).unwrap_or(""),
             name,
+            of_node,
         })
     }
 }
@@ -171,7 +175,7 @@ mod tests {
         let (target, query) = (path::parse(path), Query::parse(Some(query)));
         let attempt = Attempt { method, path, target: &target, query: &query };
         let (verb, name) = (attempt.verb(), attempt.name());
-        let attributes = Attributes { verb: &verb, about: attempt.about(&name) };
+        let attributes = Attributes { verb: &verb, about: attempt.about(&name, "") };
         let status = refuse(user, &attributes, "");
         assert_eq!((status.code, status.reason), (403, "Forbidden"));
         status.message

@@ -88,7 +88,7 @@ fn ask<'a>(
     namespace: &'a str,
     name: &'a str,
 ) -> Attributes<'a> {
-    let about = ResourceAttributes { group, resource, subresource, namespace, name };
+    let about = ResourceAttributes { group, resource, subresource, namespace, name, of_node: "" };
     Attributes { verb: "impersonate", about: About::Resource(about) }
 }
 

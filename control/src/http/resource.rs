@@ -19,7 +19,7 @@ use super::query::{self, Query};
 use super::respond::{self, Body};
 use super::streams::{self, NodeStreams};
 use super::{access, apply, bind, components, list, logs, proxy, resource_metrics, reviews, watch};
-use crate::auth::{Authenticator, Authorizer, Guard, User, asked_by, request};
+use crate::auth::{Authenticator, Authorizer, Guard, User, asked_by, node, request};
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Manager, Registry, Sub, WriteOptions, may_warn};
 use crate::usage::Board;
@@ -151,6 +151,9 @@ impl Request<'_> {
             Method::PUT if kind.allows("update") => self.update(kind, name, Sub::Main).await,
             Method::PATCH if kind.allows("patch") => self.patch(kind, name, Sub::Main).await,
             Method::DELETE if kind.allows("delete") => {
+                if *kind == PODS {
+                    self.may_end("delete", namespace, name).await?;
+                }
                 let deleted = self.registry.delete(kind, namespace, name, &self.delete_options()?).await?;
                 Ok(deletion(self.served, name, deleted))
             }
@@ -360,7 +363,16 @@ impl Request<'_> {
         Ok(response)
     }
 
+    /// Lets a pod be ended, unless a node wants that which is not its own.
+    async fn may_end(&self, verb: &str, namespace: &str, name: &str) -> Result<(), Status> {
+        if node::of(self.user).is_none() {
+            return Ok(());
+        }
+        node::may_end(self.user, verb, &self.registry.get(&PODS, namespace, name).await?)
+    }
+
     async fn evict(&self, namespace: &str, name: &str) -> Result<Response<Body>, Status> {
+        self.may_end("evict", namespace, name).await?;
         let stated = body::options(self.content_type, &self.body)?.unwrap_or_default();
         let version = if stated["apiVersion"] == "policy/v1beta1" { "v1beta1" } else { "v1" };
         let expected = Expected { group: "policy", version, kind: "Eviction" };
@@ -381,6 +393,7 @@ impl Request<'_> {
         let expected = Expected { group: "authentication.k8s.io", version: "v1", kind: "TokenRequest" };
         let validation = self.query.field_validation()?;
         let Decoded { object, warnings } = body::decode(self.content_type, &self.body, expected, validation)?;
+        node::may_have_token(self.registry.cache(), self.user, (namespace, name), &object)?;
         let tokens = self.authenticator.tokens();
         let answered = request::answer(self.registry, tokens, namespace, name, object).await?;
         let mut response = respond::json(StatusCode::CREATED, &answered);

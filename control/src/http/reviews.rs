@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::body::{self, Expected};
 use super::resource::Request;
 use super::respond::{self, Body};
-use crate::auth::{About, Attributes, Decision, ResourceAttributes, Rule, User};
+use crate::auth::{About, Attributes, Decision, ResourceAttributes, Rule, User, node};
 
 /// Answers a review.
 pub(super) async fn answer(request: &Request<'_>) -> Result<Response<Body>, Status> {
@@ -181,8 +181,20 @@ fn wanted(spec: &Value) -> Attributes<'_> {
         subresource: text(of, "subresource"),
         namespace: text(of, "namespace"),
         name: text(of, "name"),
+        of_node: of_node(&of["fieldSelector"]),
     };
     Attributes { verb: text(of, "verb"), about: About::Resource(about) }
+}
+
+/// The node to which a selector limits pods.
+fn of_node(selector: &Value) -> &str {
+    let requirements = selector["requirements"].as_array().into_iter().flatten();
+    let mut wanted = requirements.filter(|one| one["key"] == "spec.nodeName" && one["operator"] == "In");
+    let values = wanted.next().and_then(|one| one["values"].as_array()).map(Vec::as_slice);
+    match values {
+        Some([only]) => only.as_str().unwrap_or_default(),
+        _ => "",
+    }
 }
 
 async fn rules(request: &Request<'_>, review: &Value) -> Result<Value, Status> {
@@ -191,7 +203,10 @@ async fn rules(request: &Request<'_>, review: &Value) -> Result<Value, Status> {
         return Err(Status::bad_request("no namespace on request"));
     }
     request.registry.catch_up().await?;
-    let (mut held, missing) = request.authorizer.rules(request.user, namespace);
+    let (mut held, mut missing) = request.authorizer.rules(request.user, namespace);
+    if node::of(request.user).is_some() {
+        missing.insert(0, "node authorizer does not support user rule resolution".to_owned());
+    }
     if request.user.is_master() {
         held.splice(0..0, Rule::everything());
     }

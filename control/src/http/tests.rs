@@ -17,6 +17,7 @@ mod certificates;
 mod fuzz;
 mod kinds;
 mod lists;
+mod nodes;
 mod protobuf;
 mod requests;
 mod security;

@@ -9,7 +9,8 @@ use oarlock_daemon::pki::Identity;
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Response, Status};
 
-use super::{NODE_GROUP, NODE_USER, Nodes};
+use super::Nodes;
+use crate::auth::node::{GROUP, USER};
 
 /// The service that anybody may call.
 pub(super) struct Service(pub(super) Arc<Nodes>);
@@ -35,7 +36,7 @@ impl Join for Service {
 impl Nodes {
     /// A certificate that speaks for the node.
     pub(super) fn sign(&self, node: &str, csr_pem: &str) -> Result<JoinResponse, Status> {
-        let identity = Identity { user: format!("{NODE_USER}{node}"), groups: vec![NODE_GROUP.to_owned()] };
+        let identity = Identity { user: format!("{USER}{node}"), groups: vec![GROUP.to_owned()] };
         let certificate_pem =
             self.ca.sign_request(csr_pem, &identity).map_err(|e| Status::invalid_argument(e.to_string()))?;
         Ok(JoinResponse { certificate_pem, ca_pem: self.ca.certificate_pem().to_owned() })

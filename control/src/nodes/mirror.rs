@@ -67,7 +67,7 @@ async fn remove(registry: &Registry, present: &Value) -> Result<(), Status> {
 }
 
 /// Whether a node may have this mirror.
-fn may_mirror(node: &str, pod: &Value) -> Result<(), Status> {
+pub(crate) fn may_mirror(node: &str, pod: &Value) -> Result<(), Status> {
     let refused = |why: String| Err(Status::forbidden(&PODS, meta::name(pod), &why));
     let annotations = &pod["metadata"]["annotations"];
     if !annotations[MIRROR].is_string() || annotations[MIRROR] != annotations[HASH] {

@@ -13,7 +13,7 @@ use crate::cache::Object;
 
 /// A kind of object that pods name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Named {
+pub(crate) enum Named {
     ConfigMap,
     Secret,
     Claim,
@@ -23,7 +23,7 @@ pub(super) enum Named {
 }
 
 impl Named {
-    pub(super) fn kind(self) -> &'static Kind {
+    pub(crate) fn kind(self) -> &'static Kind {
         match self {
             Self::ConfigMap => &CONFIG_MAPS,
             Self::Secret => &SECRETS,
@@ -40,7 +40,7 @@ impl Named {
 }
 
 /// An object that a pod needs: its kind, namespace and name.
-pub(super) type Reference = (Named, String, String);
+pub(crate) type Reference = (Named, String, String);
 
 /// Whether an Endpoints object is kept by the control plane. Nodes have the same as slices, and every change of a Service's pods would
 /// be told to all of them once more.
@@ -49,7 +49,7 @@ pub(super) fn is_kept(endpoints: &Object) -> bool {
 }
 
 /// What the source of a PersistentVolume names: in the namespace of its claim, unless it says another.
-pub(super) fn of_volume(volume: &Value) -> BTreeSet<Reference> {
+pub(crate) fn of_volume(volume: &Value) -> BTreeSet<Reference> {
     let namespace = volume["spec"]["claimRef"]["namespace"].as_str().unwrap_or_default();
     of_source(namespace, &volume["spec"]).collect()
 }
@@ -74,7 +74,7 @@ fn of_source(namespace: &str, volume: &Value) -> impl Iterator<Item = Reference>
 }
 
 /// The ConfigMaps, Secrets, claims and Endpoints that a pod's spec names, and its RuntimeClass.
-pub(super) fn of(namespace: &str, pod: &Value) -> BTreeSet<Reference> {
+pub(crate) fn of(namespace: &str, pod: &Value) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
     let mut add = |named: Named, name: &Value| {
         if let Some(name) = name.as_str().filter(|n| !n.is_empty()) {

@@ -17,7 +17,7 @@ use crate::registry::{DeleteOptions, Sub, WriteOptions};
 /// The namespace of the nodes' Leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// The domain of labels that isolate nodes.
-const RESERVED: &str = "node-restriction.kubernetes.io";
+pub(crate) const RESERVED: &str = "node-restriction.kubernetes.io";
 /// Matches upstream's node lease.
 const LEASE_SECONDS: i64 = 40;
 

@@ -320,7 +320,7 @@ pub(super) static ROLES: &[Role] = &[
 ];
 
 /// What a node may, as far as that does not depend on which node it is.
-const NODE: &[Row] = &[
+pub(super) const NODE: &[Row] = &[
     rule("authentication.k8s.io", "tokenreviews", "create"),
     rule("authorization.k8s.io", "localsubjectaccessreviews subjectaccessreviews", "create"),
     rule("", "services", READ),

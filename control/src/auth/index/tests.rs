@@ -112,7 +112,7 @@ fn questions() -> Vec<Attributes<'static>> {
             ("list", "", "pods", "", ""),
             ("watch", "", "secrets", "", ""),
         ] {
-            let about = ResourceAttributes { group, resource, subresource, namespace, name };
+            let about = ResourceAttributes { group, resource, subresource, namespace, name, of_node: "" };
             questions.push(Attributes { verb, about: About::Resource(about) });
         }
     }

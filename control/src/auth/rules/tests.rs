@@ -16,7 +16,14 @@ fn allows(rule: &Rule, verb: &str, what: &str, name: &str) -> bool {
     } else {
         let (what, group) = what.split_once('.').unwrap_or((what, ""));
         let (resource, subresource) = what.split_once('/').unwrap_or((what, ""));
-        About::Resource(ResourceAttributes { group, resource, subresource, namespace: "d", name })
+        About::Resource(ResourceAttributes {
+            group,
+            resource,
+            subresource,
+            namespace: "d",
+            name,
+            of_node: "",
+        })
     };
     rule.allows(&Attributes { verb, about })
 }
