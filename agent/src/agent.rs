@@ -343,7 +343,7 @@ impl Parts {
         let mut services = Services::new(dataplane, self.health.clone(), board, known);
         loop {
             let (snapshot, complete) = self.desired.snapshot();
-            let links = self.network.pods().await.into_iter();
+            let links = self.network.pods().into_iter();
             let link = |uid, net: PodNetResult| PodLink {
                 uid,
                 name: net.interface,

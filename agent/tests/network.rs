@@ -127,7 +127,7 @@ fn a_new_agent_leaves_the_links_of_running_pods_alone_and_repairs_what_is_wrong_
         let again = next.add(&pod).await.unwrap();
         assert_eq!((again.ip, &again.interface), (given.ip, &given.interface));
         assert!(again.ends.is_some() && again.ends != given.ends, "of the new link");
-        assert_eq!(next.pods().await, [("uid-1".to_owned(), again)]);
+        assert_eq!(next.pods(), [("uid-1".to_owned(), again)]);
         let anew = number(&given.interface);
         assert_ne!(anew, link);
         another.ip("link del eth0");

@@ -11,7 +11,7 @@ use oarlock_ebpf::flow::PER_PACKET;
 use oarlock_ebpf::layout::{Backend, Believed, FrontendKey, ServiceLine, SlotRange, SocketKey};
 use oarlock_ebpf::maps::{
     MAX_AFFINITY, MAX_BACKENDS, MAX_MEMBERS, MAX_OPTED_OUT, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS,
-    MAX_SOURCE_RANGES,
+    MAX_SOURCE_RANGES, TURNS, Turns,
 };
 use oarlock_ebpf::reason::Reason;
 
@@ -26,7 +26,7 @@ static SLOTS: Array<u32> = Array::with_max_entries(MAX_SLOTS, 0);
 #[map]
 static BACKENDS: Array<Backend> = Array::with_max_entries(MAX_BACKENDS, 0);
 #[map]
-static ROUND_ROBIN: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+static ROUND_ROBIN: PerCpuArray<Turns> = PerCpuArray::with_max_entries(MAX_SERVICES / TURNS, 0);
 #[map]
 static SOCKETS: LruHashMap<SocketKey, Believed> = LruHashMap::with_max_entries(MAX_SOCKETS, 0);
 #[map]
@@ -123,15 +123,12 @@ pub fn backend_at(index: u32) -> Option<&'static Backend> {
 /// The next turn of a service's round robin on this CPU.
 #[inline(always)]
 pub fn next_turn(service: u32) -> u32 {
-    match ROUND_ROBIN.get_ptr_mut(service) {
-        // SAFETY: the element is this CPU's own.
-        Some(turn) => unsafe {
-            let present = *turn;
-            *turn = present.wrapping_add(1);
-            present
-        },
-        None => 0,
-    }
+    let Some(turns) = ROUND_ROBIN.get_ptr_mut(service / TURNS) else { return 0 };
+    // SAFETY: the element is this CPU's own.
+    let turn = unsafe { &mut (*turns)[(service % TURNS) as usize] };
+    let present = *turn;
+    *turn = present.wrapping_add(1);
+    present
 }
 
 /// Remembers whom a socket's user believes to talk to. A full table forgets the oldest: that socket then sees its backend.

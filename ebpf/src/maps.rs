@@ -11,7 +11,7 @@ pub const SERVICE_TABLE: &str = "SERVICE_TABLE";
 pub const SLOTS: &str = "SLOTS";
 /// [`crate::layout::Backend`] by index. Array.
 pub const BACKENDS: &str = "BACKENDS";
-/// Where each service's round robin stands, by index of [`SERVICE_TABLE`]. Per-CPU array of u32.
+/// Where each service's round robin stands, by index of [`SERVICE_TABLE`], in [`Turns`]. Per-CPU array.
 pub const ROUND_ROBIN: &str = "ROUND_ROBIN";
 /// [`crate::layout::SocketKey`] to [`crate::layout::Believed`]. LRU hash.
 pub const SOCKETS: &str = "SOCKETS";
@@ -85,6 +85,12 @@ pub const POLICIES: &str = "POLICIES";
 
 /// Frontends, and lines of the service table: 10,000 Services with six, or 50,000 with one.
 pub const MAX_SERVICES: u32 = 65_536;
+/// How many Services' turns are one element of [`ROUND_ROBIN`]: the kernel allocates each for itself on every CPU, which took longer than
+/// any other map when each Service's was one.
+pub const TURNS: u32 = 256;
+/// The turns of so many Services on one CPU.
+pub type Turns = [u32; TURNS as usize];
+const _: () = assert!(MAX_SERVICES.is_multiple_of(TURNS));
 /// Slots of all services together: twice what 10,000 Services with ten endpoints need, for copies on write.
 pub const MAX_SLOTS: u32 = 1_048_576;
 /// Backends of all services together.

@@ -27,7 +27,10 @@ pub(crate) fn build() -> Result<()> {
         return Ok(());
     }
     let linker = linker()?;
-    step("building the BPF programs", || compile(&linker))?;
+    step("building the BPF programs", || {
+        compile(&linker)?;
+        strip()
+    })?;
     std::fs::write(object().with_extension("sources"), present)?;
     Ok(())
 }
@@ -95,6 +98,12 @@ fn compile(linker: &Path) -> Result<()> {
         .env_remove("RUSTC_WRAPPER");
     let status = command.status()?;
     if status.success() { Ok(()) } else { bail!("the BPF programs do not build: {status}") }
+}
+
+/// Takes what only debuggers read away, which is most of the object: BTF, which the linker made of it, tells the kernel the same.
+fn strip() -> Result<()> {
+    let object = object().display().to_string();
+    output(&format!("{LLVM}/bin/llvm-strip"), &["--strip-debug", &object]).map(drop)
 }
 
 fn has_nightly_sources() -> bool {

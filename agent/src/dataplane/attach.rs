@@ -20,7 +20,7 @@ use super::addresses::Addresses;
 use super::answering::Ranges;
 use super::load::chain;
 use super::opted_out::OptedOut;
-use super::verified::verified;
+use super::verified::load_all;
 use super::{Acceleration, DataplaneError, Mode, PodLink, Tc, Uplink, clsact, express, six, sweep};
 
 /// The hooks of the node's cgroup.
@@ -106,18 +106,12 @@ pub(super) struct LinkMaps {
 impl Links {
     /// Loads the programs. Puts them in their places, unless those of another layout are there.
     pub(super) fn open(mut ebpf: Ebpf, maps: LinkMaps, hooks: Hooks) -> Result<Self, DataplaneError> {
-        for name in SOCKETS {
-            let program = sockets(&mut ebpf, name)?;
-            verified(|| program.load())
-                .map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
-        }
-        for name in UPLINK.iter().map(|(name, _)| *name).chain([POD.0, TO_POD.0, SWEEP]) {
-            let program = classifier(&mut ebpf, name)?;
-            verified(|| program.load())
-                .map_err(|e| DataplaneError::kernel(format!("load {name}"), chain(&e)))?;
-        }
+        // What is behind links is long, what is at sockets short.
+        let uplink = UPLINK.iter().map(|(name, _)| *name);
+        let of_links = six::programs().chain([POD.0]).chain(uplink).chain([TO_POD.0, SWEEP]);
+        load_all(&mut ebpf, of_links.chain(SOCKETS))?;
         let LinkMaps { settings, addresses, answering, opted_out, mut six } = maps;
-        six.place(&mut ebpf)?;
+        six.place(&ebpf)?;
         let (wanted, pods) = (BTreeMap::new(), BTreeMap::new());
         let (in_place, isolated, answered) = (false, BTreeMap::new(), BTreeSet::new());
         let mut links = Self {

@@ -14,16 +14,21 @@ use super::verified::verified;
 use super::{DataplaneConfig, DataplaneError, Overlay};
 use ipnet::Ipv6Net;
 
-/// The programs, and where those of IPv4 look for them.
+/// The programs, and where those of IPv4 look for them. The longest first.
 const PROGRAMS: [(&str, u32); 4] = [
+    ("pod_egress6", POD_OUT),
     ("uplink_ingress6", UPLINK_IN),
     ("uplink_egress6", UPLINK_OUT),
-    ("pod_egress6", POD_OUT),
     ("pod_ingress6", POD_IN),
 ];
 
 /// That of XDP.
 const EXPRESS: &str = "uplink_express6";
+
+/// The programs' names.
+pub(super) fn programs() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().map(|(name, _)| name)
+}
 
 /// The maps.
 pub(super) struct Maps {
@@ -49,14 +54,13 @@ impl Maps {
         self.express.set(0, fd, 0).map_err(|e| chain(&e))
     }
 
-    /// Loads the programs, and puts them where packets are handed on to them; those of an agent before go.
-    pub(super) fn place(&mut self, ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
+    /// Puts the programs, which are loaded, where packets are handed on to them; those of an agent before go.
+    pub(super) fn place(&mut self, ebpf: &Ebpf) -> Result<(), DataplaneError> {
         for (name, index) in PROGRAMS {
-            let failed = |why: String| DataplaneError::kernel(format!("load {name}"), why);
+            let failed = |why: String| DataplaneError::kernel(format!("use {name}"), why);
             let program =
-                ebpf.program_mut(name).ok_or_else(|| failed("the object does not hold it".to_owned()))?;
-            let program: &mut SchedClassifier = program.try_into().map_err(|e| failed(chain(&e)))?;
-            verified(|| program.load()).map_err(|e| failed(chain(&e)))?;
+                ebpf.program(name).ok_or_else(|| failed("the object does not hold it".to_owned()))?;
+            let program: &SchedClassifier = program.try_into().map_err(|e| failed(chain(&e)))?;
             let fd = program.fd().map_err(|e| failed(chain(&e)))?;
             let failed = |e| DataplaneError::kernel(format!("write the map {}", maps::PROGRAMS6), chain(&e));
             self.programs.set(index, fd, 0).map_err(failed)?;

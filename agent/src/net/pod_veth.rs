@@ -12,16 +12,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use oarlock_daemon::Tasks;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteScope};
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
 
 use super::links::{self, Link, check};
 use super::reach::{self, LEAST6, Mtu, NodeRoute, NorthSouth, Peer};
 use super::routes::Tunnel;
-use super::state::{PodNet, State};
+use super::state::{Kept, PodNet};
 use super::tunnel::End;
 use super::underlay::{self, Underlay};
 use super::{
@@ -43,6 +44,8 @@ pub struct Network {
     tasks: Tasks,
     handle: Handle,
     underlay: Underlay,
+    /// What pods were given. Locked after `inner`, where both are.
+    kept: Kept,
     inner: Mutex<Inner>,
     plugged: watch::Sender<u64>,
     moved: watch::Sender<u64>,
@@ -50,7 +53,6 @@ pub struct Network {
 }
 
 struct Inner {
-    state: State,
     pod_cidr: Option<Ipv4Net>,
     pod_cidr6: Option<Ipv6Net>,
     /// Services' ranges, which are guarded.
@@ -83,7 +85,7 @@ impl Network {
             .map_err(|source| NetError::Io { what: "open a netlink socket".to_owned(), source })?;
         tasks.job("netlink/node", connection);
         sysctl::prepare_node()?;
-        let state = State::open(&data_dir.join("network.json"))?;
+        let kept = Kept::open(&data_dir.join("network.json"))?;
         let uplinks = underlay::look(&handle, &underlay.uplinks).await?;
         // Pods that run go on sending what fits through the tunnel that an earlier agent has made.
         let mut overlay = uplinks::overlay(tunnel::LINK).await?;
@@ -99,7 +101,6 @@ impl Network {
         let moved = watch::Sender::new(0);
         underlay::watch(tasks, &underlay.uplinks, moved.clone())?;
         let inner = Inner {
-            state,
             pod_cidr: None,
             pod_cidr6: None,
             services: BTreeSet::new(),
@@ -110,6 +111,7 @@ impl Network {
             tasks: tasks.clone(),
             handle,
             underlay,
+            kept,
             inner: Mutex::new(inner),
             plugged: watch::Sender::new(0),
             moved,
@@ -245,8 +247,11 @@ impl Network {
                 "packets of pods may be as long as the ways allow"
             );
             inner.mtu = mtu;
-            let pods = &inner.state.given.pods;
-            inner.holders.iter().filter_map(|(uid, pid)| Some((pods.get(uid)?.clone(), *pid))).collect()
+            let holders = &inner.holders;
+            self.kept.look(|given| {
+                let net = |(uid, pid): (&String, &u32)| Some((given.pods.get(uid)?.clone(), *pid));
+                holders.iter().filter_map(net).collect()
+            })
         };
         for (net, pid) in pods {
             // One that has ended meanwhile needs nothing; what is wrong with one that runs is repaired when it is added again.
@@ -270,15 +275,15 @@ impl Network {
     }
 
     /// Every pod that has a network, as (uid, what it got).
-    pub async fn pods(&self) -> Vec<(String, PodNetResult)> {
-        let inner = self.inner.lock().await;
-        inner.state.given.pods.iter().map(|(uid, net)| (uid.clone(), result(net))).collect()
+    #[must_use]
+    pub fn pods(&self) -> Vec<(String, PodNetResult)> {
+        self.kept.look(|given| given.pods.iter().map(|(uid, net)| (uid.clone(), result(net))).collect())
     }
 
     /// What each pod has received and sent by its link, in bytes, by uid.
     pub async fn traffic(&self) -> BTreeMap<String, (u64, u64)> {
         let mut found = BTreeMap::new();
-        for (uid, net) in self.pods().await {
+        for (uid, net) in self.pods() {
             // What the node's end has received the pod has sent.
             if let Some((sent, received)) = links::counters(&self.handle, &net.interface).await {
                 found.insert(uid, (received, sent));
@@ -294,24 +299,33 @@ impl Network {
     }
 
     async fn claim(&self, pod: &PodNetRequest) -> Result<PodNet, NetError> {
-        let uid = pod.uid.as_str();
-        let mut inner = self.inner.lock().await;
-        if let Some(present) = inner.state.given.pods.get(uid) {
-            return Ok(present.clone());
-        }
+        let known = self.kept.look(|given| given.pods.get(&pod.uid).cloned());
+        let net = match known {
+            Some(present) => present,
+            None => self.give(pod).await?,
+        };
+        // Also of one that is known: it may not have been written then.
+        self.kept.save().await?;
+        Ok(net)
+    }
+
+    /// A new pod's addresses.
+    async fn give(&self, pod: &PodNetRequest) -> Result<PodNet, NetError> {
+        let inner = self.inner.lock().await;
         let cidr = inner.pod_cidr.ok_or(NetError::NoPodCidr)?;
-        let inner = &mut *inner;
-        let given = &mut inner.state.given;
-        let used: BTreeSet<Ipv4Addr> = given.pods.values().map(|p| p.ip).collect();
-        let exhausted = || NetError::Exhausted { cidr: cidr.into(), used: used.len() };
-        let ip = ipam::pick(cidr, &used, given.last).ok_or_else(exhausted)?;
+        let taken = self.kept.look(|given| {
+            let used: BTreeSet<Ipv4Addr> = given.pods.values().map(|p| p.ip).collect();
+            ipam::pick(cidr, &used, given.last).ok_or(used.len())
+        });
+        let ip = taken.map_err(|used| NetError::Exhausted { cidr: cidr.into(), used })?;
         let ip6 = inner.pod_cidr6.and_then(|range| ipam::paired(range, ip));
-        let (interface, bandwidth) = (interface_name(uid), pod.bandwidth);
+        let (interface, bandwidth) = (interface_name(&pod.uid), pod.bandwidth);
         let per_packet = pod.per_packet.then_some(0);
         let net = PodNet { ip, ip6, interface, ends: None, bandwidth, per_packet };
-        given.last = Some(ip);
-        given.pods.insert(uid.to_owned(), net.clone());
-        inner.state.save()?;
+        self.kept.change(|given| {
+            given.last = Some(ip);
+            given.pods.insert(pod.uid.clone(), net.clone());
+        });
         Ok(net)
     }
 
@@ -377,15 +391,15 @@ impl Network {
         mtu: Mtu,
     ) -> Result<(Link, Link), NetError> {
         self.unplug(name).await?;
-        let peer = format!("p{name}");
-        let pair = LinkVeth::new(name, &peer).mtu(mtu.link).build();
-        check(format!("create the link {name}"), self.handle.link().add(pair).execute().await)?;
-        let moved = LinkUnspec::new_with_name(&peer).setns_by_pid(pid).build();
-        check(format!("move the link {peer} into the pod"), self.handle.link().set(moved).execute().await)?;
-        let pod_side = links::get(pod, &peer).await?;
-        let named = LinkUnspec::new_with_index(pod_side.index).name(POD_LINK).build();
-        check(format!("name the pod's {POD_LINK}"), pod.link().set(named).execute().await)?;
-        Ok((links::get(&self.handle, name).await?, pod_side))
+        // Made where it belongs: to move a link to another namespace, and to rename it, waits for all who may look at it.
+        let end = LinkUnspec::new_with_name(POD_LINK).mtu(mtu.link).setns_by_pid(pid).build();
+        let pair = LinkMessageBuilder::<LinkVeth>::new(name, POD_LINK)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(end)))
+            .mtu(mtu.link)
+            .build();
+        let made = self.handle.link().add(pair).execute().await;
+        check(format!("create the link {name} with its end in the pod"), made)?;
+        Ok((links::get(&self.handle, name).await?, links::get(pod, POD_LINK).await?))
     }
 
     /// Removes a link of ours; its peer, routes and neighbours go with it.
@@ -418,11 +432,12 @@ impl PodNetwork for Network {
         };
         if (net.ends, net.per_packet) != (ends, per_packet) {
             (net.ends, net.per_packet) = (ends, per_packet);
-            let mut inner = self.inner.lock().await;
-            if let Some(present) = inner.state.given.pods.get_mut(&pod.uid) {
-                (present.ends, present.per_packet) = (ends, per_packet);
-                inner.state.save()?;
-            }
+            self.kept.change(|given| {
+                if let Some(present) = given.pods.get_mut(&pod.uid) {
+                    (present.ends, present.per_packet) = (ends, per_packet);
+                }
+            });
+            self.kept.save().await?;
         }
         self.plugged.send_modify(|count| *count = count.wrapping_add(1));
         tracing::debug!(pod = %pod.name, namespace = %pod.namespace, ip = %addresses(&net), "pod network added");
@@ -430,13 +445,12 @@ impl PodNetwork for Network {
     }
 
     async fn remove(&self, uid: &str) -> Result<(), NetError> {
-        let mut inner = self.inner.lock().await;
-        let Some(net) = inner.state.given.pods.get(uid).cloned() else { return Ok(()) };
+        let Some(net) = self.kept.look(|given| given.pods.get(uid).cloned()) else { return Ok(()) };
         self.unplug(&net.interface).await?;
-        inner.state.given.pods.remove(uid);
-        inner.holders.remove(uid);
+        self.inner.lock().await.holders.remove(uid);
+        self.kept.change(|given| given.pods.remove(uid));
         self.plugged.send_modify(|count| *count = count.wrapping_add(1));
-        inner.state.save()
+        self.kept.save().await
     }
 }
 

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oarlock_daemon::files::{read_if_present, write_atomic};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{Bandwidth, NetError};
@@ -36,14 +38,22 @@ pub(super) struct Given {
     pub(super) last: Option<Ipv4Addr>,
 }
 
-/// The file and its content.
+/// What is given, and the file that holds it.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct Kept {
     path: PathBuf,
-    pub(super) given: Given,
+    given: Mutex<Version>,
+    /// Which version the file holds; locked while it is written.
+    written: Arc<tokio::sync::Mutex<u64>>,
 }
 
-impl State {
+#[derive(Debug)]
+struct Version {
+    given: Given,
+    number: u64,
+}
+
+impl Kept {
     /// Reads the file; a missing one is an empty state.
     pub(super) fn open(path: &Path) -> Result<Self, NetError> {
         let named =
@@ -52,15 +62,45 @@ impl State {
             None => Given::default(),
             Some(text) => serde_json::from_str(&text).map_err(|e| named(std::io::Error::other(e)))?,
         };
-        Ok(Self { path: path.to_owned(), given })
+        let given = Mutex::new(Version { given, number: 0 });
+        Ok(Self { path: path.to_owned(), given, written: Arc::default() })
     }
 
-    /// Writes the file, whole or not at all.
-    pub(super) fn save(&self) -> Result<(), NetError> {
+    /// Looks at what is given.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Given) -> T) -> T {
+        look(&self.given.lock().given)
+    }
+
+    /// Changes what is given. It is in the file after the next [`Self::save`].
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Given) -> T) -> T {
+        let mut present = self.given.lock();
+        present.number += 1;
+        change(&mut present.given)
+    }
+
+    /// Returns once what is given now is in the file, which is written whole or not at all. What changes while it is written is
+    /// written together after that, however many wait: each time the disk has to confirm it.
+    pub(super) async fn save(&self) -> Result<(), NetError> {
         let named =
             |source| NetError::Io { what: format!("save the network state {}", self.path.display()), source };
-        let text = serde_json::to_vec_pretty(&self.given).map_err(|e| named(std::io::Error::other(e)))?;
-        write_atomic(&self.path, &text, 0o600).map_err(named)
+        let asked = self.given.lock().number;
+        let mut written = Arc::clone(&self.written).lock_owned().await;
+        if *written >= asked {
+            return Ok(());
+        }
+        let (number, text) = {
+            let present = self.given.lock();
+            (present.number, serde_json::to_vec_pretty(&present.given))
+        };
+        let text = text.map_err(|e| named(std::io::Error::other(e)))?;
+        let path = self.path.clone();
+        let write = move || {
+            write_atomic(&path, &text, 0o600)?;
+            *written = number;
+            Ok(())
+        };
+        let outcome = tokio::task::spawn_blocking(write).await;
+        outcome.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(named)
     }
 }
 
@@ -68,24 +108,52 @@ impl State {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_given_survives_a_restart_and_damage_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("network.json");
-        let mut state = State::open(&path).unwrap();
-        let pod = PodNet {
+    fn pod() -> PodNet {
+        PodNet {
             ip: Ipv4Addr::new(10, 244, 1, 7),
             ip6: None,
             interface: "oar0".into(),
             ends: Some([2; 12]),
             bandwidth: Bandwidth { ingress: Some(1000), egress: None },
             per_packet: Some(7),
-        };
-        state.given.pods.insert("u1".into(), pod.clone());
-        state.save().unwrap();
-        assert_eq!(State::open(&path).unwrap().given.pods["u1"], pod);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_given_survives_a_restart_and_damage_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network.json");
+        let kept = Kept::open(&path).unwrap();
+        kept.change(|given| given.pods.insert("u1".into(), pod()));
+        kept.save().await.unwrap();
+        assert_eq!(Kept::open(&path).unwrap().look(|given| given.pods["u1"].clone()), pod());
         std::fs::write(&path, "{").unwrap();
-        let error = State::open(&path).unwrap_err().to_string();
+        let error = Kept::open(&path).unwrap_err().to_string();
         assert!(error.contains("network.json"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_are_written_together_and_nothing_is_written_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network.json");
+        let kept = Kept::open(&path).unwrap();
+        let writing = Arc::clone(&kept.written).lock_owned().await;
+        kept.change(|given| given.pods.insert("u1".into(), pod()));
+        let mut first = std::pin::pin!(kept.save());
+        assert!(futures_util::poll!(&mut first).is_pending());
+        kept.change(|given| given.pods.insert("u2".into(), pod()));
+        drop(writing);
+        first.await.unwrap();
+        assert_eq!(Kept::open(&path).unwrap().look(|given| given.pods.len()), 2);
+        std::fs::remove_file(&path).unwrap();
+        kept.save().await.unwrap();
+        assert!(!path.exists());
+        kept.change(|given| given.last = None);
+        std::fs::create_dir(&path).unwrap();
+        let error = kept.save().await.unwrap_err().to_string();
+        assert!(error.contains("network.json"), "{error}");
+        std::fs::remove_dir(&path).unwrap();
+        kept.save().await.unwrap();
+        assert!(path.exists(), "what could not be written is tried again");
     }
 }

@@ -1,5 +1,7 @@
 //! `cargo xtask bench pods`: what a node does with pods, beside Docker's own command line on the same daemon, and what its agent costs.
 
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -98,14 +100,17 @@ fn names(prefix: &str, count: u32) -> Vec<String> {
     (0..count).map(|number| format!("{prefix}-{number}")).collect()
 }
 
-/// Seconds from before `kubectl create` until all are Ready, by the clock of whoever waits.
+/// Seconds from before `kubectl create` until all are told to be Ready to who watches.
 fn burst(count: u32, prefix: &str) -> Result<f64> {
-    let start = Instant::now();
-    create(&names(prefix, count))?;
-    kubectl("wait pods -l bench=pods --for=condition=Ready --timeout=120s")?;
-    let took = start.elapsed().as_secs_f64();
+    let names = names(prefix, count);
+    let took = watched(|lines| {
+        let start = Instant::now();
+        create(&names)?;
+        all_ready(lines, &names)?;
+        Ok(start.elapsed().as_secs_f64())
+    });
     clear()?;
-    Ok(took)
+    took
 }
 
 /// The same containers, by `docker run`, so many at a time: one that holds a network namespace, one that joins it.
@@ -137,26 +142,50 @@ fn clear() -> Result<()> {
 /// Seconds from a pod's creation until it is Ready, as it is told who watches: the start of kubectl is not in it.
 fn single(number: u32) -> Result<f64> {
     let name = format!("single-{number}");
-    let program = crate::setup::kubectl_path().context("no kubectl: run `cargo xtask setup`")?;
-    let config = format!("--kubeconfig={}", state().join("kubeconfig").display());
-    let ready = r#"{.metadata.name}{" "}{.status.conditions[?(@.type=="Ready")].status}{"\n"}"#;
-    let mut watching = Command::new(program)
-        .args([&config, "get", "pods", "-l", "bench=pods", "--watch", "-o", &format!("jsonpath={ready}")])
-        .stdout(std::process::Stdio::piped())
-        .spawn()?;
-    let lines = std::io::BufReader::new(watching.stdout.take().context("no output")?);
-    let timed = timed(lines, &name);
-    let _ = watching.kill();
-    let _ = watching.wait();
+    let timed = watched(|lines| {
+        create(std::slice::from_ref(&name))?;
+        timed(lines, &name)
+    });
     clear()?;
     timed
 }
 
-/// From the first word of a pod, which is its creation, to its being Ready.
-fn timed(lines: impl std::io::BufRead, name: &str) -> Result<f64> {
+/// With what a watch tells of the pods, a line for each change: `NAME True` of one that is Ready. Not by `kubectl wait`, which asks for one pod
+/// after the other, five in a second (client-go's default): that would be what is measured.
+fn watched<T>(look: impl FnOnce(&mut dyn BufRead) -> Result<T>) -> Result<T> {
+    let program = crate::setup::kubectl_path().context("no kubectl: run `cargo xtask setup`")?;
+    let config = format!("--kubeconfig={}", state().join("kubeconfig").display());
+    let ready = r#"{.metadata.name}{" "}{.status.conditions[?(@.type=="Ready")].status}{"\n"}"#;
+    let mut watching = Command::new(program)
+        .args([&config, "--request-timeout=120s", "get", "pods", "-l", "bench=pods", "--watch"])
+        .args(["-o", &format!("jsonpath={ready}")])
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let lines = watching.stdout.take().context("no output");
     // It listens first.
     std::thread::sleep(Duration::from_millis(500));
-    create(&[name.to_owned()])?;
+    let outcome = lines.and_then(|lines| look(&mut BufReader::new(lines)));
+    let _ = watching.kill();
+    let _ = watching.wait();
+    outcome
+}
+
+/// Until each of them was told to be Ready.
+fn all_ready(lines: impl BufRead, names: &[String]) -> Result<()> {
+    let mut missing: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    for line in lines.lines() {
+        if let Some(name) = line?.strip_suffix(" True") {
+            missing.remove(name);
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+    }
+    bail!("not told to be Ready: {missing:?}")
+}
+
+/// From the first word of a pod, which is its creation, to its being Ready.
+fn timed(lines: impl BufRead, name: &str) -> Result<f64> {
     let mut created = None;
     for line in lines.lines() {
         let line = line?;
@@ -257,5 +286,14 @@ mod tests {
             (&list["items"][1]["metadata"]["name"], &list["items"][1]["spec"]["nodeName"]),
             (&json!("a-1"), &json!(NODE))
         );
+    }
+
+    #[test]
+    fn all_are_ready_when_each_was_told_to_be() {
+        let names = names("a", 2);
+        let told = "a-0 \na-1 False\na-1 True\na-10 True\na-1 True\na-0 True\n";
+        all_ready(told.as_bytes(), &names).unwrap();
+        let error = all_ready(told.rsplit_once("a-0").unwrap().0.as_bytes(), &names).unwrap_err();
+        assert!(error.to_string().contains(r#"{"a-0"}"#), "{error}");
     }
 }
