@@ -265,6 +265,7 @@ fn pod(text: &str, path: &Path, node: &str) -> Result<(Key, Arc<Pod>, Bytes), St
 #[cfg(test)]
 mod tests {
     use oarlock_api::node::agent_message::Message;
+    use oarlock_fuzz::Target;
     use tempfile::TempDir;
 
     use super::*;
@@ -355,6 +356,24 @@ mod tests {
         mirror.metadata.deletion_timestamp = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
         snapshot.aside.insert(key.clone(), Arc::new(mirror));
         assert!(!is_mirrored(&found, &snapshot), "somebody deletes it");
+    }
+
+    #[test]
+    fn fuzz_static_pods() {
+        let path = Path::new("/etc/static/pod.yaml");
+        Target::new("static_pods").run(|input| {
+            let text = String::from_utf8_lossy(input);
+            let Ok((key, of_file, mirror)) = pod(&text, path, "n1") else { return };
+            let uid = of_file.metadata.uid.as_deref();
+            assert!(
+                is_static(&of_file) && mirrored(&of_file).is_none() && key.1.ends_with("-n1"),
+                "{of_file:?}"
+            );
+            let mirror: Value = serde_json::from_slice(&mirror).unwrap();
+            assert_eq!((static_pod::mirrored(&mirror), static_pod::foreign(&mirror["spec"])), (uid, None));
+            assert_eq!(mirror["spec"]["nodeName"], "n1");
+            assert!(pod(&text, path, "n1").unwrap().1 == of_file, "read again, it is the same");
+        });
     }
 
     /// A follower of a folder, and what it says.
