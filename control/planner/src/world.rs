@@ -68,6 +68,8 @@ pub struct World {
     objects: BTreeMap<(&'static str, &'static str), BTreeMap<Key, Held>>,
     owners: BTreeMap<String, (&'static Kind, Key)>,
     dependents: BTreeMap<String, BTreeSet<(&'static str, &'static str, Key)>>,
+    /// The object that went last, and its uid, if it has left dependents.
+    bereaved: Option<(&'static Kind, Key, String)>,
     /// EndpointSlices by namespace and Service.
     slices: BTreeMap<Key, BTreeSet<Key>>,
     storage: storage::Storage,
@@ -131,6 +133,8 @@ impl World {
         self.forget(kind, &key);
         self.revision = self.revision.max(revision);
         let uid = meta::uid(value).to_owned();
+        // It is there still, unless another one has its name now.
+        self.bereaved.take_if(|(_, _, gone)| *gone == uid);
         for owner in meta::owner_references(value) {
             if let Some(owner) = owner["uid"].as_str() {
                 let (group, plural) = table(kind);
@@ -276,6 +280,7 @@ impl World {
     }
 
     fn forget(&mut self, kind: &'static Kind, key: &Key) {
+        self.bereaved = None;
         let (uid, owners) = if *kind == PODS {
             let Some(pod) = self.take_pod(key) else { return };
             (pod.uid.to_string(), pod.owners)
@@ -310,6 +315,7 @@ impl World {
                 }
             }
         }
+        self.bereaved = self.dependents.contains_key(&uid).then(|| (kind, key.clone(), uid));
     }
 
     fn forget_slice(&mut self, key: &Key, slice: &Value) {
@@ -505,5 +511,15 @@ impl World {
     /// Everything that names an object as an owner: (group, plural, key).
     pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &(&'static str, &'static str, Key)> {
         self.dependents.get(uid).into_iter().flatten()
+    }
+
+    /// Everything that names as an owner what has just gone from this place.
+    pub fn left_behind(
+        &self,
+        kind: &Kind,
+        key: &Key,
+    ) -> impl Iterator<Item = &(&'static str, &'static str, Key)> {
+        let gone = self.bereaved.as_ref().filter(|(of, at, _)| **of == *kind && at == key);
+        gone.into_iter().flat_map(|(_, _, uid)| self.dependents(uid))
     }
 }

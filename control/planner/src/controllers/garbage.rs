@@ -103,18 +103,35 @@ fn facts(world: &World, kind: &Kind, key: &Key) -> Option<Facts> {
     })
 }
 
+/// Asked at every change of everything: an object of which nothing is to be decided, nor of what depends on it, costs no plan.
 pub(super) fn affected(world: &World, kind: &'static Kind, key: &Key) -> Vec<Key> {
-    let Some(facts) = facts(world, kind, key) else { return Vec::new() };
-    let mut keys = Vec::new();
-    if !facts.owners.is_empty() || facts.terminating {
+    let code = |(group, plural, key): &(&str, &str, Key)| coded(group, plural, key);
+    let mut keys: Vec<Key> = world.left_behind(kind, key).map(code).collect();
+    let Some(facts) = facts(world, kind, key) else { return keys };
+    if facts.terminating {
+        keys.extend(world.dependents(&facts.uid).map(code));
+    }
+    let ends = |owner| standing(world, key, owner) != Standing::Lives;
+    if facts.terminating || facts.owners.iter().any(ends) {
         keys.push(coded(kind.group, kind.plural, key));
     }
-    keys.extend(world.dependents(&facts.uid).map(|(group, plural, key)| coded(group, plural, key)));
     // Owners that wait for this one.
     for (kind, key) in facts.owners.iter().filter_map(|owner| world.by_uid(&owner.uid)) {
-        keys.push(coded(kind.group, kind.plural, key));
+        if let Some((true, _)) = ending(world, kind, key) {
+            keys.push(coded(kind.group, kind.plural, key));
+        }
     }
     keys
+}
+
+/// Whether an object is being deleted, and whether it then waits for its dependents; none: it is not there.
+fn ending(world: &World, kind: &Kind, key: &Key) -> Option<(bool, bool)> {
+    if *kind == PODS {
+        let pod = world.pod(key)?;
+        return Some((pod.is_terminating(), pod.finalizers.iter().any(|f| **f == *FOREGROUND)));
+    }
+    let value = &world.get(kind, key)?.value;
+    Some((meta::is_terminating(value), meta::finalizers(value).any(|f| f == FOREGROUND)))
 }
 
 pub(super) fn plan(world: &World, _: &Settings, key: &Key, _: Timestamp) -> Plan {
@@ -153,9 +170,9 @@ fn standing(world: &World, dependent: &Key, owner: &Owner) -> Standing {
         // Namespaced owners are of the same namespace.
         return Standing::Gone;
     }
-    match facts(world, kind, key) {
+    match ending(world, kind, key) {
         None => Standing::Gone,
-        Some(owner) if owner.waits() => Standing::Waits,
+        Some((true, true)) => Standing::Waits,
         Some(_) => Standing::Lives,
     }
 }

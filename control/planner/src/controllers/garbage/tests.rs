@@ -188,3 +188,52 @@ fn an_owner_of_another_namespace_is_none() {
     let changes = (controller.plan)(&world, &settings, &key, Timestamp::UNIX_EPOCH).changes;
     assert!(matches!(&changes[..], [Change::Delete { .. }]), "{changes:?}");
 }
+
+/// What a change of an object touches, told by names.
+fn touched(world: &World, name: &str) -> Vec<String> {
+    let controller = CONTROLLERS.iter().find(|c| c.name == "garbagecollector").unwrap();
+    let keys = (controller.affected)(world, kind_of(name), &("d".to_owned(), name.to_owned()));
+    let mut names: Vec<String> = keys.into_iter().map(|(_, name)| name).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn what_changes_while_all_its_owners_live_costs_no_plan_and_what_they_leave_behind_is_looked_at() {
+    let family = Family::of(&[("owner", &[]), ("pod-a", &["owner"]), ("b", &["owner", "pod-a"])]);
+    let mut world = World::default();
+    let put = |world: &mut World, name: &str, object: &Value| {
+        world.put(kind_of(name), "d", name, &Arc::new(object.clone()), 1);
+    };
+    for (name, object) in &family.0 {
+        put(&mut world, name, object);
+    }
+    for name in ["owner", "pod-a", "b"] {
+        put(&mut world, name, &family.0[name]);
+        assert!(touched(&world, name).is_empty(), "{name}");
+    }
+    let family = family.deleted("owner", FOREGROUND);
+    put(&mut world, "owner", &family.0["owner"]);
+    assert_eq!(touched(&world, "owner"), ["b", "owner", "pod-a"]);
+    assert_eq!(touched(&world, "pod-a"), ["owner", "pod-a"], "it may be what the owner waits for");
+    world.delete(&CONFIG_MAPS, "d", "owner", 2);
+    assert_eq!(touched(&world, "owner"), ["b", "pod-a"]);
+    assert_eq!(touched(&world, "b"), ["b"]);
+    world.delete(&PODS, "d", "pod-a", 3);
+    assert_eq!(touched(&world, "pod-a"), ["b"]);
+    assert!(touched(&world, "owner").is_empty(), "that was before");
+}
+
+#[test]
+fn what_another_of_the_same_name_has_replaced_has_left_its_own_behind() {
+    let family = Family::of(&[("owner", &[]), ("b", &["owner"])]);
+    let mut world = World::default();
+    for (name, object) in &family.0 {
+        world.put(kind_of(name), "d", name, &Arc::new(object.clone()), 1);
+    }
+    let mut another = family.0["owner"].clone();
+    another["metadata"]["uid"] = json!("another");
+    world.put(&CONFIG_MAPS, "d", "owner", &Arc::new(another), 2);
+    assert_eq!(touched(&world, "owner"), ["b"]);
+}
