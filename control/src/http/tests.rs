@@ -359,6 +359,11 @@ async fn subresources_have_verbs_of_their_own() {
         .await
         .json();
     assert_eq!((&status["status"]["phase"], status["spec"].get("nodeName")), (&json!("Running"), None));
+    let resized = api.patch(&one("resize"), "merge", json!({"spec": {}})).await;
+    assert_eq!(
+        (resized.code, resized.message().as_str()),
+        (404, "the server could not find the requested resource")
+    );
     let early = api.get(&one("log")).await;
     assert!(early.code == 400 || early.code == 200, "{}", early.message());
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
