@@ -270,13 +270,13 @@ fn spawn_session(
 ) {
     let joining = Joining {
         node_name: config.node_name.clone(),
-        server: config.server.clone(),
         token_file: config.token_file.clone(),
         ca_file: config.ca_file.clone(),
         ca_hash: config.ca_hash.clone(),
         pki_dir: config.data_dir.join("pki"),
     };
     let session = Session {
+        servers: config.servers.clone(),
         joining,
         desired: Arc::clone(&parts.desired),
         outbox: Arc::clone(&parts.outbox),

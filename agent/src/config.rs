@@ -74,9 +74,10 @@ pub struct RunConfig {
     /// The node's name in the cluster: a DNS-1123 subdomain.
     #[arg(long, env = "OARLOCK_NODE_NAME")]
     pub node_name: String,
-    /// The control plane's address for agents, for example https://10.0.0.1:6444.
-    #[arg(long, env = "OARLOCK_SERVER")]
-    pub server: String,
+    /// The control plane's address for agents, for example https://10.0.0.1:6444. Of several control planes on one etcd all, the first choice first:
+    /// while one opens no session the next is asked.
+    #[arg(long = "server", env = "OARLOCK_SERVER", required = true, value_delimiter = ',')]
+    pub servers: Vec<String>,
     /// A file that holds a join token; needed until the node has its certificate.
     #[arg(long, env = "OARLOCK_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
@@ -267,6 +268,15 @@ mod tests {
             "oarlock-agent run --node-name n1 --server https://x:6444 --node-ip 10.0.0.1 --uplink eth0";
         let Command::Run(run) = Cli::parse_from(words.split(' ')).command else { panic!("not run") };
         assert_eq!(run.cgroup(), "/oarlock/n1");
+    }
+
+    #[test]
+    fn several_control_planes_may_be_named() {
+        let words = "oarlock-agent run --node-name n --server https://a:6444,https://b:6444 --node-ip 10.0.0.1 --uplink eth0";
+        let Command::Run(run) = Cli::parse_from(words.split(' ')).command else { panic!("not run") };
+        assert_eq!(run.servers, ["https://a:6444", "https://b:6444"]);
+        let words = "oarlock-agent run --node-name n --node-ip 10.0.0.1 --uplink eth0";
+        assert!(Cli::try_parse_from(words.split(' ')).is_err(), "one is needed");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The agent's side of the conversation with the control plane: join once, then one session and one stream channel that
 //! are opened again for ever.
 //!
-//! In: the server's address, the token. Out: [`Desired`] filled, the [`Outbox`] emptied. The control plane being away is no
+//! In: the servers' addresses, the token. Out: [`Desired`] filled, the [`Outbox`] emptied. The control plane being away is no
 //! error here: it is logged, shown in the health report, and tried again.
 
 mod join;
@@ -36,6 +36,8 @@ const IN_FLIGHT: usize = 64;
 
 /// What the session needs of the rest of the agent.
 pub(crate) struct Session {
+    /// `https://host:port` of the agents' port of each control plane, the first choice first.
+    pub(crate) servers: Vec<String>,
     pub(crate) joining: Joining,
     pub(crate) desired: Arc<Desired>,
     pub(crate) outbox: Arc<Outbox>,
@@ -58,23 +60,34 @@ impl Session {
         }
     }
 
+    /// A control plane that ended a session is asked once more, as it may only have been started again; one that opens none gives way to
+    /// the next.
     async fn run_for_ever(&self) {
         let mut backoff = Backoff::default();
-        loop {
-            self.health.set("control-plane", Err("not connected".to_owned()));
-            match self.connect_and_talk(&mut backoff).await {
-                Ok(()) => tracing::info!("the control plane ended the session"),
-                Err(error) => {
-                    tracing::warn!(error = %format!("{error:#}"), "no session with the control plane")
+        for server in self.servers.iter().cycle() {
+            let mut is_open = true;
+            while is_open {
+                is_open = false;
+                self.health.set("control-plane", Err("not connected".to_owned()));
+                match self.connect_and_talk(server, &mut backoff, &mut is_open).await {
+                    Ok(()) => tracing::info!(server, "the control plane ended the session"),
+                    Err(error) => {
+                        tracing::warn!(server, error = %format!("{error:#}"), "no session with the control plane");
+                    }
                 }
+                tokio::time::sleep(backoff.next()).await;
             }
-            tokio::time::sleep(backoff.next()).await;
         }
     }
 
-    async fn connect_and_talk(&self, backoff: &mut Backoff) -> anyhow::Result<()> {
-        let credentials = self.joining.credentials().await?;
-        let channel = join::connect(&self.joining.server, &credentials).await?;
+    async fn connect_and_talk(
+        &self,
+        server: &str,
+        backoff: &mut Backoff,
+        is_open: &mut bool,
+    ) -> anyhow::Result<()> {
+        let credentials = self.joining.credentials(server).await?;
+        let channel = join::connect(server, &credentials).await?;
         let member = self.joining.stay_member(channel.clone(), join::now);
         let client = NodeClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -82,13 +95,19 @@ impl Session {
         let streams =
             streams::serve(client.clone(), &self.joining.node_name, Arc::clone(&self.streams), &self.tasks);
         tokio::select! {
-            ended = self.talk(client, backoff) => ended,
+            ended = self.talk(client, server, backoff, is_open) => ended,
             ended = streams => ended,
             () = member => Ok(()),
         }
     }
 
-    async fn talk(&self, mut client: NodeClient<Channel>, backoff: &mut Backoff) -> anyhow::Result<()> {
+    async fn talk(
+        &self,
+        mut client: NodeClient<Channel>,
+        server: &str,
+        backoff: &mut Backoff,
+        is_open: &mut bool,
+    ) -> anyhow::Result<()> {
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
         let hello = Hello {
             node_name: self.joining.node_name.clone(),
@@ -101,7 +120,8 @@ impl Session {
         let receive = async {
             while let Some(message) = downward.message().await? {
                 if matches!(message.message, Some(Downward::Welcome(_))) {
-                    tracing::info!(server = %self.joining.server, "session with the control plane opened");
+                    tracing::info!(server, "session with the control plane opened");
+                    *is_open = true;
                     self.health.set("control-plane", Ok(()));
                     backoff.reset();
                     self.outbox.say_all_again();
@@ -187,21 +207,4 @@ fn unpacked(packed: &[u8]) -> anyhow::Result<Others> {
 }
 
 #[cfg(test)]
-mod tests {
-    use oarlock_api::node::OtherNode;
-
-    use super::*;
-
-    #[test]
-    fn what_is_packed_is_read_and_what_is_not_is_refused() {
-        let others =
-            Others { nodes: vec![OtherNode { name: "a".to_owned(), revision: 7, object: "{}".into() }] };
-        let packed = block::compress_prepend_size(&others.encode_to_vec());
-        assert_eq!(unpacked(&packed).unwrap(), others);
-        let mut long = packed.clone();
-        long[..4].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(unpacked(&long).unwrap_err().to_string().contains("more than a message may have"));
-        assert!(unpacked(&packed[..packed.len() - 1]).is_err());
-        assert!(unpacked(&[1, 0]).is_err());
-    }
-}
+mod tests;

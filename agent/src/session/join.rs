@@ -20,8 +20,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(crate) struct Joining {
     pub(crate) node_name: String,
-    /// `https://host:port` of the agents' port.
-    pub(crate) server: String,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) ca_hash: Option<String>,
@@ -55,8 +53,8 @@ pub(crate) struct Credentials {
 }
 
 impl Joining {
-    /// The credentials on disk, or new ones for the token.
-    pub(crate) async fn credentials(&self) -> anyhow::Result<Credentials> {
+    /// The credentials on disk, or new ones for the token from this control plane.
+    pub(crate) async fn credentials(&self, server: &str) -> anyhow::Result<Credentials> {
         if let Some(present) = self.read()? {
             return Ok(present);
         }
@@ -64,13 +62,13 @@ impl Joining {
             self.token_file.as_deref().context("this node has not joined yet: --token-file is needed")?;
         let token =
             read_if_present(token_file)?.with_context(|| format!("{} is missing", token_file.display()))?;
-        let ca_pem = self.trusted_ca().await?;
+        let ca_pem = self.trusted_ca(server).await?;
         let (key_pem, csr_pem) = pki::new_request(&self.identity())?;
         let channel =
-            endpoint(&self.server, ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca_pem)))?
+            endpoint(server, ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca_pem)))?
                 .connect()
                 .await
-                .with_context(|| format!("cannot reach {} to join", self.server))?;
+                .with_context(|| format!("cannot reach {server} to join"))?;
         let request =
             JoinRequest { token: token.trim().to_owned(), node_name: self.node_name.clone(), csr_pem };
         let response = JoinClient::new(channel)
@@ -158,7 +156,7 @@ impl Joining {
         Ok(Credentials { own, ca_pem: response.ca_pem })
     }
 
-    async fn trusted_ca(&self) -> anyhow::Result<String> {
+    async fn trusted_ca(&self, server: &str) -> anyhow::Result<String> {
         if let Some(path) = self.ca_file.as_deref() {
             return read_ca(path);
         }
@@ -166,7 +164,7 @@ impl Joining {
             .ca_hash
             .as_deref()
             .context("this node has not joined yet: --ca-file or --ca-hash is needed")?;
-        let address = self.server.strip_prefix("https://").unwrap_or(&self.server).trim_end_matches('/');
+        let address = server.strip_prefix("https://").unwrap_or(server).trim_end_matches('/');
         Ok(pki::fetch_ca(address, hash).await?)
     }
 }
@@ -295,7 +293,6 @@ mod tests {
     fn joining(folder: &Path) -> Joining {
         Joining {
             node_name: "n".to_owned(),
-            server: String::new(),
             token_file: None,
             ca_file: None,
             ca_hash: None,
