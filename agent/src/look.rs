@@ -10,7 +10,7 @@ mod recent;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,7 +139,25 @@ impl Look {
         for frontend in &mut kernel.tables.frontends {
             frontend.name = names.get(&frontend.service).cloned().flatten();
         }
+        let links = self.links()?;
+        for pod in &mut kernel.tables.pods {
+            // What goes to a pod by the routes is not known to be at a link; what the pod sends is.
+            pod.link = links.get(&pod.address).copied().unwrap_or(pod.link);
+        }
         Ok(dataplane::trace(&kernel.tables, &question, config.masquerade))
+    }
+
+    /// The node's ends of the links of pods that it has plugged, by the pods' addresses.
+    fn links(&self) -> Result<BTreeMap<IpAddr, u32>, Refusal> {
+        let board = self.board.lock();
+        let told = board.as_ref().ok_or_else(not_yet)?;
+        let LocalPods::Linked(pods) = &told.wanted.pods else { return Ok(BTreeMap::new()) };
+        let ends = pods.iter().filter_map(|(ip, link)| {
+            let number = nix::net::if_::if_nametoindex(link.name.as_str()).ok()?;
+            let ips = [Some(IpAddr::V4(*ip)), link.ip6.map(IpAddr::V6)];
+            Some(ips.into_iter().flatten().map(move |ip| (ip, number)))
+        });
+        Ok(ends.flatten().collect())
     }
 
     /// The dataplane that is written.

@@ -256,7 +256,8 @@ impl<'t> Path<'t> {
             return "dropped";
         }
         let known = self.tables.pods.iter().find(|known| known.address == pod);
-        match known.map(|known| known.link).filter(|link| *link != 0) {
+        // One that waits in a queue, by its limits, is met by the routes.
+        match known.filter(|known| known.ends.is_some()).map(|known| known.link) {
             Some(link) => {
                 self.step(hook, format!("{pod} is a pod of this node: straight into it, by link {link}"))
             }
@@ -314,7 +315,7 @@ mod tests {
         serde_json::from_value(json!({"layoutVersion": 1, "policies": policies, "nodes": ["172.30.77.11", "172.30.77.12"],
             "node": {"address": "172.30.77.11", "clusterCidr": "10.244.0.0/16", "externalClusterIps": false,
                      "namespaceCookie": 1, "overlay": null},
-            "pods": [{"address": "10.244.0.5", "link": 7, "ends": null}, {"address": "10.244.0.6", "link": 0, "ends": null}, {"address": "fd00:10:244::6", "link": 0, "ends": null}],
+            "pods": [{"address": "10.244.0.5", "link": 7, "ends": ["02:00:00:00:00:05", "02:00:00:00:00:01"]}, {"address": "10.244.0.6", "link": 0, "ends": null}, {"address": "fd00:10:244::6", "link": 0, "ends": null}],
             "frontends": [frontend("10.96.0.10", 80, &both, &both, false), frontend("10.96.0.11", 80, &[], &[], false),
                           frontend("172.30.77.11", 30080, &both, &both, true), balanced]}))
         .unwrap()
@@ -352,6 +353,25 @@ mod tests {
             (steps[1].as_str(), verdict.as_str()),
             ("uplink out (tc): 203.0.113.9 is outside the cluster: leaves as 172.30.77.11", "forwarded")
         );
+    }
+
+    #[test]
+    fn a_pod_that_opts_out_is_asked_at_its_link_even_if_what_comes_to_it_waits_in_a_queue() {
+        let mut tables = tables();
+        tables.pods[1].link = 9;
+        tables.per_packet = ["link 9".to_owned(), "namespace 4242".to_owned()].into();
+        let ask = |from: &str, to: &str| Question {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            protocol: "TCP".to_owned(),
+        };
+        let (steps, _) = said(&tables, &ask("10.244.0.6", "10.96.0.10:80"));
+        assert!(steps[0].starts_with("pod's link (tc): 10.96.0.10:80 is d/web:http: becomes"), "{steps:?}");
+        let (steps, _) = said(&tables, &ask("10.244.0.5", "10.96.0.10:80"));
+        assert!(steps[0].starts_with("socket: "), "the other one has not opted out: {steps:?}");
+        let (steps, verdict) = said(&tables, &ask("10.244.0.5", "10.244.0.6:80"));
+        let by_routes = "node's routes: 10.244.0.6 is a pod of this node";
+        assert_eq!((steps.last().map(String::as_str), verdict.as_str()), (Some(by_routes), "delivered"));
     }
 
     #[test]
@@ -399,5 +419,32 @@ mod tests {
             "the local policy knows the one here"
         );
         assert_eq!(told("172.30.77.200", "172.30.77.11:22").1, "passed");
+    }
+
+    #[test]
+    fn nodes_that_answer_themselves_are_told_where_a_client_outside_is_handed_over() {
+        let mut tables = tables();
+        tables.direct = [("10.244.1.0/24".parse().unwrap(), [172, 30, 77, 12].into())].into();
+        let ask = |from: &str, to: &str| Question {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            protocol: "TCP".to_owned(),
+        };
+        let (steps, verdict) = said(&tables, &ask("172.30.77.200", "172.30.77.11:30080"));
+        let handed = "uplink in (XDP, tc): 10.244.1.5 is elsewhere: goes as it came to its node 172.30.77.12, where it sees the \
+                      client; its answers leave there";
+        assert_eq!(
+            (steps.last().map(String::as_str), verdict.as_str()),
+            (Some(handed), "delivered or forwarded")
+        );
+        let (steps, verdict) = said(&tables, &ask("198.51.100.9", "192.0.2.7:80"));
+        assert_eq!(verdict, "delivered", "by its local policy the Service never leaves the node: {steps:?}");
+        assert!(!steps.iter().any(|step| step.contains("172.30.77.12")), "{steps:?}");
+        let (steps, _) = said(&tables, &ask("10.244.0.6", "10.96.0.10:80"));
+        assert!(!steps.iter().any(|step| step.contains("172.30.77.12")), "nor is who is inside: {steps:?}");
+        tables.direct = [("10.244.2.0/24".parse().unwrap(), [172, 30, 77, 13].into())].into();
+        let (steps, _) = said(&tables, &ask("172.30.77.200", "172.30.77.11:30080"));
+        let elsewhere = "10.244.1.5 is elsewhere: leaves as 172.30.77.11 with a port of ours";
+        assert!(steps.last().is_some_and(|step| step.contains(elsewhere)), "of another node: {steps:?}");
     }
 }

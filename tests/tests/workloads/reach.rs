@@ -48,8 +48,10 @@ fn curl(url: &str) -> String {
 }
 
 pub(super) fn pods_of_other_networks_are_reached(cluster: &Cluster) {
-    let limited =
-        |limit| json!({"kubernetes.io/ingress-bandwidth": "16M", "kubernetes.io/egress-bandwidth": limit});
+    let limited = |limit| {
+        json!({"kubernetes.io/ingress-bandwidth": "16M", "kubernetes.io/egress-bandwidth": limit,
+               "dataplane.oarlock.io/socket-lb": "disabled"})
+    };
     Pod::run(cluster, "here", 1, &json!({}));
     Pod::run(cluster, "there", 2, &json!({}));
     Pod::run(cluster, "slow", 1, &limited("16M"));
@@ -161,6 +163,8 @@ fn pods_are_as_slow_as_they_should(cluster: &Cluster, here: &Pod) {
     // Five megabytes each way at two a second, of which buckets and buffers let something go at once.
     let seconds = begin.elapsed().as_secs_f64();
     assert!((3.0..30.0).contains(&seconds), "{seconds} s");
+    let trace = cluster.shell("export PATH=$PATH:$PWD/target/debug; kubectl oarlock trace pod/slow svc/away");
+    assert!(trace.text.contains("pod's link (tc)") && !trace.text.contains("socket"), "{}", trace.text);
     wait("a limit that nothing could pass is refused", SOON, || {
         let said = cluster.kubectl("describe pod never");
         let why = "kubernetes.io/egress-bandwidth is \"16\": resource is unreasonably small (< 1kbit)";
