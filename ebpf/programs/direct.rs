@@ -17,9 +17,6 @@ use oarlock_ebpf::reason::Reason;
 use crate::forward::{GO_ON, NO_FLOW};
 use crate::{count, flows, forward, maps, nat, packet, watch, way};
 
-/// Where the sender of a frame is.
-const SENDER: usize = 6;
-
 /// The node's settings, where it has a tunnel of ours.
 #[inline(always)]
 fn tunnelled() -> Option<&'static Settings> {
@@ -29,11 +26,9 @@ fn tunnelled() -> Option<&'static Settings> {
 /// What a frame that comes by the tunnel says of the pod that was chosen.
 #[inline(always)]
 pub fn said(ctx: &TcContext) -> Option<u32> {
-    let settings = tunnelled()?;
-    if settings.overlay != packet::link(ctx) {
-        return None;
-    }
-    direct::said(ctx.load(SENDER).ok()?)
+    // What is read of each packet that comes by an uplink: without a helper, and the settings only after it.
+    let said = direct::said(packet::sender(ctx)?)?;
+    (tunnelled()?.overlay == packet::link(ctx)).then_some(said)
 }
 
 /// Sends a packet as it is to the node of the pod that it is to become one to.

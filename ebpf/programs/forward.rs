@@ -95,7 +95,21 @@ fn uplink_ingress_flow(ctx: &TcContext) -> i32 {
 /// To a backend, or as it is to its node.
 #[inline(always)]
 fn onward(ctx: &TcContext, packet: &Packet, entry: &Translation) -> i32 {
-    let Some(node) = entry.handed_to() else { return translate(ctx, packet, entry) };
+    if entry.handed_to().is_none() {
+        return translate(ctx, packet, entry);
+    }
+    let Some(search) = nat::search() else { return bad() };
+    search.there = *entry;
+    as_it_came(ctx)
+}
+
+/// A function of its own, by way of this CPU's search: inlined it would cost those that are translated registers.
+#[inline(never)]
+fn as_it_came(ctx: &TcContext) -> i32 {
+    let Some(header) = packet::header(ctx) else { return GO_ON };
+    let Some(packet) = packet::read(ctx, &header) else { return GO_ON };
+    let Some(entry) = nat::search().map(|search| &search.there) else { return bad() };
+    let Some(node) = entry.handed_to() else { return bad() };
     let (packets, bytes) = packet::size(ctx);
     count::packet(entry, &packet.flow, packets, bytes);
     direct::hand_over(ctx, node, &entry.to, packet.ttl)

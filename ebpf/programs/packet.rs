@@ -55,6 +55,17 @@ pub fn header(ctx: &TcContext) -> Option<[u8; 20]> {
     (header[0] >> 4 == 4).then_some(header)
 }
 
+/// The sender of a frame.
+#[inline(always)]
+pub fn sender(ctx: &TcContext) -> Option<[u8; 6]> {
+    let at = ctx.data() + 6;
+    if at + 8 > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: these bytes are of the packet's; any are a value.
+    Some(unsafe { (at as *const [u8; 6]).read_unaligned() })
+}
+
 /// Whom an IPv4 packet is for.
 #[inline(always)]
 pub fn destination(header: &[u8; 20]) -> [u8; 4] {
