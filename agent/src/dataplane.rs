@@ -147,10 +147,13 @@ pub enum Answering {
 }
 
 impl Overlay {
-    /// Of all nodes those that pods talk to with their own addresses.
-    fn near(overlay: Option<&Self>, mut nodes: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-        nodes.retain(|node| overlay.is_none_or(|overlay| !overlay.nodes.contains(node)));
-        nodes
+    /// Of all nodes those that pods talk to with their own addresses, and where else nodes take frames of the tunnel.
+    fn nodes(overlay: Option<&Self>, snapshot: &Snapshot) -> (BTreeSet<IpAddr>, BTreeSet<Ipv4Addr>) {
+        let is_near = |node: &IpAddr| overlay.is_none_or(|overlay| !overlay.nodes.contains(node));
+        let (near, far): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+            compile::nodes(snapshot).into_iter().partition(is_near);
+        let four = |ip: IpAddr| if let IpAddr::V4(ip) = ip { Some(ip) } else { None };
+        (near, far.into_iter().filter_map(four).chain(compile::inside(snapshot)).collect())
     }
 }
 
@@ -350,7 +353,8 @@ impl Dataplane {
         self.due.extend(self.compiler.update(snapshot, &compile::by_uid(self.links.pods())));
         let synced = self.tables.sync(&mut self.due, |key| self.compiler.frontend(key));
         if !self.nodes.as_ref().is_some_and(|nodes| nodes.ptr_eq(&snapshot.nodes)) {
-            self.links.set_nodes(&Overlay::near(self.overlay.as_ref(), compile::nodes(snapshot)))?;
+            let (near, ends) = Overlay::nodes(self.overlay.as_ref(), snapshot);
+            self.links.set_nodes(&near, &ends)?;
             self.nodes = Some(snapshot.nodes.clone());
         }
         let cluster = self.cluster_cidr;

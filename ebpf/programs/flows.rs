@@ -177,9 +177,7 @@ pub fn begin_direct(packet: &Packet) -> Option<&'static Translation> {
         if entry.backend == REPLY && !is_free(&reply, &reply) {
             return claim(flow, *flow, flow.source, (0, 0), (MASQUERADED, 0));
         }
-    } else if flow.protocol != TCP
-        && nat::kind_of(flow.source) == 0
-        && !nat::settings()?.in_cluster(flow.source)
+    } else if flow.protocol != TCP && !nat::is_near(flow.source) && !nat::settings()?.in_cluster(flow.source)
     {
         // The pod's answer must leave with the pod's address: a flow that is "translated" to itself.
         let same = Translation { to: reply, link: 0, backend: MASQUERADED, generation: 0, seen: now() };

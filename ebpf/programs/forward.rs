@@ -20,7 +20,7 @@ use oarlock_ebpf::reason::Reason;
 
 use crate::flows::Begun;
 use crate::packet::{self, Packet};
-use crate::{count, direct, flows, icmp, inside, maps, maps6, nat, policy, watch};
+use crate::{count, direct, flows, icmp, inside, maps, maps6, nat, policy, tunnel, watch};
 
 /// On to the next program, then to the stack.
 pub const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -141,10 +141,20 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
 fn pod_egress_flow(ctx: &TcContext) -> i32 {
     let Some(header) = packet::header(ctx) else { return GO_ON };
     let Some(packet) = packet::read(ctx, &header) else { return NO_FLOW };
-    if !policy::may_leave(packet::link(ctx), &packet.flow, packet.flags) {
+    if !may_leave(ctx, &packet, &packet.flow) {
         return TC_ACT_SHOT;
     }
     answer(ctx, &packet).unwrap_or_else(|| deliver(ctx, &packet.flow, &packet))
+}
+
+/// Whether a pod may send a packet that is of this flow by the time it leaves.
+#[inline(always)]
+fn may_leave(ctx: &TcContext, packet: &Packet, flow: &Flow) -> bool {
+    if tunnel::is_forged(ctx, flow) {
+        watch::lost(&packet.seen(0), Reason::TunnelForged);
+        return false;
+    }
+    policy::may_leave(packet::link(ctx), flow, packet.flags)
 }
 
 /// Whether a packet of a pod that is served packet by packet is one to a Service: how it leaves is in this CPU's search then.
@@ -175,7 +185,7 @@ fn serve(ctx: &TcContext) -> i32 {
             verdict => verdict,
         };
     }
-    if !policy::may_leave(packet::link(ctx), &judged, packet.flags) {
+    if !may_leave(ctx, &packet, &judged) {
         return TC_ACT_SHOT;
     }
     translate(ctx, &packet, entry)
@@ -244,7 +254,7 @@ fn uplink_egress_flow(ctx: &TcContext) -> i32 {
     }
     if nat::kind_of(packet.flow.source) != LOCAL_POD
         || settings.in_cluster(packet.flow.destination)
-        || nat::kind_of(packet.flow.destination) != 0
+        || nat::is_near(packet.flow.destination)
     {
         return GO_ON;
     }

@@ -56,7 +56,7 @@ fn reach(ctx: &TcContext, flow: &Flow, leaves: Flow, chosen: (u32, u32)) -> Opti
     let backend = leaves.destination;
     let (address, by) = if backend == flow.source {
         (settings.node, 0)
-    } else if backend == settings.node || settings.in_cluster(backend) || nat::kind_of(backend) != 0 {
+    } else if backend == settings.node || settings.in_cluster(backend) || nat::is_near(backend) {
         if let Some(entry) = flows::keep(flow, leaves, (0, 0), chosen) {
             return Some(entry);
         }

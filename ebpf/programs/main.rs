@@ -36,6 +36,7 @@ mod policy;
 mod policy6;
 mod sock;
 mod sweep;
+mod tunnel;
 mod watch;
 mod way;
 mod way6;

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
-use oarlock_ebpf::flow::{Flow, Owner, Settings, Translation, seconds};
+use oarlock_ebpf::flow::{Flow, LOCAL_POD, NODE, Owner, Settings, Translation, seconds};
 use oarlock_ebpf::fragment::Datagram;
 use oarlock_ebpf::maps::{FLOW_BUCKETS, MAX_ADDRESSES, MAX_DIRECT, MAX_FRAGMENTS};
 use oarlock_ebpf::reason::Reason;
@@ -65,6 +65,12 @@ pub fn owner(address: [u8; 4]) -> Option<Owner> {
 pub fn kind_of(address: [u8; 4]) -> u32 {
     // SAFETY: one word is read.
     unsafe { ADDRESSES.get(address).map_or(0, |owner| owner.kind) }
+}
+
+/// Whether it is that of a pod of this node or of a node that knows pods' addresses.
+#[inline(always)]
+pub fn is_near(address: [u8; 4]) -> bool {
+    matches!(kind_of(address), LOCAL_POD | NODE)
 }
 
 /// The node that answers for a pod of its own itself; none where answers have to come back here.

@@ -4,6 +4,9 @@
 //! The receiver of such a frame is the other node's end of the tunnel, as ever; its sender, which nobody else asks for, is `0a:70` with
 //! the last two bytes of the pod's address and its port. The first two are those of the receiving node's own range.
 
+/// Where nodes' ends of the tunnel listen, over UDP: what Linux took before there was a number for it; 4789 is Docker's.
+pub const PORT: u16 = 8472;
+
 /// How the hardware address of a node's end of the tunnel begins; the node's address is the rest. Administered locally, and no group's
 /// (IEEE 802).
 const END: [u8; 2] = [0x0a, 0x6f];

@@ -368,14 +368,14 @@ impl Settings {
 ///
 /// | byte | field |
 /// |---|---|
-/// | 0..4 | [`LOCAL_POD`] or [`NODE`] |
+/// | 0..4 | [`LOCAL_POD`], [`NODE`] or [`TUNNEL_END`] |
 /// | 4..8 | the node's end of the pod's link; 0: it is reached by the routes alone |
 /// | 8..14 | the hardware address of the pod's end |
 /// | 14..20 | that of the node's end |
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Owner {
-    /// [`LOCAL_POD`] or [`NODE`].
+    /// [`LOCAL_POD`], [`NODE`] or [`TUNNEL_END`].
     pub kind: u32,
     /// The number of the node's end of the pod's link; 0: it is reached by the routes alone.
     pub link: u32,
@@ -395,6 +395,9 @@ impl Owner {
 pub const LOCAL_POD: u32 = 1;
 /// In [`Owner::kind`]: a node of the cluster.
 pub const NODE: u32 = 2;
+/// In [`Owner::kind`]: an address at which a node takes frames of the tunnel, and that is nothing else to us: that of a node on another
+/// network, or a node's own address in the tunnel. What pods send there is masqueraded as if it were nobody's.
+pub const TUNNEL_END: u32 = 3;
 
 const _: () = assert!(core::mem::size_of::<Flow>() == 16);
 const _: () = assert!(core::mem::size_of::<Translation>() == 32);

@@ -25,4 +25,4 @@ pub mod table;
 
 /// The version of everything in [`layout`] and [`maps`]; part of the path under which maps are pinned. Bumped on any change
 /// of a byte, so that an agent never reads tables of another layout.
-pub const LAYOUT_VERSION: u32 = 21;
+pub const LAYOUT_VERSION: u32 = 22;

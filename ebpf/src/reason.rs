@@ -34,11 +34,13 @@ pub enum Reason {
     Direct = 13,
     /// A packet that another node has handed over for a pod that is not here, or that is none of TCP or UDP; it was dropped.
     DirectUnknown = 14,
+    /// A pod's packet to where a node takes frames of the tunnel between nodes, which only nodes may send; it was dropped.
+    TunnelForged = 15,
 }
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Translated,
         Self::NoEndpoints,
         Self::BadTable,
@@ -54,10 +56,11 @@ impl Reason {
         Self::FlowTableFull,
         Self::Direct,
         Self::DirectUnknown,
+        Self::TunnelForged,
     ];
 
     /// How many there are: the size of the counters' map.
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 16;
 
     /// The name in metrics.
     #[must_use]
@@ -78,6 +81,7 @@ impl Reason {
             Self::FlowTableFull => "flow_table_full",
             Self::Direct => "direct",
             Self::DirectUnknown => "direct_unknown",
+            Self::TunnelForged => "tunnel_forged",
         }
     }
 }

@@ -229,17 +229,28 @@ impl Links {
         self.settings.set(0, settings, 0).map_err(failed)
     }
 
-    /// Makes the programs know exactly these nodes.
-    pub(super) fn set_nodes(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
+    /// Makes the programs know exactly these nodes, and these ends of the tunnel.
+    pub(super) fn set_nodes(
+        &mut self,
+        nodes: &BTreeSet<IpAddr>,
+        ends: &BTreeSet<Ipv4Addr>,
+    ) -> Result<(), DataplaneError> {
         let present: BTreeMap<IpAddr, Owner> = self.addresses.all().into_iter().collect();
-        let wanted = Owner::by_routes(flow::NODE);
-        for node in nodes {
-            if present.get(node) != Some(&wanted) {
-                self.addresses.insert(*node, wanted)?;
+        let ends = ends.iter().map(|end| (IpAddr::V4(*end), Owner::by_routes(flow::TUNNEL_END)));
+        let nodes = nodes.iter().map(|node| (*node, Owner::by_routes(flow::NODE)));
+        let wanted: BTreeMap<IpAddr, Owner> = ends.chain(nodes).collect();
+        // Where somebody else gives pods their addresses, that may be one which we would take for a node's own.
+        let is_pods = |address: &IpAddr, owner: &Owner| {
+            owner.kind == flow::TUNNEL_END
+                && present.get(address).is_some_and(|is| is.kind == flow::LOCAL_POD)
+        };
+        for (address, owner) in &wanted {
+            if present.get(address) != Some(owner) && !is_pods(address, owner) {
+                self.addresses.insert(*address, *owner)?;
             }
         }
         for (address, owner) in present {
-            if owner.kind == flow::NODE && !nodes.contains(&address) {
+            if owner.kind != flow::LOCAL_POD && !wanted.contains_key(&address) {
                 self.addresses.remove(address)?;
             }
         }

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use oarlock_api::k8s::api::core::v1::{Node, Pod, Service, ServicePort, ServiceSpec};
 use oarlock_api::k8s::api::discovery::v1::EndpointSlice;
 use oarlock_api::service::{ALGORITHM, Family};
@@ -294,6 +294,12 @@ pub(super) fn nodes(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let addresses =
         snapshot.nodes.values().filter_map(|node| node.status.as_ref()?.addresses.as_ref()).flatten();
     addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
+}
+
+/// The addresses that nodes have in tunnels, whoever has one: the first of their pods' ranges (docs/decisions/0016).
+pub(super) fn inside(snapshot: &Snapshot) -> impl Iterator<Item = Ipv4Addr> {
+    let ranges = snapshot.nodes.values().filter_map(|node| node.spec.as_ref()?.pod_cidr.as_ref());
+    ranges.filter_map(|range| Some(range.parse::<Ipv4Net>().ok()?.network()))
 }
 
 /// What changed, and what it was before and is now.

@@ -19,6 +19,9 @@ pub fn text(dump: &Dump) -> String {
     let _ = writeln!(out, "\npods of this node: {}", joined(tables.pods.iter().map(|pod| pod.address)));
     policies(&tables.policies, &mut out);
     let _ = writeln!(out, "\nnodes: {}", joined(&tables.nodes));
+    if !tables.tunnel_ends.is_empty() {
+        let _ = writeln!(out, "other ends of the tunnel: {}", joined(&tables.tunnel_ends));
+    }
     for route in tables.routes.iter().flatten() {
         let _ = writeln!(out, "pods {} via {} ({})", route.pod_cidr, route.via, route.way.name());
     }
@@ -168,5 +171,31 @@ counted:
   translated 3
 ";
         assert_eq!(text(&dump), expected);
+    }
+
+    #[test]
+    fn who_answers_clients_outside_is_in_a_dump() {
+        let shape = json!({
+            "layoutVersion": 22,
+            "node": {"address": "172.30.77.11", "clusterCidr": "10.244.0.0/16", "externalClusterIps": false, "namespaceCookie": 1,
+                     "overlay": {"link": 9, "address": "10.244.0.0", "tunnel": true}},
+            "frontends": [], "pods": [], "nodes": [], "tunnelEnds": ["10.244.1.0"],
+            "direct": {"10.244.1.0/24": "172.30.77.12"},
+            "flows": [{"protocol": "TCP", "source": "172.30.77.200:40000", "destination": "172.30.77.11:30080",
+                       "translatedSource": "172.30.77.200:40000", "translatedDestination": "10.244.1.5:8080",
+                       "masqueraded": false, "handedTo": "172.30.77.12", "closing": false, "seenSecondsAfterBoot": 99}],
+            "counters": {},
+        });
+        let dump: Dump = serde_json::from_value(shape.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&dump).unwrap(), shape);
+        let text = text(&dump);
+        for line in [
+            "other ends of the tunnel: 10.244.1.0",
+            "clients of pods 10.244.1.0/24 are answered by 172.30.77.12 itself",
+            "  TCP 172.30.77.200:40000 to 172.30.77.11:30080 as 172.30.77.200:40000 to 10.244.1.5:8080, seen 99 s after boot, \
+             handed over to 172.30.77.12",
+        ] {
+            assert!(text.lines().any(|is| is == line), "{line}: {text}");
+        }
     }
 }

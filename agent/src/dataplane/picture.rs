@@ -26,8 +26,11 @@ pub struct Picture {
     pub frontends: Vec<FrontendPicture>,
     /// The pods of this node, sorted.
     pub pods: Vec<PodPicture>,
-    /// The addresses of all nodes, sorted.
+    /// The addresses of nodes that know pods' addresses, sorted.
     pub nodes: Vec<IpAddr>,
+    /// Where else nodes take frames of the tunnel: the addresses of nodes on other networks, and those that nodes have in the tunnel.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tunnel_ends: BTreeSet<Ipv4Addr>,
     /// Pods whose packets are translated instead of their sockets: `link 9` and `namespace 4242`, by the numbers of the node's end of
     /// the link and the cookie.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]

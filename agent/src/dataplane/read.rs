@@ -46,7 +46,7 @@ pub fn kernel(bpffs: &Path, node_name: &str) -> Result<Kernel, DataplaneError> {
     let mut services = Services::open(&pins)?;
     let frontends = services.read()?;
     services.check_members(&pins)?;
-    let (pods, nodes) = addresses(&pins)?;
+    let (pods, nodes, tunnel_ends) = addresses(&pins)?;
     let settings: Array<MapData, Settings> = open(&pins, maps::SETTINGS, Map::Array)?;
     let settings6: Array<MapData, Settings6> = open(&pins, maps::SETTINGS6, Map::Array)?;
     let node =
@@ -71,6 +71,7 @@ pub fn kernel(bpffs: &Path, node_name: &str) -> Result<Kernel, DataplaneError> {
         frontends,
         pods,
         nodes,
+        tunnel_ends,
         per_packet,
         direct,
         routes,
@@ -273,7 +274,7 @@ impl Services {
     }
 }
 
-fn addresses(pins: &Path) -> Result<(Vec<PodPicture>, Vec<IpAddr>), DataplaneError> {
+fn addresses(pins: &Path) -> Result<Known, DataplaneError> {
     let tables = Addresses {
         four: open(pins, maps::ADDRESSES, Map::HashMap)?,
         six: open(pins, maps::ADDRESSES6, Map::HashMap)?,
@@ -282,8 +283,15 @@ fn addresses(pins: &Path) -> Result<(Vec<PodPicture>, Vec<IpAddr>), DataplaneErr
     all.sort_unstable();
     let of_kind = |kind| all.iter().filter(move |(_, owner)| owner.kind == kind);
     let pods = of_kind(flow::LOCAL_POD).map(|(ip, owner)| PodPicture::of(*ip, owner)).collect();
-    Ok((pods, of_kind(flow::NODE).map(|(ip, _)| *ip).collect()))
+    let ends = of_kind(flow::TUNNEL_END).filter_map(|(ip, _)| match ip {
+        IpAddr::V4(ip) => Some(*ip),
+        IpAddr::V6(_) => None,
+    });
+    Ok((pods, of_kind(flow::NODE).map(|(ip, _)| *ip).collect(), ends.collect()))
 }
+
+/// Pods of this node, nodes, and where else nodes take frames of the tunnel.
+type Known = (Vec<PodPicture>, Vec<IpAddr>, BTreeSet<Ipv4Addr>);
 
 /// The table of flows, as it is read bit by bit.
 pub(super) fn buckets(pins: &Path) -> Result<impl Iterator<Item = Bucket>, DataplaneError> {

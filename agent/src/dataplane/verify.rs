@@ -101,7 +101,7 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
     let per_packet = per_packet.flatten().map(opted_out::name).collect();
     let foreign = foreign.iter().map(|ip| PodPicture::of(*ip, &Owner::by_routes(flow::LOCAL_POD)));
     let pods: BTreeMap<IpAddr, PodPicture> = linked.chain(foreign).map(|pod| (pod.address, pod)).collect();
-    let nodes = Overlay::near(around.overlay, compile::nodes(snapshot));
+    let (nodes, tunnel_ends) = Overlay::nodes(around.overlay, snapshot);
     let (mut cluster, mut cluster6) = (None, None);
     for range in around.cluster_cidrs {
         match range {
@@ -116,6 +116,7 @@ pub fn wanted(config: &DataplaneConfig, snapshot: &Snapshot, around: Surrounding
         node: NodePicture::of(&settings, &settings6),
         frontends: frontends.collect(),
         nodes: nodes.into_iter().filter(|ip| !pods.contains_key(ip)).collect(),
+        tunnel_ends: tunnel_ends.into_iter().filter(|ip| !pods.contains_key(&IpAddr::V4(*ip))).collect(),
         per_packet,
         direct: match around.overlay.and_then(|overlay| overlay.tunnel.as_ref()) {
             Some(Answering::These(ranges)) => BTreeMap::clone(ranges),
@@ -245,7 +246,10 @@ fn of_addresses(present: &Picture, wanted: &Picture) -> Vec<Difference> {
             let ends = pod.ends.as_ref().map_or("by routes".to_owned(), |ends| ends.join(" and "));
             (pod.address, format!("a pod of this node (link {}, {ends})", pod.link))
         });
-        pods.chain(picture.nodes.iter().map(|node| (*node, "a node".to_owned()))).collect()
+        let nodes = picture.nodes.iter().map(|node| (*node, "a node".to_owned()));
+        let ends =
+            picture.tunnel_ends.iter().map(|end| (IpAddr::V4(*end), "an end of the tunnel".to_owned()));
+        pods.chain(ends).chain(nodes).collect()
     };
     let (is, should) = (owners(present), owners(wanted));
     for (address, should) in &should {

@@ -26,7 +26,7 @@ pub(super) const LINK: &str = "oarlock-vx";
 /// The network's number, and the port at which nodes listen: of the whole cluster, as each node has to guess those of others.
 const NETWORK: u32 = 7749;
 /// What Linux and other pod networks use by default. That of the standard, 4789, is Docker's.
-const PORT: u16 = 8472;
+const PORT: u16 = oarlock_ebpf::direct::PORT;
 
 /// This node's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

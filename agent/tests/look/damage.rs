@@ -13,7 +13,7 @@ use oarlock_daemon::Tasks;
 use oarlock_daemon::admin::{self, Health};
 use oarlock_daemon::plain_http;
 use oarlock_ebpf::affinity::{Member, SourceRange, source_range, source_range_bits};
-use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, NODE, Owner, Settings};
+use oarlock_ebpf::flow::{EXTERNAL_CLUSTER_IP, NODE, Owner, Settings, TUNNEL_END};
 use oarlock_ebpf::layout::{Backend, FrontendKey, ServiceLine};
 use oarlock_ebpf::{maps, opted_out};
 use parking_lot::Mutex;
@@ -161,6 +161,10 @@ fn members_ranges_addresses_and_settings_are_compared_too() {
     );
     addresses.remove(&[127, 30, 78, 3]).unwrap();
     addresses.insert([127, 30, 78, 2], Owner::by_routes(NODE), 0).unwrap();
+    addresses.insert([127, 244, 2, 0], Owner::by_routes(NODE), 0).unwrap();
+    let taken = "ADDRESSES: 127.244.2.0 is a node, should be an end of the tunnel";
+    assert_eq!(node.said(&snapshot), [taken], "the first address of the pods' range of a node");
+    addresses.insert([127, 244, 2, 0], Owner::by_routes(TUNNEL_END), 0).unwrap();
 
     let mut direct: LpmTrie<_, [u8; 4], [u8; 4]> = open(&node, maps::DIRECT, Map::LpmTrie);
     let range = Key::new(24, [127, 244, 9, 0]);
@@ -203,7 +207,8 @@ fn how_full_each_map_is_can_be_told() {
     assert_eq!(of(maps::BACKENDS), Some((2, maps::MAX_BACKENDS.into())));
     assert_eq!(of(maps::MEMBERS), Some((2, maps::MAX_MEMBERS.into())));
     assert_eq!(of(maps::SOURCE_RANGES), Some((1, maps::MAX_SOURCE_RANGES.into())));
-    assert_eq!(of(maps::ADDRESSES), Some((1, maps::MAX_ADDRESSES.into())));
+    // Another node, and what it has in the tunnel.
+    assert_eq!(of(maps::ADDRESSES), Some((2, maps::MAX_ADDRESSES.into())));
     assert_eq!(of(maps::FLOWS), Some((0, maps::MAX_FLOWS.into())));
 }
 

@@ -98,8 +98,9 @@ fn put_slice(snapshot: &mut Snapshot, slice: &str, service: &str, endpoints: Vec
 }
 
 fn put_node(snapshot: &mut Snapshot, name: &str, ip: &str) {
-    let node =
-        json!({"metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": ip}]}});
+    let range = format!("127.244.{}.0/24", ip.rsplit('.').next().unwrap());
+    let node = json!({"metadata": {"name": name}, "spec": {"podCIDR": range},
+        "status": {"addresses": [{"type": "InternalIP", "address": ip}]}});
     let key = (String::new(), name.to_owned());
     snapshot.nodes.insert(key, Arc::new(serde_json::from_value(node).unwrap()));
 }

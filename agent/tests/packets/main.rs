@@ -19,6 +19,7 @@ mod policy6;
 mod random;
 mod services;
 mod six;
+mod tunnel;
 
 use etherparse::PacketBuilder;
 use oarlock_ebpf::flow::{LOCAL_POD, Owner};
