@@ -293,7 +293,9 @@ impl Parts {
     /// Makes the pods of the node's own folder wanted.
     async fn follow_folder(self: Arc<Self>, folder: Option<PathBuf>, tasks: Tasks) {
         let (desired, outbox) = (Arc::clone(&self.desired), Arc::clone(&self.outbox));
-        static_pods::run(folder, self.name.clone(), desired, outbox, tasks).await;
+        let (pods, left) = (Arc::clone(&self.pods), self.pods.left());
+        let runs: static_pods::Runs = Box::new(move |uid| pods.has(uid));
+        static_pods::run(folder, self.name.clone(), desired, outbox, (runs, left), tasks).await;
     }
 
     /// Makes the node run the pods that are wanted.

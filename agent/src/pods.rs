@@ -288,6 +288,11 @@ impl Pods {
         self.shared.outbox.pod_gone(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid));
     }
 
+    /// Whether there is still something of a pod.
+    pub(crate) fn has(&self, uid: &str) -> bool {
+        self.workers.lock().slots.contains_key(uid)
+    }
+
     /// Rings when a pod of the node's own folder has left.
     pub(crate) fn left(&self) -> watch::Receiver<u64> {
         self.workers.lock().left.subscribe()

@@ -17,6 +17,7 @@ use oarlock_api::{defaults, meta, validate};
 use oarlock_daemon::Tasks;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::desired::{Desired, Key, Objects, Snapshot, Topic};
@@ -42,23 +43,31 @@ struct Found {
 /// What tells whether a folder may have changed: names, lengths and times of its files.
 type Look = Vec<(PathBuf, u64, Option<SystemTime>)>;
 
+/// Whether there is still something of a pod of the folder, by its uid.
+pub(crate) type Runs = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// Mirrors, with the uids of their pods.
+type Mirrors = BTreeMap<Key, (String, Bytes)>;
+
 /// Follows the folder, if there is one, and the mirrors, until shutdown.
 pub(crate) async fn run(
     folder: Option<PathBuf>,
     node: String,
     desired: Arc<Desired>,
     outbox: Arc<Outbox>,
+    (runs, mut left): (Runs, watch::Receiver<u64>),
     tasks: Tasks,
 ) {
     let token = tasks.token();
     let mut changed = desired.subscribe(Topic::Pods);
     let pause = if folder.is_some() { LOOK } else { AGAIN };
-    let mut follower = Follower::new(folder, node, desired, outbox);
+    let mut follower = Follower::new(folder, node, desired, outbox, runs);
     loop {
         follower.follow_folder();
         follower.follow_mirrors();
         tokio::select! {
             _ = changed.changed() => {}
+            _ = left.changed() => {}
             () = tokio::time::sleep(pause) => {}
             () = token.cancelled() => return,
         }
@@ -76,6 +85,9 @@ struct Follower {
     /// What was read.
     read: Option<Look>,
     found: Found,
+    /// Mirrors of pods whose files went or changed: they stay until their pods have ended, as upstream's.
+    leaving: Mirrors,
+    runs: Runs,
     /// Uids of mirrors that have been told what their pods do.
     known: BTreeMap<Key, Option<String>>,
     /// When the control plane was told, and how long it has from then on.
@@ -83,12 +95,19 @@ struct Follower {
 }
 
 impl Follower {
-    fn new(folder: Option<PathBuf>, node: String, desired: Arc<Desired>, outbox: Arc<Outbox>) -> Self {
+    fn new(
+        folder: Option<PathBuf>,
+        node: String,
+        desired: Arc<Desired>,
+        outbox: Arc<Outbox>,
+        runs: Runs,
+    ) -> Self {
         if folder.is_none() {
             desired.set_static_pods(Objects::new());
         }
         let (since, last, read, known, told) = (Instant::now(), None, None, BTreeMap::new(), None);
-        Self { since, folder, node, desired, outbox, last, read, found: Found::default(), known, told }
+        let (found, leaving) = (Found::default(), Mirrors::new());
+        Self { since, folder, node, desired, outbox, last, read, found, leaving, runs, known, told }
     }
 
     /// Reads the folder if it has changed, and the change is over: half a file makes no sense, or another one.
@@ -120,11 +139,36 @@ impl Follower {
         say_wrong(&self.found, &now, &self.node, &self.outbox);
         if now.pods != self.found.pods {
             self.told = None;
+            self.let_go(&now);
         }
         if now.pods != self.found.pods || self.read.is_none() {
             self.desired.set_static_pods(objects(&now));
         }
         (self.found, self.read) = (now, Some(look));
+    }
+
+    /// Remembers the mirrors of pods that are not in the folder any more, as far as they were begun.
+    fn let_go(&mut self, now: &Found) {
+        for (key, (uid, mirror)) in mirrors(&self.found) {
+            if (self.runs)(&uid) {
+                self.leaving.entry(key).or_insert((uid, mirror));
+            }
+        }
+        let now = mirrors(now);
+        self.leaving.retain(|key, (uid, _)| now.get(key).is_none_or(|(there, _)| there != uid));
+    }
+
+    /// The mirrors that there should be now.
+    fn wanted(&mut self) -> Mirrors {
+        let before = self.leaving.len();
+        let runs = &self.runs;
+        self.leaving.retain(|_, (uid, _)| runs(uid));
+        if self.leaving.len() < before {
+            self.told = None;
+        }
+        let mut wanted = mirrors(&self.found);
+        wanted.extend(self.leaving.clone());
+        wanted
     }
 
     /// Tells the control plane of the pods, once and then whenever the API has not what it should.
@@ -134,9 +178,10 @@ impl Follower {
         }
         let (snapshot, complete) = self.desired.snapshot();
         self.say_to_new(&snapshot);
+        let wanted = self.wanted();
         let patience = match self.told {
             None => AGAIN,
-            Some(_) if !complete || is_mirrored(&self.found, &snapshot) => {
+            Some(_) if !complete || is_mirrored(&wanted, &snapshot) => {
                 self.told = self.told.map(|(at, _)| (at, AGAIN));
                 return;
             }
@@ -144,7 +189,7 @@ impl Follower {
             Some((_, patience)) => SELDOM.min(patience * 2),
         };
         self.told = Some((Instant::now(), patience));
-        self.outbox.static_pods(self.found.pods.values().map(|(_, mirror)| mirror.clone()).collect());
+        self.outbox.static_pods(wanted.into_values().map(|(_, mirror)| mirror).collect());
     }
 
     /// A mirror that is new has heard nothing yet of what its pod does: what was said before it was there is lost.
@@ -166,13 +211,20 @@ fn objects(found: &Found) -> Objects<Pod> {
     found.pods.iter().map(|(key, (pod, _))| (key.clone(), Arc::clone(pod))).collect()
 }
 
-/// Whether the API has a mirror of each pod, none that is on its way out, and no others.
-fn is_mirrored(found: &Found, snapshot: &Snapshot) -> bool {
+fn mirrors(found: &Found) -> Mirrors {
+    let of = |(key, (pod, mirror)): (&Key, &(Arc<Pod>, Bytes))| {
+        (key.clone(), (pod.metadata.uid.clone().unwrap_or_default(), mirror.clone()))
+    };
+    found.pods.iter().map(of).collect()
+}
+
+/// Whether the API has each mirror that is wanted, none that is on its way out, and no others.
+fn is_mirrored(wanted: &Mirrors, snapshot: &Snapshot) -> bool {
     let is_of = |(key, mirror): (&Key, &Arc<Pod>)| {
-        let wanted = found.pods.get(key).and_then(|(pod, _)| pod.metadata.uid.as_deref());
+        let wanted = wanted.get(key).map(|(uid, _)| uid.as_str());
         mirror.metadata.deletion_timestamp.is_none() && mirrored(mirror) == wanted
     };
-    snapshot.aside.len() == found.pods.len() && snapshot.aside.iter().all(is_of)
+    snapshot.aside.len() == wanted.len() && snapshot.aside.iter().all(is_of)
 }
 
 /// The hash of the static pod that a pod mirrors.
@@ -264,8 +316,11 @@ fn pod(text: &str, path: &Path, node: &str) -> Result<(Key, Arc<Pod>, Bytes), St
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use oarlock_api::node::agent_message::Message;
     use oarlock_fuzz::Target;
+    use parking_lot::Mutex;
     use tempfile::TempDir;
 
     use super::*;
@@ -348,14 +403,15 @@ mod tests {
         write("web.yaml", WEB);
         let found = of(&dir);
         let mut snapshot = Snapshot::default();
-        assert!(!is_mirrored(&found, &snapshot) && is_mirrored(&Found::default(), &snapshot));
+        let wanted = mirrors(&found);
+        assert!(!is_mirrored(&wanted, &snapshot) && is_mirrored(&Mirrors::new(), &snapshot));
         let (key, (_, mirror)) = found.pods.iter().next().unwrap();
         let mut mirror: Pod = serde_json::from_slice(mirror).unwrap();
         snapshot.aside.insert(key.clone(), Arc::new(mirror.clone()));
-        assert!(is_mirrored(&found, &snapshot) && !is_mirrored(&Found::default(), &snapshot));
+        assert!(is_mirrored(&wanted, &snapshot) && !is_mirrored(&Mirrors::new(), &snapshot));
         mirror.metadata.deletion_timestamp = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
         snapshot.aside.insert(key.clone(), Arc::new(mirror));
-        assert!(!is_mirrored(&found, &snapshot), "somebody deletes it");
+        assert!(!is_mirrored(&wanted, &snapshot), "somebody deletes it");
     }
 
     #[test]
@@ -381,13 +437,19 @@ mod tests {
         follower: Follower,
         desired: Arc<Desired>,
         outbox: Arc<Outbox>,
+        /// Uids of pods that run.
+        running: Arc<Mutex<BTreeSet<String>>>,
     }
 
     impl Stage {
         fn of(folder: &Path) -> Self {
             let (desired, outbox) = (Arc::<Desired>::default(), Arc::<Outbox>::default());
             let (d, o) = (Arc::clone(&desired), Arc::clone(&outbox));
-            Self { follower: Follower::new(Some(folder.to_owned()), "n1".to_owned(), d, o), desired, outbox }
+            let running = Arc::<Mutex<BTreeSet<String>>>::default();
+            let known = Arc::clone(&running);
+            let runs: Runs = Box::new(move |uid| known.lock().contains(uid));
+            let follower = Follower::new(Some(folder.to_owned()), "n1".to_owned(), d, o, runs);
+            Self { follower, desired, outbox, running }
         }
 
         /// A look, half a second later: how many mirrors the control plane is told of, if it is, and what else is said.
@@ -409,6 +471,11 @@ mod tests {
 
         fn pods(&self) -> usize {
             self.desired.snapshot().0.pods.len()
+        }
+
+        /// The uid of the pod that is in the folder.
+        fn uid(&self) -> String {
+            self.follower.found.pods.values().next().unwrap().0.metadata.uid.clone().unwrap()
         }
 
         /// What the API has.
@@ -461,7 +528,7 @@ mod tests {
         let mut stage = Stage::of(dir.path());
         tokio::time::advance(PATIENCE).await;
         assert_eq!(stage.turn().await.0, Some(1));
-        let uid = stage.follower.found.pods.values().next().unwrap().0.metadata.uid.clone().unwrap();
+        let uid = stage.uid();
         stage.outbox.pod_status("default", "web-n1", &uid, Bytes::from("{}"));
         assert_eq!(stage.turn().await, (None, vec!["status of web-n1".to_owned()]), "nobody hears that");
         stage.desired.begin();
@@ -482,5 +549,39 @@ mod tests {
         assert_eq!((stage.turn().await.0, stage.pods()), (Some(1), 1), "somebody deleted it");
         stage.mirror("u2");
         assert_eq!(stage.turn().await.1, ["status of web-n1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_mirror_stays_until_the_pod_of_a_file_that_went_or_changed_has_ended() {
+        let (dir, write) = folder();
+        write("web.yaml", WEB);
+        let mut stage = Stage::of(dir.path());
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(stage.turn().await.0, Some(1));
+        let first = stage.uid();
+        stage.running.lock().insert(first.clone());
+        write("web.yaml", &WEB.replace("i:1", "i:22"));
+        stage.turn().await;
+        assert_eq!((stage.turn().await.0, stage.pods()), (Some(1), 1));
+        let uid_of = |mirrors: &Mirrors| mirrors.values().next().map(|(uid, _)| uid.clone());
+        assert_eq!(uid_of(&stage.follower.wanted()).as_ref(), Some(&first), "that of before has not ended");
+        stage.running.lock().clear();
+        assert_eq!(stage.turn().await.0, Some(1), "the next one's now");
+        let second = stage.uid();
+        assert_ne!(first, second);
+        assert_eq!(uid_of(&stage.follower.wanted()).as_ref(), Some(&second));
+        stage.running.lock().insert(second);
+        std::fs::remove_file(dir.path().join("web.yaml")).unwrap();
+        stage.turn().await;
+        assert_eq!((stage.turn().await.0, stage.pods()), (Some(1), 0), "it is not wanted and not over");
+        write("web.yaml", &WEB.replace("i:1", "i:22"));
+        stage.turn().await;
+        stage.turn().await;
+        assert_eq!((stage.follower.leaving.len(), stage.pods()), (0, 1), "it is back");
+        std::fs::remove_file(dir.path().join("web.yaml")).unwrap();
+        stage.turn().await;
+        stage.turn().await;
+        stage.running.lock().clear();
+        assert_eq!(stage.turn().await.0, Some(0), "nothing is left of it");
     }
 }
