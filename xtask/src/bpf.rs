@@ -1,11 +1,10 @@
 //! The BPF object: by a nightly with rust-src where rustup has one, else by Debian's toolchain with a prebuilt BPF `core`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::exec::{output, root, step};
+use crate::exec::{cargo_command, output, root, step};
 
 include!("../../ebpf/fingerprint.rs");
 
@@ -42,7 +41,7 @@ fn linker() -> Result<PathBuf> {
     if !linker.exists() {
         step(&format!("building bpf-linker {LINKER_VERSION} (once)"), || {
             let path = format!("{LLVM}/bin:{}", std::env::var("PATH").unwrap_or_default());
-            let status = Command::new("cargo")
+            let status = cargo_command()
                 .args([
                     "install",
                     "--quiet",
@@ -71,7 +70,7 @@ fn compile(linker: &Path) -> Result<()> {
         // Debian's older compiler sees `pub` in a program as unreachable.
         "-Aunreachable_pub".to_owned(),
     ];
-    let mut command = Command::new("cargo");
+    let mut command = cargo_command();
     command.current_dir(root());
     let nightly = has_nightly_sources();
     if nightly {

@@ -29,7 +29,11 @@ pub(crate) fn is_root() -> bool {
 
 /// Runs a program with our own input and output; its failure is ours.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    let status = Command::new(program).args(arguments).current_dir(root()).status().with_context(|| {
+    finish(&mut Command::new(program), program, arguments)
+}
+
+fn finish(command: &mut Command, program: &str, arguments: &[&str]) -> Result<()> {
+    let status = command.args(arguments).current_dir(root()).status().with_context(|| {
         format!("cannot run {program}: is it installed? `cargo xtask setup` installs what is needed")
     })?;
     if status.success() { Ok(()) } else { bail!("{program} {} failed: {status}", arguments.join(" ")) }
@@ -55,7 +59,22 @@ pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
 
 /// Runs cargo in the workspace.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
-    run("cargo", arguments)
+    finish(&mut cargo_command(), "cargo", arguments)
+}
+
+/// Cargo, without what the one that runs us says of our own package: build scripts look at that (ring's), and would build half the workspace
+/// anew whenever cargo is called by hand and by us in turn.
+pub(crate) fn cargo_command() -> Command {
+    let mut command = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        let is_ours = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"].contains(&name)
+        });
+        if is_ours {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Does a step that may take long: says what, and how long it took.

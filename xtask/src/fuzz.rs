@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::exec::{root, step, target};
+use crate::exec::{cargo_command, root, step, target};
 use crate::setup;
 
 /// What is compiled, tests of libraries alone, and the crate that has libFuzzer.
@@ -121,7 +121,7 @@ fn one(name: &str, seconds: u64, flags: &[String]) -> Result<()> {
 
 /// The tests of the libraries, with coverage of what is ours, optimized a little: unlike the others, so apart from them.
 fn cargo() -> Command {
-    let mut command = Command::new("cargo");
+    let mut command = cargo_command();
     command.args(["test", "--quiet", "--lib", "--features", "oarlock-fuzz/libfuzzer"]);
     command.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
     command.arg("--target-dir").arg(folder());

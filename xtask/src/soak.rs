@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::exec::{root, step};
+use crate::exec::{cargo_command, root, step};
 use crate::{bpf, fuzz, setup};
 
 /// What is tested for long.
@@ -88,7 +88,7 @@ fn packets(frames: u64, seed: u64) -> Result<()> {
     setup::setup()?;
     bpf::build()?;
     step(&format!("{frames} random frames, seed {seed}"), || {
-        let mut command = Command::new("cargo");
+        let mut command = cargo_command();
         command.args(["test", "--release", "-p", "oarlock-agent", "--test", "packets", "random_frames"]);
         command.env("OARLOCK_FRAMES", frames.to_string());
         end(command.env("OARLOCK_SEED", seed.to_string()), "the frame and its seed are above")
@@ -99,7 +99,7 @@ fn killing(kills: u32, seed: u64) -> Result<()> {
     setup::setup()?;
     bpf::build()?;
     step(&format!("{kills} killed agents, seed {seed}"), || {
-        let mut command = Command::new("cargo");
+        let mut command = cargo_command();
         command.args(["test", "-p", "oarlock-agent", "--test", "look", "killed"]);
         command.env("OARLOCK_KILLS", kills.to_string());
         end(command.env("OARLOCK_SEED", seed.to_string()), "the moment is above")
@@ -110,7 +110,7 @@ fn rolling(rollouts: u32) -> Result<()> {
     setup::setup()?;
     bpf::build()?;
     step(&format!("{rollouts} rollouts"), || {
-        let mut command = Command::new("cargo");
+        let mut command = cargo_command();
         command.args(["test", "-p", "oarlock-tests", "--test", "faults"]);
         end(command.env("OARLOCK_ROLLOUTS", rollouts.to_string()), "what failed is above")
     })
@@ -118,7 +118,7 @@ fn rolling(rollouts: u32) -> Result<()> {
 
 fn simulation(seeds: u64, seed: u64) -> Result<()> {
     step(&format!("every test of the simulation with the seeds {seed} to {}", seed + seeds - 1), || {
-        let mut command = Command::new("cargo");
+        let mut command = cargo_command();
         command.args(["test", "--release", "-p", "oarlock-planner", "--test", "simulation"]);
         command.env("OARLOCK_SEEDS", seeds.to_string());
         end(command.env("OARLOCK_SEED", seed.to_string()), "the seed is above")
@@ -127,7 +127,7 @@ fn simulation(seeds: u64, seed: u64) -> Result<()> {
 
 fn fuzzing(inputs: u64, seed: u64, seconds: u64) -> Result<()> {
     step(&format!("{inputs} requests, seed {seed}"), || {
-        let mut command = Command::new("cargo");
+        let mut command = cargo_command();
         command.args([
             "test",
             "--release",
@@ -142,7 +142,7 @@ fn fuzzing(inputs: u64, seed: u64, seconds: u64) -> Result<()> {
         end(command.env("OARLOCK_SEED", seed.to_string()), "the request and its seed are above")
     })?;
     step("property tests of the decoders", || {
-        let mut command = Command::new("cargo");
+        let mut command = cargo_command();
         command.args([
             "test",
             "--release",
@@ -162,7 +162,7 @@ fn fuzzing(inputs: u64, seed: u64, seconds: u64) -> Result<()> {
 
 fn history(seconds: u64, seed: u64) -> Result<()> {
     step(&format!("histories of {seconds} s, seed {seed}"), || {
-        let mut command = Command::new("cargo");
+        let mut command = cargo_command();
         command.args(["test", "-p", "oarlock-control", "--test", "history", "--", "--nocapture"]);
         command.env("OARLOCK_SECONDS", seconds.to_string());
         end(command.env("OARLOCK_SEED", seed.to_string()), "what failed and its seed are above")

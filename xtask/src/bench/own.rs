@@ -1,14 +1,13 @@
 //! Benchmarks that a package has of its own (`PACKAGE/benches/NAME`): run, and their rounds as figures.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::ControllersOptions;
 use super::report::{self, Figure};
-use crate::exec::{root, state, step};
+use crate::exec::{cargo_command, root, state, step};
 use crate::{bpf, setup};
 
 /// What the agent's dataplane costs.
@@ -63,7 +62,7 @@ fn measure(package: &str, name: &str, arguments: &[String]) -> Result<Vec<Figure
 }
 
 fn run(package: &str, name: &str, arguments: &[String], rounds: &Path) -> Result<()> {
-    let mut command = Command::new("cargo");
+    let mut command = cargo_command();
     command.args(["bench", "--package", package, "--bench", name, "--"]).args(arguments).arg(rounds);
     let status = command.current_dir(root()).status()?;
     if status.success() { Ok(()) } else { bail!("the benchmark {name} failed: {status}") }
