@@ -392,6 +392,13 @@ impl RuntimeError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
+
+    /// Whether a container was refused because its pod's sandbox cannot be joined, though it runs and was made to be. A sandbox that dockerd was
+    /// killed at when it started it was seen like that; the words are those of moby's `daemon/container_operations_unix.go`.
+    #[must_use]
+    pub fn is_of_sandbox(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if message.contains("non-shareable IPC"))
+    }
 }
 
 /// Which streams of a command or a container are wanted.

@@ -291,11 +291,7 @@ impl Worker {
         };
         self.event(Some(name), "Normal", "Created", &format!("Created container: {name}"));
         if let Err(error) = runtime.start(&id).await {
-            if error.is_away() {
-                return Err(error);
-            }
-            runtime.remove(&id).await?;
-            return Ok(self.not_started(name, "RunContainerError", error.to_string()));
+            return self.refused(&id, name, error).await;
         }
         self.started(&id, &definition);
         Ok(Done::Changed)
@@ -307,16 +303,25 @@ impl Worker {
         };
         let name = container.name().to_owned();
         if let Err(error) = self.shared.runtime.start(id).await {
-            if error.is_away() {
-                return Err(error);
-            }
-            self.shared.runtime.remove(id).await?;
-            return Ok(self.not_started(&name, "RunContainerError", error.to_string()));
+            return self.refused(id, &name, error).await;
         }
         if let Some(definition) = self.definition(&name) {
             self.started(id, &definition);
         }
         Ok(Done::Changed)
+    }
+
+    /// A container was made and could not be started. If that is for its sandbox, that ends, and another one is made.
+    async fn refused(&mut self, id: &str, name: &str, error: RuntimeError) -> Result<Done, RuntimeError> {
+        if error.is_away() {
+            return Err(error);
+        }
+        let runtime = Arc::clone(&self.shared.runtime);
+        runtime.remove(id).await?;
+        if let Some((sandbox, _)) = self.observed.sandbox().filter(|_| error.is_of_sandbox()) {
+            runtime.kill(&sandbox.id, "SIGKILL").await?;
+        }
+        Ok(self.not_started(name, "RunContainerError", error.to_string()))
     }
 
     fn started(&mut self, id: &str, definition: &Definition) {

@@ -27,7 +27,8 @@ pub(crate) struct Fake {
 struct Inner {
     containers: Vec<(String, Container)>,
     away: bool,
-    failures: VecDeque<&'static str>,
+    /// Calls and what they are told.
+    failures: VecDeque<(&'static str, &'static str)>,
     ids: u32,
 }
 
@@ -46,7 +47,12 @@ impl Fake {
 
     /// The next call of that name is refused.
     pub(crate) fn fail(&self, call: &'static str) {
-        self.inner.lock().failures.push_back(call);
+        self.refuse(call, "on purpose");
+    }
+
+    /// The same, with a reason.
+    pub(crate) fn refuse(&self, call: &'static str, why: &'static str) {
+        self.inner.lock().failures.push_back((call, why));
     }
 
     /// All containers: name and whether it runs.
@@ -59,9 +65,8 @@ impl Fake {
         if inner.away {
             return Err(RuntimeError::Away { what: name.to_owned(), cause: "on purpose".to_owned() });
         }
-        if inner.failures.front() == Some(&name) {
-            inner.failures.pop_front();
-            return Err(RuntimeError::Refused { what: name.to_owned(), message: "on purpose".to_owned() });
+        if let Some((_, why)) = inner.failures.pop_front_if(|(call, _)| *call == name) {
+            return Err(RuntimeError::Refused { what: name.to_owned(), message: why.to_owned() });
         }
         Ok(work(&mut inner))
     }

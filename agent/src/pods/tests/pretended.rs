@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::harness::{Node, is_ready};
+use crate::runtime::Runtime as _;
 use crate::runtime::fake::Fake;
 
 fn one(image: &str) -> Value {
@@ -67,6 +68,32 @@ async fn a_container_that_cannot_be_made_says_why_and_is_not_left_behind() {
     assert_eq!(
         status["containerStatuses"][0]["state"]["waiting"]["message"],
         "configmap \"nobody\" not found"
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_runs_and_cannot_be_joined_gives_way_to_another() {
+    let fake = Arc::new(Fake::default());
+    let node = Node::on(fake.clone(), "unjoinable");
+    let pod = node.pod("p", one("i"));
+    node.want(std::slice::from_ref(&pod));
+    node.until(&pod, "Ready", is_ready).await;
+    let before = node.containers(&pod).await;
+    let of = |sandbox: bool| before.iter().find(|c| c.is_sandbox() == sandbox).unwrap().id.clone();
+    fake.refuse("start", "can't join IPC of container fake1: non-shareable IPC (hint: ...)");
+    fake.kill(&of(false), "SIGKILL").await.unwrap();
+    let changed = async {
+        while !node.events().iter().any(|(reason, _)| reason == "SandboxChanged") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), changed).await.unwrap();
+    node.until(&pod, "Ready", is_ready).await;
+    let after = node.containers(&pod).await;
+    assert!(after.iter().any(|c| c.is_sandbox() && c.is_running() && c.id != of(true)), "{after:?}");
+    assert!(
+        node.events().iter().any(|(reason, why)| reason == "Failed" && why.contains("non-shareable IPC"))
     );
     node.stop().await;
 }
