@@ -58,6 +58,8 @@ pub async fn run<F>(
                 // Its first turn is before anything can be busy.
                 tokio::task::yield_now().await;
                 tokio::select! {
+                    // First: whoever keeps the lease ends with it, too.
+                    biased;
                     () = stop.cancelled() => {}
                     () = lead(fenced, over.clone()) => {}
                     why = lost => {
