@@ -26,9 +26,13 @@ impl View {
     pub(super) async fn load(cache: &Arc<Cache>) -> Result<Self, Expired> {
         while !cache.wait_for(Revision(1), FIRST_LIST).await {}
         let reading = Arc::clone(cache);
-        let read = tokio::task::spawn_blocking(move || Self::read(&reading)).await;
-        // It panicked, and said so; or the process is ending.
-        read.unwrap_or(Err(Expired { asked: Revision(0), oldest: Revision(0) }))
+        match tokio::task::spawn_blocking(move || Self::read(&reading)).await {
+            Ok(read) => read,
+            // What it cannot read it could not read a second time: the process ends, as for any task that it needs.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is ending.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     fn read(cache: &Arc<Cache>) -> Result<Self, Expired> {
